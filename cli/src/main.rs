@@ -1,0 +1,3 @@
+//! The `lion` command.
+
+fn main() {}

@@ -1,0 +1,222 @@
+//! Storage formats. A format is a way to load f32 lanes and a way to store them; the arithmetic between is f32.
+//!
+//! Each format is one file in `element/` and one row of the table below, which makes [`Dtype`], [`Slice`],
+//! [`SliceMut`] and the kernels' instantiations. A load is exact; a store rounds once, to nearest even, keeps
+//! subnormals, overflows to infinity and keeps NaN as a quiet NaN.
+
+mod bf16;
+mod f16;
+mod f32;
+
+use crate::isa::Isa;
+
+/// Two vectors: the `2 * LANES` consecutive elements that a kernel handles at a time.
+pub(crate) type Pair<I> = [<I as Isa>::F32; 2];
+
+/// A type that tensors are stored in: `f32`, [`half::f16`] or [`half::bf16`].
+///
+/// Sealed: the kernels are instantiated for exactly these. All-zero bytes are a valid element, zero.
+pub trait Element: Copy + Default + Send + Sync + core::fmt::Debug + sealed::Sealed + 'static {
+    /// The format's run-time name.
+    const DTYPE: Dtype;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// How a format's elements become f32 lanes and back.
+pub(crate) trait Storage: Element {
+    /// Whether `load_split` and `store_split` are there: an order of lanes that is cheaper than the order of the
+    /// elements. A kernel may use it only where every stream it touches splits in the same way.
+    const SPLITS: bool = false;
+
+    /// # Safety
+    /// `LANES` elements at `from` are readable.
+    unsafe fn load<I: Isa>(isa: I, from: *const Self) -> I::F32;
+
+    /// # Safety
+    /// `LANES` elements at `to` are writable.
+    unsafe fn store<I: Isa>(isa: I, to: *mut Self, value: I::F32);
+
+    /// The value that `store` followed by `load` would give.
+    fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32;
+
+    /// Elements 0, 2, 4, … in the first vector and 1, 3, 5, … in the second, where the format `SPLITS`.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements at `from` are readable.
+    #[inline(always)]
+    unsafe fn load_split<I: Isa>(isa: I, from: *const Self) -> Pair<I> {
+        // SAFETY: both vectors lie within the 2 * LANES readable elements.
+        unsafe { [Self::load(isa, from), Self::load(isa, from.add(I::LANES))] }
+    }
+
+    /// The inverse of `load_split`.
+    ///
+    /// # Safety
+    /// `2 * LANES` elements at `to` are writable.
+    #[inline(always)]
+    unsafe fn store_split<I: Isa>(isa: I, to: *mut Self, value: Pair<I>) {
+        // SAFETY: both vectors lie within the 2 * LANES writable elements.
+        unsafe {
+            Self::store(isa, to, value[0]);
+            Self::store(isa, to.add(I::LANES), value[1]);
+        }
+    }
+}
+
+/// Makes all that follows from the list of formats; `$d` is a dollar sign, for the macro that it makes.
+macro_rules! dtypes {
+    ($d:tt $($variant:ident, $type:ty, $name:literal, $what:literal;)+) => {
+        /// A storage format, known at run time.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Dtype {
+            $(#[doc = $what] $variant,)+
+        }
+
+        impl Dtype {
+            /// Every format.
+            pub const ALL: &'static [Dtype] = &[$(Dtype::$variant),+];
+
+            /// The format's name, such as `"bf16"`.
+            pub const fn name(self) -> &'static str {
+                match self { $(Dtype::$variant => $name,)+ }
+            }
+
+            /// Bytes of one element.
+            pub const fn size(self) -> usize {
+                match self { $(Dtype::$variant => size_of::<$type>(),)+ }
+            }
+        }
+
+        $(
+            impl sealed::Sealed for $type {}
+            impl Element for $type {
+                const DTYPE: Dtype = Dtype::$variant;
+            }
+        )+
+
+        /// A borrowed tensor of any format, as its elements in order.
+        #[derive(Clone, Copy, Debug)]
+        pub enum Slice<'a> {
+            $(#[doc = $what] $variant(&'a [$type]),)+
+        }
+
+        /// A mutably borrowed tensor of any format, as its elements in order.
+        #[derive(Debug)]
+        pub enum SliceMut<'a> {
+            $(#[doc = $what] $variant(&'a mut [$type]),)+
+        }
+
+        impl Slice<'_> {
+            /// The format.
+            pub fn dtype(&self) -> Dtype {
+                match self { $(Slice::$variant(_) => Dtype::$variant,)+ }
+            }
+
+            /// The number of elements.
+            pub fn len(&self) -> usize {
+                match self { $(Slice::$variant(slice) => slice.len(),)+ }
+            }
+
+            pub(crate) fn as_ptr(&self) -> *const u8 {
+                match self { $(Slice::$variant(slice) => slice.as_ptr().cast(),)+ }
+            }
+
+            /// The elements of `range`, or `None` where the range does not lie within the tensor.
+            pub fn get(&self, range: core::ops::Range<usize>) -> Option<Slice<'_>> {
+                match self { $(Slice::$variant(slice) => slice.get(range).map(Slice::$variant),)+ }
+            }
+        }
+
+        impl SliceMut<'_> {
+            /// The format.
+            pub fn dtype(&self) -> Dtype {
+                match self { $(SliceMut::$variant(_) => Dtype::$variant,)+ }
+            }
+
+            /// The number of elements.
+            pub fn len(&self) -> usize {
+                match self { $(SliceMut::$variant(slice) => slice.len(),)+ }
+            }
+
+            pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+                match self { $(SliceMut::$variant(slice) => slice.as_mut_ptr().cast(),)+ }
+            }
+
+            /// The same tensor, for reading.
+            pub fn as_slice(&self) -> Slice<'_> {
+                match self { $(SliceMut::$variant(slice) => Slice::$variant(slice),)+ }
+            }
+
+            /// The same tensor, borrowed anew for a shorter time.
+            pub fn reborrow(&mut self) -> SliceMut<'_> {
+                match self { $(SliceMut::$variant(slice) => SliceMut::$variant(slice),)+ }
+            }
+        }
+
+        $(
+            impl<'a> From<&'a [$type]> for Slice<'a> {
+                fn from(slice: &'a [$type]) -> Self { Slice::$variant(slice) }
+            }
+            impl<'a> From<&'a mut [$type]> for SliceMut<'a> {
+                fn from(slice: &'a mut [$type]) -> Self { SliceMut::$variant(slice) }
+            }
+            impl<'a> From<&'a alloc::vec::Vec<$type>> for Slice<'a> {
+                fn from(vec: &'a alloc::vec::Vec<$type>) -> Self { Slice::$variant(vec) }
+            }
+            impl<'a> From<&'a mut alloc::vec::Vec<$type>> for SliceMut<'a> {
+                fn from(vec: &'a mut alloc::vec::Vec<$type>) -> Self { SliceMut::$variant(vec) }
+            }
+        )+
+
+        /// Evaluates an expression with a type alias bound to the element type of a [`Dtype`].
+        macro_rules! with_dtype {
+            ($d dtype:expr, $d T:ident => $d body:expr) => {
+                match $d dtype {
+                    $($crate::element::Dtype::$variant => { type $d T = $type; $d body })+
+                }
+            };
+        }
+        pub(crate) use with_dtype;
+    };
+}
+
+dtypes! { $
+    F32, core::primitive::f32, "f32", "IEEE binary32.";
+    F16, half::f16, "f16", "IEEE binary16.";
+    BF16, half::bf16, "bf16", "The upper half of an IEEE binary32.";
+}
+
+impl core::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl core::str::FromStr for Dtype {
+    type Err = crate::Error;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Dtype::ALL
+            .iter()
+            .copied()
+            .find(|dtype| dtype.name() == name)
+            .ok_or_else(|| crate::Error::UnknownDtype { name: name.into() })
+    }
+}
+
+impl Slice<'_> {
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl SliceMut<'_> {
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

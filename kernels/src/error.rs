@@ -1,0 +1,90 @@
+use alloc::string::String;
+
+use crate::{Backend, Dtype};
+
+/// Why a call did nothing. Nothing has been written where one is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hyperparameter outside its range.
+    #[error("{name} is {value}, and must be in {range}")]
+    Hyperparameter {
+        /// Keras's name of the argument.
+        name: &'static str,
+        /// What was given.
+        value: f32,
+        /// What is allowed, as an interval.
+        range: &'static str,
+    },
+    /// A tensor that is not as long as the parameter.
+    #[error("the {tensor} has {found} elements, and must have {expected} as the {reference} has")]
+    Length {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its length.
+        found: usize,
+        /// The tensor that sets the length.
+        reference: &'static str,
+        /// Its length.
+        expected: usize,
+    },
+    /// A tensor that the settings call for and the call lacks.
+    #[error("the settings need the {tensor}, and none was given")]
+    MissingTensor {
+        /// Which tensor.
+        tensor: &'static str,
+    },
+    /// A tensor that the call gives and the settings do not use.
+    #[error("the {tensor} was given, and the settings do not use it")]
+    UnusedTensor {
+        /// Which tensor.
+        tensor: &'static str,
+    },
+    /// A step out of place between two formats.
+    #[error("the source is {found}, and must be {expected} as the parameter is")]
+    SourceDtype {
+        /// The source's format.
+        found: Dtype,
+        /// The parameter's format.
+        expected: Dtype,
+    },
+    /// A buffer for block statistics of the wrong length.
+    #[error("there is room for {found} blocks, and {elements} elements have {expected}")]
+    Blocks {
+        /// The buffer's length.
+        found: usize,
+        /// What it must be.
+        expected: usize,
+        /// The gradient's length.
+        elements: usize,
+    },
+    /// A backend name that does not exist.
+    #[error("there is no backend {name:?}; available here: {}", Backend::list_available())]
+    UnknownBackend {
+        /// What was asked for.
+        name: String,
+    },
+    /// A backend that this machine lacks.
+    #[error(
+        "the backend {backend} is not available on this machine; available here: {}",
+        Backend::list_available()
+    )]
+    UnavailableBackend {
+        /// What was asked for.
+        backend: Backend,
+    },
+    /// A format name that does not exist.
+    #[error("there is no dtype {name:?}; known: f32, f16, bf16")]
+    UnknownDtype {
+        /// What was asked for.
+        name: String,
+    },
+    /// Memory that could not be had.
+    #[error("no memory for {elements} elements of {dtype}")]
+    OutOfMemory {
+        /// How many elements were wanted.
+        elements: usize,
+        /// Of which format.
+        dtype: Dtype,
+    },
+}

@@ -1,0 +1,136 @@
+//! What a kernel may ask of a processor: vectors of f32 lanes and about thirty primitives on them.
+//!
+//! [`Isa`] is implemented by one token per instruction set, in `isa/`. A token exists only where the processor
+//! has the instructions ([`crate::dispatch`] is the only maker of tokens), so every primitive but the loads and
+//! stores is a safe function. No primitive knows a storage format: the 16-bit ones move raw bits, or perform the
+//! IEEE half conversion that is an instruction of the set.
+//!
+//! Two rules keep the bits equal on every set. Each primitive rounds once, to nearest even, with subnormals kept
+//! and nothing fused; and a lane's result depends on that lane's operands alone. Both assume the floating-point
+//! environment that Rust assumes: round to nearest, no flush to zero.
+//!
+//! Everything here and above it, up to [`Isa::run`], is `#[inline(always)]`: a call that is not inlined would be
+//! compiled without the instruction set and would pass its vectors through memory.
+
+pub(crate) mod scalar;
+
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+pub(crate) mod avx2;
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+
+/// Work that is compiled once per instruction set. `call` must be `#[inline(always)]`.
+pub(crate) trait Kernel {
+    type Output;
+
+    fn call<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// An instruction set, as a token that proves it is there.
+pub(crate) trait Isa: Copy {
+    /// Lanes of `F32`, `U32` and `Half`; a multiple of 4 and a divisor of 16.
+    const LANES: usize;
+
+    type F32: Copy;
+    type U32: Copy;
+    /// `LANES` raw 16-bit values.
+    type Half: Copy;
+    /// `LANES / 2` lanes of f64.
+    type F64: Copy;
+    /// A truth value per lane of `F32` or `U32`.
+    type Mask: Copy;
+
+    /// # Safety
+    /// The processor and the operating system support what the token's type says it proves.
+    unsafe fn assume() -> Self;
+
+    /// Runs a kernel compiled with this instruction set.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, value: f32) -> Self::F32;
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a < b`; false where either is NaN.
+    fn less(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    fn is_nan(self, a: Self::F32) -> Self::Mask;
+    /// `magnitude * sign(direction)`: +0 where the direction is a zero of either sign, NaN where it is NaN.
+    /// `magnitude` is not negative.
+    fn signed(self, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
+
+    fn bits(self, a: Self::F32) -> Self::U32;
+    fn from_bits(self, a: Self::U32) -> Self::F32;
+
+    fn splat_u32(self, value: u32) -> Self::U32;
+    fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    fn and(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    fn or(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// Shifts towards the high bits by 16.
+    fn shl16(self, a: Self::U32) -> Self::U32;
+    /// Shifts towards the low bits by 16, zeros coming in.
+    fn shr16(self, a: Self::U32) -> Self::U32;
+    fn max_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// `a < b` for values below 2^31.
+    fn less_u31(self, a: Self::U32, b: Self::U32) -> Self::Mask;
+    fn select(self, mask: Self::Mask, yes: Self::U32, no: Self::U32) -> Self::U32;
+
+    /// Zero-extends 16-bit lanes.
+    fn widen(self, a: Self::Half) -> Self::U32;
+    /// Keeps the low 16 bits of lanes whose high bits are zero.
+    fn narrow(self, a: Self::U32) -> Self::Half;
+    /// IEEE binary16 to f32, exactly.
+    fn half_to_f32(self, a: Self::Half) -> Self::F32;
+    /// f32 to IEEE binary16, to nearest even, subnormals kept, NaN quiet.
+    fn f32_to_half(self, a: Self::F32) -> Self::Half;
+
+    fn zero_f64(self) -> Self::F64;
+    /// The low and the high half of the lanes, exactly.
+    fn to_f64(self, a: Self::F32) -> [Self::F64; 2];
+    fn add_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
+    fn mul_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
+
+    /// Reads a whole vector (`F32`, `U32`, `Half` or `F64`) at any alignment.
+    ///
+    /// # Safety
+    /// The bytes of one `V` at `from` are readable and initialised.
+    #[inline(always)]
+    unsafe fn load<V: Copy>(self, from: *const V) -> V {
+        // SAFETY: readable by this function's contract; vectors have no invalid bit patterns.
+        unsafe { from.read_unaligned() }
+    }
+
+    /// Writes a whole vector (`F32`, `U32`, `Half` or `F64`) at any alignment.
+    ///
+    /// # Safety
+    /// The bytes of one `V` at `to` are writable.
+    #[inline(always)]
+    unsafe fn store<V: Copy>(self, to: *mut V, value: V) {
+        // SAFETY: writable by this function's contract.
+        unsafe { to.write_unaligned(value) }
+    }
+}
+
+/// Implements primitives of [`Isa`] that are one expression of pointer-free intrinsics, as a table of rows
+/// `name(operand: type, …) -> result = expression;`.
+#[cfg_attr(
+    not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")),
+    allow(unused_macros)
+)]
+macro_rules! primitives {
+    ($($name:ident($($operand:ident: $type:ty),*) -> $result:ty = $body:expr;)+) => {
+        $(
+            #[inline(always)]
+            fn $name(self, $($operand: $type),*) -> $result {
+                // SAFETY: the token exists only where the processor has the instruction set of this file, and
+                // an intrinsic without a pointer asks nothing else.
+                #[allow(unused_unsafe)]
+                unsafe { $body }
+            }
+        )+
+    };
+}
+#[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64"))]
+use primitives;

@@ -1,0 +1,82 @@
+//! AVX2 with FMA and F16C: eight lanes.
+
+#[cfg(target_arch = "x86")]
+use core::arch::x86::*;
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::*;
+
+use super::{Isa, Kernel, primitives};
+
+/// Proof of AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Isa for Avx2 {
+    const LANES: usize = 8;
+
+    type F32 = __m256;
+    type U32 = __m256i;
+    type Half = __m128i;
+    type F64 = __m256d;
+    type Mask = __m256i;
+
+    #[inline(always)]
+    unsafe fn assume() -> Self {
+        Avx2(())
+    }
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn enter<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
+            kernel.call(isa)
+        }
+        // SAFETY: the token proves the features.
+        unsafe { enter(self, kernel) }
+    }
+
+    primitives! {
+        splat(value: f32) -> __m256 = _mm256_set1_ps(value);
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        sub(a: __m256, b: __m256) -> __m256 = _mm256_sub_ps(a, b);
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
+        less(a: __m256, b: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
+        is_nan(a: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+        signed(magnitude: __m256, direction: __m256) -> __m256 = {
+            let sign = _mm256_and_ps(direction, _mm256_set1_ps(-0.0));
+            let moves = _mm256_cmp_ps::<_CMP_NEQ_UQ>(direction, _mm256_setzero_ps());
+            let number = _mm256_and_ps(_mm256_or_ps(magnitude, sign), moves);
+            // All ones, the unordered mask itself, is a quiet NaN.
+            _mm256_or_ps(number, _mm256_cmp_ps::<_CMP_UNORD_Q>(direction, direction))
+        };
+
+        bits(a: __m256) -> __m256i = _mm256_castps_si256(a);
+        from_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+
+        splat_u32(value: u32) -> __m256i = _mm256_set1_epi32(value as i32);
+        add_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
+        or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+        shl16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>(a);
+        shr16(a: __m256i) -> __m256i = _mm256_srli_epi32::<16>(a);
+        max_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu32(a, b);
+        less_u31(a: __m256i, b: __m256i) -> __m256i = _mm256_cmpgt_epi32(b, a);
+        select(mask: __m256i, yes: __m256i, no: __m256i) -> __m256i = _mm256_blendv_epi8(no, yes, mask);
+
+        widen(a: __m128i) -> __m256i = _mm256_cvtepu16_epi32(a);
+        narrow(a: __m256i) -> __m128i = {
+            _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a))
+        };
+        half_to_f32(a: __m128i) -> __m256 = _mm256_cvtph_ps(a);
+        f32_to_half(a: __m256) -> __m128i = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
+
+        zero_f64() -> __m256d = _mm256_setzero_pd();
+        to_f64(a: __m256) -> [__m256d; 2] = [
+            _mm256_cvtps_pd(_mm256_castps256_ps128(a)),
+            _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(a)),
+        ];
+        add_f64(a: __m256d, b: __m256d) -> __m256d = _mm256_add_pd(a, b);
+        mul_f64(a: __m256d, b: __m256d) -> __m256d = _mm256_mul_pd(a, b);
+    }
+}

@@ -1,0 +1,88 @@
+//! AVX-512 F, BW, VL and DQ: sixteen lanes.
+
+#[cfg(target_arch = "x86")]
+use core::arch::x86::*;
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::*;
+
+use super::{Isa, Kernel, primitives};
+
+/// Proof of AVX-512 F, BW, VL and DQ.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+/// `fixupimm`'s answers by class of the operand, a nibble each from the lowest: quiet and signalling NaN give the
+/// operand as a quiet NaN (2), a zero gives +0 (8), every other class keeps what it had (0).
+const SIGN_OF_CLASS: i32 = 0x0000_0822;
+
+/// The truth table `c ? b : a` with the sign bit as `c`: the second operand's sign on the first one's magnitude.
+const COPY_SIGN: i32 = 0xd8;
+
+impl Isa for Avx512 {
+    const LANES: usize = 16;
+
+    type F32 = __m512;
+    type U32 = __m512i;
+    type Half = __m256i;
+    type F64 = __m512d;
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    unsafe fn assume() -> Self {
+        Avx512(())
+    }
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        fn enter<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+            kernel.call(isa)
+        }
+        // SAFETY: the token proves the features.
+        unsafe { enter(self, kernel) }
+    }
+
+    primitives! {
+        splat(value: f32) -> __m512 = _mm512_set1_ps(value);
+        add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
+        sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
+        mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
+        div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
+        less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
+        is_nan(a: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+        // Two instructions, where a comparison and a blend per case would be five.
+        signed(magnitude: __m512, direction: __m512) -> __m512 = {
+            let sign = _mm512_set1_epi32(i32::MIN);
+            let moving = _mm512_ternarylogic_epi32::<COPY_SIGN>(
+                _mm512_castps_si512(magnitude), _mm512_castps_si512(direction), sign);
+            _mm512_fixupimm_ps::<0>(
+                _mm512_castsi512_ps(moving), direction, _mm512_set1_epi32(SIGN_OF_CLASS))
+        };
+
+        bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
+        from_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+
+        splat_u32(value: u32) -> __m512i = _mm512_set1_epi32(value as i32);
+        add_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
+        or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        shl16(a: __m512i) -> __m512i = _mm512_slli_epi32::<16>(a);
+        shr16(a: __m512i) -> __m512i = _mm512_srli_epi32::<16>(a);
+        max_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu32(a, b);
+        less_u31(a: __m512i, b: __m512i) -> __mmask16 = _mm512_cmplt_epu32_mask(a, b);
+        select(mask: __mmask16, yes: __m512i, no: __m512i) -> __m512i = _mm512_mask_mov_epi32(no, mask, yes);
+
+        widen(a: __m256i) -> __m512i = _mm512_cvtepu16_epi32(a);
+        narrow(a: __m512i) -> __m256i = _mm512_cvtepi32_epi16(a);
+        half_to_f32(a: __m256i) -> __m512 = _mm512_cvtph_ps(a);
+        f32_to_half(a: __m512) -> __m256i = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
+
+        zero_f64() -> __m512d = _mm512_setzero_pd();
+        to_f64(a: __m512) -> [__m512d; 2] = [
+            _mm512_cvtps_pd(_mm512_castps512_ps256(a)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(a)),
+        ];
+        add_f64(a: __m512d, b: __m512d) -> __m512d = _mm512_add_pd(a, b);
+        mul_f64(a: __m512d, b: __m512d) -> __m512d = _mm512_mul_pd(a, b);
+    }
+}

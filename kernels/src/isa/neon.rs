@@ -1,0 +1,73 @@
+//! NEON, which every 64-bit Arm processor has: four lanes.
+
+use core::arch::aarch64::*;
+
+use super::{Isa, Kernel, primitives};
+
+/// Proof of NEON.
+#[derive(Clone, Copy)]
+pub(crate) struct Neon(());
+
+impl Isa for Neon {
+    const LANES: usize = 4;
+
+    type F32 = float32x4_t;
+    type U32 = uint32x4_t;
+    type Half = uint16x4_t;
+    type F64 = float64x2_t;
+    type Mask = uint32x4_t;
+
+    #[inline(always)]
+    unsafe fn assume() -> Self {
+        Neon(())
+    }
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "neon")]
+        fn enter<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
+            kernel.call(isa)
+        }
+        // SAFETY: the token proves the feature.
+        unsafe { enter(self, kernel) }
+    }
+
+    primitives! {
+        splat(value: f32) -> float32x4_t = vdupq_n_f32(value);
+        add(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
+        sub(a: float32x4_t, b: float32x4_t) -> float32x4_t = vsubq_f32(a, b);
+        mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+        div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
+        less(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vcltq_f32(a, b);
+        is_nan(a: float32x4_t) -> uint32x4_t = vmvnq_u32(vceqq_f32(a, a));
+        signed(magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
+            let moving = vbslq_f32(vdupq_n_u32(0x8000_0000), direction, magnitude);
+            let still = vbicq_u32(vreinterpretq_u32_f32(moving), vceqzq_f32(direction));
+            // All ones where the direction equals itself not: a quiet NaN.
+            vreinterpretq_f32_u32(vornq_u32(still, vceqq_f32(direction, direction)))
+        };
+
+        bits(a: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32(a);
+        from_bits(a: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32(a);
+
+        splat_u32(value: u32) -> uint32x4_t = vdupq_n_u32(value);
+        add_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32(a, b);
+        and(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vandq_u32(a, b);
+        or(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vorrq_u32(a, b);
+        shl16(a: uint32x4_t) -> uint32x4_t = vshlq_n_u32::<16>(a);
+        shr16(a: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<16>(a);
+        max_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vmaxq_u32(a, b);
+        less_u31(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vcltq_u32(a, b);
+        select(mask: uint32x4_t, yes: uint32x4_t, no: uint32x4_t) -> uint32x4_t = vbslq_u32(mask, yes, no);
+
+        widen(a: uint16x4_t) -> uint32x4_t = vmovl_u16(a);
+        narrow(a: uint32x4_t) -> uint16x4_t = vmovn_u32(a);
+        half_to_f32(a: uint16x4_t) -> float32x4_t = vcvt_f32_f16(vreinterpret_f16_u16(a));
+        f32_to_half(a: float32x4_t) -> uint16x4_t = vreinterpret_u16_f16(vcvt_f16_f32(a));
+
+        zero_f64() -> float64x2_t = vdupq_n_f64(0.0);
+        to_f64(a: float32x4_t) -> [float64x2_t; 2] = [vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)];
+        add_f64(a: float64x2_t, b: float64x2_t) -> float64x2_t = vaddq_f64(a, b);
+        mul_f64(a: float64x2_t, b: float64x2_t) -> float64x2_t = vmulq_f64(a, b);
+    }
+}

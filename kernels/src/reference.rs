@@ -1,0 +1,262 @@
+//! The scalar oracle: the specification as plain loops, one element at a time.
+//!
+//! It shares no code with the kernels, not even the conversions, and is written to be checked by reading, not to be
+//! fast. The tests compare every kernel with it, bit for bit. A conversion to a 16-bit format here finds the
+//! distance between neighbouring numbers of that format and rounds the quotient, in f64, where all of that is exact.
+
+use half::{bf16, f16};
+
+/// What the oracle needs to know of a number format: how to read it, and how to round to it.
+pub trait Number: Copy {
+    /// The exact value.
+    fn widen(self) -> f32;
+    /// The nearest number of the format, the even one of two.
+    fn round(value: f32) -> Self;
+}
+
+impl Number for f32 {
+    fn widen(self) -> f32 {
+        self
+    }
+
+    fn round(value: f32) -> Self {
+        value
+    }
+}
+
+impl Number for f16 {
+    fn widen(self) -> f32 {
+        decode(self.to_bits(), 10, 5)
+    }
+
+    fn round(value: f32) -> Self {
+        f16::from_bits(encode(value, 10, 5))
+    }
+}
+
+impl Number for bf16 {
+    fn widen(self) -> f32 {
+        decode(self.to_bits(), 7, 8)
+    }
+
+    fn round(value: f32) -> Self {
+        bf16::from_bits(encode(value, 7, 8))
+    }
+}
+
+/// 2^n, for n from -1022 to 1023.
+fn power_of_two(n: i32) -> f64 {
+    f64::from_bits(((n + 1023) as u64) << 52)
+}
+
+fn decode(bits: u16, fraction_bits: i32, exponent_bits: i32) -> f32 {
+    let bias = (1 << (exponent_bits - 1)) - 1;
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let exponent = i32::from(bits >> fraction_bits) & ((1 << exponent_bits) - 1);
+    let fraction = f64::from(bits & ((1 << fraction_bits) - 1)) * power_of_two(-fraction_bits);
+    let magnitude = if exponent == (1 << exponent_bits) - 1 {
+        if fraction == 0.0 { f64::INFINITY } else { f64::NAN }
+    } else if exponent == 0 {
+        fraction * power_of_two(1 - bias)
+    } else {
+        (1.0 + fraction) * power_of_two(exponent - bias)
+    };
+    (sign * magnitude) as f32
+}
+
+fn encode(value: f32, fraction_bits: i32, exponent_bits: i32) -> u16 {
+    let bias = (1 << (exponent_bits - 1)) - 1;
+    let infinity = ((1 << exponent_bits) - 1) << fraction_bits;
+    let sign = u16::from(value.is_sign_negative()) << 15;
+    if value.is_nan() {
+        return sign | infinity | 1 << (fraction_bits - 1);
+    }
+    let magnitude = f64::from(value.abs());
+    if magnitude == f64::INFINITY {
+        return sign | infinity;
+    }
+    let mut exponent = 1 - bias;
+    if magnitude > 0.0 {
+        let binade = ((magnitude.to_bits() >> 52) as i32) - 1023;
+        exponent = exponent.max(binade);
+    }
+    let spacing = power_of_two(exponent - fraction_bits);
+    let quotient = nearest_even(magnitude / spacing);
+    let steps_per_binade = 1_i64 << fraction_bits;
+    // Codes count the numbers from zero up: a binade has as many as it has fractions, and the subnormals and the
+    // first binade are spaced alike. A quotient that was rounded up to the next binade is that binade's first code.
+    let code = i64::from(exponent - (1 - bias)) * steps_per_binade + quotient as i64;
+    sign | (code.min(i64::from(infinity)) as u16)
+}
+
+/// The integer nearest to a number between 0 and 2^52, the even one of two.
+fn nearest_even(value: f64) -> f64 {
+    let below = value as u64;
+    let rest = value - below as f64;
+    let up = rest > 0.5 || (rest == 0.5 && below % 2 == 1);
+    (below + u64::from(up)) as f64
+}
+
+/// The settings of a reference pass, spelt out.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Pass {
+    pub learning_rate: f32,
+    pub beta_1: f32,
+    pub beta_2: f32,
+    pub weight_decay: Option<f32>,
+    pub unscale: Option<f32>,
+    pub accumulation_steps: Option<u32>,
+    pub clip_value: Option<f32>,
+    /// The limit and the tensor's norm.
+    pub clip_norm: Option<(f32, f32)>,
+    /// The limit and the norm over all tensors.
+    pub global_clip_norm: Option<(f32, f32)>,
+    pub ema_momentum: Option<f32>,
+    pub ema_overwrite: bool,
+}
+
+/// The sign as Keras's numpy backend computes it.
+fn sign(value: f32) -> f32 {
+    if value > 0.0 {
+        1.0
+    } else if value < 0.0 {
+        -1.0
+    } else if value == 0.0 {
+        0.0
+    } else {
+        f32::NAN
+    }
+}
+
+/// The larger of two numbers, NaN if either is NaN.
+fn maximum(a: f32, b: f32) -> f32 {
+    if a.is_nan() || b.is_nan() {
+        f32::NAN
+    } else if a > b {
+        a
+    } else {
+        b
+    }
+}
+
+/// The smaller of two numbers, NaN if either is NaN.
+fn minimum(a: f32, b: f32) -> f32 {
+    -maximum(-a, -b)
+}
+
+impl Pass {
+    fn prepared(&self, gradient: f32, accumulator: Option<f32>) -> f32 {
+        let mut g = gradient;
+        if let Some(factor) = self.unscale {
+            g = g / factor;
+        }
+        if let (Some(steps), Some(sum)) = (self.accumulation_steps, accumulator) {
+            g = (g + sum) / steps as f32;
+        }
+        g
+    }
+
+    fn clipped(&self, gradient: f32) -> f32 {
+        let mut g = gradient;
+        if let Some((limit, norm)) = self.clip_norm {
+            g = (g * limit) / maximum(norm, limit);
+        }
+        if let Some((limit, norm)) = self.global_clip_norm {
+            let scale = limit * minimum(1.0 / norm, 1.0 / limit);
+            g = g * (scale + (norm - norm));
+        }
+        if let Some(limit) = self.clip_value {
+            g = minimum(maximum(g, -limit), limit);
+        }
+        g
+    }
+
+    /// One step: what [`Step::apply`](crate::Step::apply) does, with `parameter` as source and target.
+    pub fn step<P: Number, G: Number, M: Number, C: Number>(
+        &self,
+        parameter: &mut [P],
+        gradient: &[G],
+        momentum: &mut [M],
+        mut accumulator: Option<&mut [f32]>,
+        mut average: Option<&mut [f32]>,
+        mut copy: Option<&mut [C]>,
+    ) {
+        for i in 0..parameter.len() {
+            let g = self.prepared(gradient[i].widen(), accumulator.as_ref().map(|sums| sums[i]));
+            if let Some(sums) = &mut accumulator {
+                sums[i] = 0.0;
+            }
+            let g = self.clipped(g);
+            let m = momentum[i].widen();
+            let mut p = parameter[i].widen();
+            if let Some(weight_decay) = self.weight_decay {
+                p = p - (p * weight_decay) * self.learning_rate;
+            }
+            let c = m * self.beta_1 + g * (1.0 - self.beta_1);
+            p = p - self.learning_rate * sign(c);
+            momentum[i] = M::round(m * self.beta_2 + g * (1.0 - self.beta_2));
+            parameter[i] = P::round(p);
+            if let Some(averages) = &mut average {
+                self.average(std_slice(averages, i), std_slice(parameter, i));
+            }
+            if let Some(copies) = &mut copy {
+                copies[i] = C::round(parameter[i].widen());
+            }
+        }
+    }
+
+    /// The moving average alone.
+    pub fn average<P: Number>(&self, average: &mut [f32], parameter: &mut [P]) {
+        let Some(momentum) = self.ema_momentum else { return };
+        for (average, parameter) in average.iter_mut().zip(parameter) {
+            *average = momentum * *average + (1.0 - momentum) * parameter.widen();
+            if self.ema_overwrite {
+                *parameter = P::round(*average);
+            }
+        }
+    }
+
+    /// Accumulation alone.
+    pub fn accumulate<G: Number>(&self, accumulator: &mut [f32], gradient: &[G]) {
+        for (sum, gradient) in accumulator.iter_mut().zip(gradient) {
+            *sum = self.prepared(gradient.widen(), None) + *sum;
+        }
+    }
+
+    /// Sum of squares in the order that [`statistics`](crate::statistics()) promises, number of non-finite
+    /// elements, and largest finite magnitude.
+    pub fn statistics<G: Number>(&self, gradient: &[G], accumulator: Option<&[f32]>) -> (f64, u64, f32) {
+        let (mut total, mut non_finite, mut largest) = (0.0, 0, 0.0);
+        for start in (0..gradient.len()).step_by(4096) {
+            let mut sums = [0.0_f64; 32];
+            for i in start..gradient.len().min(start + 4096) {
+                let raw = gradient[i].widen();
+                non_finite += u64::from(!raw.is_finite());
+                let used = self.prepared(raw, accumulator.map(|sums| sums[i]));
+                if used.abs() < f32::INFINITY && used.abs() > largest {
+                    largest = used.abs();
+                }
+                sums[(i - start) % 32] += f64::from(used) * f64::from(used);
+            }
+            total += tree(&sums);
+        }
+        (total, non_finite, largest)
+    }
+}
+
+fn std_slice<T>(slice: &mut [T], i: usize) -> &mut [T] {
+    &mut slice[i..=i]
+}
+
+/// Adds the two halves place by place until one number is left.
+fn tree(sums: &[f64]) -> f64 {
+    match sums {
+        [one] => *one,
+        _ => {
+            let (low, high) = sums.split_at(sums.len() / 2);
+            let added: alloc::vec::Vec<f64> = low.iter().zip(high).map(|(a, b)| a + b).collect();
+            tree(&added)
+        }
+    }
+}
