@@ -9,6 +9,7 @@ mod f16;
 mod f32;
 
 use crate::isa::Isa;
+use crate::sweep::Place;
 
 /// Two vectors: the `2 * LANES` consecutive elements that a kernel handles at a time.
 pub(crate) type Pair<I> = [<I as Isa>::F32; 2];
@@ -27,43 +28,30 @@ mod sealed {
 
 /// How a format's elements become f32 lanes and back.
 pub(crate) trait Storage: Element {
-    /// Whether `load_split` and `store_split` are there: an order of lanes that is cheaper than the order of the
-    /// elements. A kernel may use it only where every stream it touches splits in the same way.
+    /// Whether the format knows an order of lanes that is cheaper than the order of the elements, even ones in the
+    /// first vector of a pair and odd ones in the second. A kernel may ask for the split order only where every
+    /// stream it touches has it.
     const SPLITS: bool = false;
 
     /// # Safety
-    /// `LANES` elements at `from` are readable.
-    unsafe fn load<I: Isa>(isa: I, from: *const Self) -> I::F32;
+    /// The place's elements are readable.
+    unsafe fn load<I: Isa, const WHOLE: bool>(
+        place: Place<I, WHOLE>,
+        from: *const Self,
+        split: bool,
+    ) -> Pair<I>;
 
     /// # Safety
-    /// `LANES` elements at `to` are writable.
-    unsafe fn store<I: Isa>(isa: I, to: *mut Self, value: I::F32);
+    /// The place's elements are writable.
+    unsafe fn store<I: Isa, const WHOLE: bool>(
+        place: Place<I, WHOLE>,
+        to: *mut Self,
+        split: bool,
+        value: Pair<I>,
+    );
 
-    /// The value that `store` followed by `load` would give.
+    /// The value that storing and loading would give.
     fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32;
-
-    /// Elements 0, 2, 4, … in the first vector and 1, 3, 5, … in the second, where the format `SPLITS`.
-    ///
-    /// # Safety
-    /// `2 * LANES` elements at `from` are readable.
-    #[inline(always)]
-    unsafe fn load_split<I: Isa>(isa: I, from: *const Self) -> Pair<I> {
-        // SAFETY: both vectors lie within the 2 * LANES readable elements.
-        unsafe { [Self::load(isa, from), Self::load(isa, from.add(I::LANES))] }
-    }
-
-    /// The inverse of `load_split`.
-    ///
-    /// # Safety
-    /// `2 * LANES` elements at `to` are writable.
-    #[inline(always)]
-    unsafe fn store_split<I: Isa>(isa: I, to: *mut Self, value: Pair<I>) {
-        // SAFETY: both vectors lie within the 2 * LANES writable elements.
-        unsafe {
-            Self::store(isa, to, value[0]);
-            Self::store(isa, to.add(I::LANES), value[1]);
-        }
-    }
 }
 
 /// Makes all that follows from the list of formats; `$d` is a dollar sign, for the macro that it makes.

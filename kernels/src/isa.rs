@@ -12,6 +12,8 @@
 //! Everything here and above it, up to [`Isa::run`], is `#[inline(always)]`: a call that is not inlined would be
 //! compiled without the instruction set and would pass its vectors through memory.
 
+use core::mem::MaybeUninit;
+
 pub(crate) mod scalar;
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -57,9 +59,9 @@ pub(crate) trait Isa: Copy {
     /// `a < b`; false where either is NaN.
     fn less(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     fn is_nan(self, a: Self::F32) -> Self::Mask;
-    /// `magnitude * sign(direction)`: +0 where the direction is a zero of either sign, NaN where it is NaN.
-    /// `magnitude` is not negative.
-    fn signed(self, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
+    /// `value - magnitude * sign(direction)`, where the sign of a zero of either sign is +0 and that of NaN is NaN.
+    /// `magnitude` is finite and not negative. The product is exact, so this rounds once however it is done.
+    fn minus_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
 
     fn bits(self, a: Self::F32) -> Self::U32;
     fn from_bits(self, a: Self::U32) -> Self::F32;
@@ -68,6 +70,7 @@ pub(crate) trait Isa: Copy {
     fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn and(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn or(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    fn xor(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// Shifts towards the high bits by 16.
     fn shl16(self, a: Self::U32) -> Self::U32;
     /// Shifts towards the low bits by 16, zeros coming in.
@@ -92,17 +95,17 @@ pub(crate) trait Isa: Copy {
     fn add_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
     fn mul_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
 
-    /// Reads a whole vector (`F32`, `U32`, `Half` or `F64`) at any alignment.
+    /// Reads a vector (`F32`, `U32` or `Half`) at any alignment.
     ///
     /// # Safety
-    /// The bytes of one `V` at `from` are readable and initialised.
+    /// The bytes of one `V` at `from` are readable.
     #[inline(always)]
     unsafe fn load<V: Copy>(self, from: *const V) -> V {
         // SAFETY: readable by this function's contract; vectors have no invalid bit patterns.
         unsafe { from.read_unaligned() }
     }
 
-    /// Writes a whole vector (`F32`, `U32`, `Half` or `F64`) at any alignment.
+    /// Writes a vector (`F32`, `U32`, `Half` or `F64`) at any alignment.
     ///
     /// # Safety
     /// The bytes of one `V` at `to` are writable.
@@ -110,6 +113,31 @@ pub(crate) trait Isa: Copy {
     unsafe fn store<V: Copy>(self, to: *mut V, value: V) {
         // SAFETY: writable by this function's contract.
         unsafe { to.write_unaligned(value) }
+    }
+
+    /// Reads the first `bytes` bytes of a vector (`F32`, `U32` or `Half`); the others are zero.
+    ///
+    /// # Safety
+    /// `bytes` bytes at `from` are readable, and a `V` has as many.
+    #[inline(always)]
+    unsafe fn load_part<V: Copy>(self, from: *const V, bytes: usize) -> V {
+        let mut whole = MaybeUninit::<V>::zeroed();
+        // SAFETY: readable by this function's contract, and `whole` has room; all bytes of it are initialised, and
+        // vectors have no invalid bit patterns.
+        unsafe {
+            core::ptr::copy_nonoverlapping(from.cast::<u8>(), whole.as_mut_ptr().cast(), bytes);
+            whole.assume_init()
+        }
+    }
+
+    /// Writes the first `bytes` bytes of a vector (`F32`, `U32` or `Half`).
+    ///
+    /// # Safety
+    /// `bytes` bytes at `to` are writable, and a `V` has as many.
+    #[inline(always)]
+    unsafe fn store_part<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
+        // SAFETY: writable by this function's contract, and `value` has as many.
+        unsafe { core::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), to.cast(), bytes) }
     }
 }
 

@@ -39,6 +39,8 @@ mod elementwise;
 mod error;
 #[allow(unsafe_code)]
 mod isa;
+#[allow(unsafe_code)]
+mod limit;
 pub mod reference;
 mod rule;
 mod settings;
@@ -54,6 +56,7 @@ pub use dispatch::Backend;
 pub use element::{Dtype, Element, Slice, SliceMut};
 pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
+pub use limit::stream;
 pub use settings::{Clip, Ema, Gradient, Step};
 pub use statistics::{BLOCK, Statistics, block_statistics, statistics};
 pub use step::Tensors;

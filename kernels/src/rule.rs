@@ -54,7 +54,7 @@ impl<I: Isa> StepRule<I> {
     pub(crate) fn moved(&self, parameter: I::F32, gradient: I::F32, momentum: I::F32) -> I::F32 {
         let isa = self.isa;
         let direction = isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.rest_1));
-        isa.sub(parameter, isa.signed(self.learning_rate, direction))
+        isa.minus_signed(parameter, self.learning_rate, direction)
     }
 
     #[inline(always)]

@@ -95,6 +95,7 @@ impl<'a> Tensors<'a> {
         Tensors { copy: Some(copy.into()), ..self }
     }
 
+    #[inline(always)]
     fn check(&self, step: &Step) -> Result<(), Error> {
         let expected = self.parameter.len();
         let length = |tensor, found| match found == expected {
@@ -123,6 +124,7 @@ impl<'a> Tensors<'a> {
         optional("EMA", step.ema.is_some(), self.ema.as_deref().map(<[f32]>::len))
     }
 
+    #[inline(always)]
     fn streams(&mut self) -> Streams {
         let to = self.parameter.as_mut_ptr();
         Streams {
@@ -157,7 +159,7 @@ impl Step {
         let range = 0..tensors.parameter.len();
         let streams = tensors.streams();
         with_dtype!(p, P => with_dtype!(g, G => with_dtype!(m, M => {
-            launch::<P, G, M>(backend, part, self, streams, range)
+            launch::<P, G, M>(backend, part, self, &streams, range)
         })))
     }
 }
@@ -185,7 +187,7 @@ fn launch<P: Storage, G: Storage, M: Storage>(
     backend: Backend,
     part: Part,
     step: &Step,
-    streams: Streams,
+    streams: &Streams,
     range: Range<usize>,
 ) -> Result<(), Error> {
     let types = PhantomData::<(P, G, M)>;
@@ -199,7 +201,7 @@ fn launch<P: Storage, G: Storage, M: Storage>(
 /// The step alone, with or without decay.
 struct Bare<'a, Types, const DECAY: bool> {
     step: &'a Step,
-    streams: Streams,
+    streams: &'a Streams,
     range: Range<usize>,
     types: PhantomData<Types>,
 }
@@ -211,7 +213,7 @@ impl<P: Storage, G: Storage, M: Storage, const DECAY: bool> Kernel for Bare<'_, 
     fn call<I: Isa>(self, isa: I) {
         let mut visitor = BareVisitor::<I, _, DECAY> {
             rule: StepRule::new(isa, self.step),
-            streams: self.streams,
+            streams: *self.streams,
             types: self.types,
         };
         // SAFETY: the range is that of the tensors, whose lengths are equal.
@@ -269,7 +271,7 @@ fn step_pair<I: Isa, const DECAY: bool>(
 /// The step with every optional part, each behind a branch.
 struct Full<'a, Types> {
     step: &'a Step,
-    streams: Streams,
+    streams: &'a Streams,
     range: Range<usize>,
     types: PhantomData<Types>,
 }
@@ -284,7 +286,7 @@ impl<P: Storage, G: Storage, M: Storage> Kernel for Full<'_, (P, G, M)> {
             step: self.step,
             rule: StepRule::new(isa, self.step),
             gradient: GradientRule::new(isa, &self.step.gradient),
-            streams: self.streams,
+            streams: *self.streams,
             types: PhantomData,
         };
         // SAFETY: the range is that of the tensors, whose lengths are equal.

@@ -1,16 +1,13 @@
 //! The loop under every kernel: a range of elements, a block of two vectors at a time.
 //!
-//! The elements that do not fill a block go through the same code with [`Window`] doing their loads and stores by
-//! way of a block on the stack. So each operation is written once, no element past the end is touched, and a
-//! result cannot depend on where in a tensor an element lies.
+//! The last elements, which do not fill a block, go through the same code with [`Place`] reading and writing parts
+//! of vectors. So each operation is written once, no element past the end is touched, and a result cannot depend
+//! on where in a tensor an element lies.
 
 use core::ops::Range;
 
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
-
-/// The most elements in a block, whatever the instruction set.
-const MAX_BLOCK: usize = 32;
 
 /// What happens to the elements of one window. `visit` must be `#[inline(always)]`.
 pub(crate) trait Visit<I: Isa> {
@@ -25,12 +22,11 @@ pub(crate) trait Visit<I: Isa> {
 /// They exist in every stream that the visitor loads from or stores to.
 #[inline(always)]
 pub(crate) unsafe fn sweep<I: Isa>(isa: I, range: Range<usize>, visitor: &mut impl Visit<I>) {
-    let block = 2 * I::LANES;
     let mut start = range.start;
-    while range.end - start >= block {
+    while range.end - start >= 2 * I::LANES {
         // SAFETY: a whole block is left before the end of the range.
         unsafe { visitor.visit(Window::whole(isa, start)) };
-        start += block;
+        start += 2 * I::LANES;
     }
     if start < range.end {
         // SAFETY: the window ends where the range ends.
@@ -38,7 +34,7 @@ pub(crate) unsafe fn sweep<I: Isa>(isa: I, range: Range<usize>, visitor: &mut im
     }
 }
 
-/// Where in its streams a visitor is: `len` elements from `start`, a whole block or less than one.
+/// Where in its streams a visitor is: a whole block from element `start`, or less than one.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<I: Isa, const WHOLE: bool> {
     isa: I,
@@ -63,23 +59,15 @@ impl<I: Isa> Window<I, false> {
 }
 
 impl<I: Isa, const WHOLE: bool> Window<I, WHOLE> {
-    /// The window's elements of a stream; lanes beyond the window are zero. With `split` in the order of
-    /// [`Storage::load_split`].
+    /// The window's elements of a stream; lanes beyond the window hold a format's zero. For `split` see
+    /// [`Storage::SPLITS`].
     ///
     /// # Safety
     /// The window's elements of the stream are readable.
     #[inline(always)]
     pub(crate) unsafe fn load<T: Storage>(self, stream: *const T, split: bool) -> Pair<I> {
-        if WHOLE {
-            // SAFETY: the window is a whole block, which the caller says is there.
-            return unsafe { load(self.isa, stream.add(self.start), split) };
-        }
-        let mut staged = [T::default(); MAX_BLOCK];
-        // SAFETY: `len` elements are readable by the contract, and fewer than a block, which the stack holds.
-        unsafe {
-            core::ptr::copy_nonoverlapping(stream.add(self.start), staged.as_mut_ptr(), self.len);
-            load(self.isa, staged.as_ptr(), split)
-        }
+        // SAFETY: `start` is within the stream, and what the place spans is readable, by the contract.
+        unsafe { T::load(self.place::<T>(), stream.add(self.start), split) }
     }
 
     /// Stores the window's elements; lanes beyond the window are dropped.
@@ -88,39 +76,54 @@ impl<I: Isa, const WHOLE: bool> Window<I, WHOLE> {
     /// The window's elements of the stream are writable.
     #[inline(always)]
     pub(crate) unsafe fn store<T: Storage>(self, stream: *mut T, split: bool, value: Pair<I>) {
-        if WHOLE {
-            // SAFETY: the window is a whole block, which the caller says is there.
-            return unsafe { store(self.isa, stream.add(self.start), split, value) };
-        }
-        let mut staged = [T::default(); MAX_BLOCK];
-        // SAFETY: the stack holds a whole block; `len` elements of the stream are writable by the contract.
+        // SAFETY: `start` is within the stream, and what the place spans is writable, by the contract.
+        unsafe { T::store(self.place::<T>(), stream.add(self.start), split, value) }
+    }
+
+    #[inline(always)]
+    fn place<T>(self) -> Place<I, WHOLE> {
+        Place { isa: self.isa, bytes: self.len * size_of::<T>() }
+    }
+}
+
+/// A window's extent in one stream, as bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<I: Isa, const WHOLE: bool> {
+    pub(crate) isa: I,
+    bytes: usize,
+}
+
+impl<I: Isa, const WHOLE: bool> Place<I, WHOLE> {
+    /// Bytes of the vector `index` of type `V` that lie within the place.
+    #[inline(always)]
+    fn within<V>(self, index: usize) -> usize {
+        self.bytes.saturating_sub(index * size_of::<V>()).min(size_of::<V>())
+    }
+
+    /// The vector `index` from `start`.
+    ///
+    /// # Safety
+    /// The place's bytes are readable from `start`; where it is whole, the vector lies within them.
+    #[inline(always)]
+    pub(crate) unsafe fn read<V: Copy>(self, start: *const V, index: usize) -> V {
+        let from = start.wrapping_add(index);
+        // SAFETY: by the contract, or because only bytes within the place are read.
+        unsafe { if WHOLE { self.isa.load(from) } else { self.isa.load_part(from, self.within::<V>(index)) } }
+    }
+
+    /// Writes the vector `index` from `start`.
+    ///
+    /// # Safety
+    /// The place's bytes are writable from `start`; where it is whole, the vector lies within them.
+    #[inline(always)]
+    pub(crate) unsafe fn write<V: Copy>(self, start: *mut V, index: usize, value: V) {
+        let to = start.wrapping_add(index);
+        // SAFETY: by the contract, or because only bytes within the place are written.
         unsafe {
-            store(self.isa, staged.as_mut_ptr(), split, value);
-            core::ptr::copy_nonoverlapping(staged.as_ptr(), stream.add(self.start), self.len);
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn load<I: Isa, T: Storage>(isa: I, from: *const T, split: bool) -> Pair<I> {
-    // SAFETY: the callers have a whole block at `from`.
-    unsafe {
-        match split {
-            true => T::load_split(isa, from),
-            false => [T::load(isa, from), T::load(isa, from.add(I::LANES))],
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn store<I: Isa, T: Storage>(isa: I, to: *mut T, split: bool, value: Pair<I>) {
-    // SAFETY: the callers have a whole block at `to`.
-    unsafe {
-        match split {
-            true => T::store_split(isa, to, value),
-            false => {
-                T::store(isa, to, value[0]);
-                T::store(isa, to.add(I::LANES), value[1]);
+            if WHOLE {
+                self.isa.store(to, value)
+            } else {
+                self.isa.store_part(to, self.within::<V>(index), value)
             }
         }
     }

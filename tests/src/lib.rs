@@ -1,1 +1,74 @@
-//! Tests of the workspace, in `tests/`.
+//! What the tests of the workspace share: tensors between canaries, values of every class, comparison by bits, and
+//! one macro that gives each backend the same tests.
+//!
+//! The tests themselves are in `tests/`, a file for each subject.
+
+mod guarded;
+mod values;
+
+pub use fastrand::Rng;
+pub use guarded::Guarded;
+pub use values::{Sample, values};
+
+use lion_kernels::Backend;
+
+/// Runs a test on a backend, or says why not.
+///
+/// The variable `LION_EXPECT_BACKENDS` names the backends that must be here, separated by commas: with it a missing
+/// one fails and is not skipped.
+pub fn on(backend: Backend, test: impl FnOnce(Backend)) {
+    if backend.is_available() {
+        return test(backend);
+    }
+    let expected = std::env::var("LION_EXPECT_BACKENDS").unwrap_or_default();
+    assert!(
+        !expected.split(',').any(|name| name == backend.name()),
+        "the backend {backend} is expected here and is not available"
+    );
+    println!("skipped: this processor has no {backend}");
+}
+
+/// Gives each backend a module of the same tests: functions that take the backend.
+#[macro_export]
+macro_rules! on_each_backend {
+    ($($test:ident),+ $(,)?) => {
+        $crate::on_each_backend!(@modules [scalar Scalar, neon Neon, avx2 Avx2, avx512 Avx512] [$($test),+]);
+
+        #[test]
+        fn no_backend_is_forgotten() {
+            let listed = [stringify!(scalar), stringify!(neon), stringify!(avx2), stringify!(avx512)];
+            let all: Vec<_> = lion_kernels::Backend::ALL.iter().map(|backend| backend.name()).collect();
+            assert_eq!(listed.as_slice(), all);
+        }
+    };
+    (@modules [$($module:ident $backend:ident),+] $tests:tt) => {
+        $($crate::on_each_backend!(@module $module $backend $tests);)+
+    };
+    (@module $module:ident $backend:ident [$($test:ident),+]) => {
+        mod $module {
+            $(
+                #[test]
+                fn $test() {
+                    $crate::on(lion_kernels::Backend::$backend, super::$test);
+                }
+            )+
+        }
+    };
+}
+
+/// Calls a generic function with a backend for every triple of formats of parameter, gradient and momentum.
+#[macro_export]
+macro_rules! for_each_triple {
+    ($function:ident, $backend:expr) => {
+        $crate::for_each_triple!(@p $function, $backend, [f32, half::f16, half::bf16]);
+    };
+    (@p $function:ident, $backend:expr, [$($p:ty),+]) => {
+        $($crate::for_each_triple!(@g $function, $backend, $p, [f32, half::f16, half::bf16]);)+
+    };
+    (@g $function:ident, $backend:expr, $p:ty, [$($g:ty),+]) => {
+        $($crate::for_each_triple!(@m $function, $backend, $p, $g, [f32, half::f16, half::bf16]);)+
+    };
+    (@m $function:ident, $backend:expr, $p:ty, $g:ty, [$($m:ty),+]) => {
+        $($function::<$p, $g, $m>($backend);)+
+    };
+}

@@ -8,6 +8,7 @@ use half::bf16;
 
 use super::{Pair, Storage};
 use crate::isa::Isa;
+use crate::sweep::{Place, both};
 
 const UPPER: u32 = 0xffff_0000;
 
@@ -29,38 +30,46 @@ impl Storage for bf16 {
     const SPLITS: bool = true;
 
     #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, from: *const Self) -> I::F32 {
-        // SAFETY: the caller's LANES readable elements are LANES raw 16-bit values.
-        let half = unsafe { isa.load(from.cast()) };
-        isa.from_bits(isa.shl16(isa.widen(half)))
+    unsafe fn load<I: Isa, const WHOLE: bool>(
+        place: Place<I, WHOLE>,
+        from: *const Self,
+        split: bool,
+    ) -> Pair<I> {
+        let isa = place.isa;
+        if !split {
+            // SAFETY: the caller's elements are two vectors of raw 16-bit values.
+            return both(|i| isa.from_bits(isa.shl16(isa.widen(unsafe { place.read(from.cast(), i) }))));
+        }
+        // SAFETY: the caller's elements are one vector of 32-bit lanes.
+        let neighbours: I::U32 = unsafe { place.read(from.cast(), 0) };
+        let (even, odd) = (isa.shl16(neighbours), isa.and(neighbours, isa.splat_u32(UPPER)));
+        [isa.from_bits(even), isa.from_bits(odd)]
     }
 
     #[inline(always)]
-    unsafe fn store<I: Isa>(isa: I, to: *mut Self, value: I::F32) {
-        let half = isa.narrow(isa.shr16(round(isa, value)));
-        // SAFETY: the caller's LANES writable elements are LANES raw 16-bit values.
-        unsafe { isa.store(to.cast(), half) }
+    unsafe fn store<I: Isa, const WHOLE: bool>(
+        place: Place<I, WHOLE>,
+        to: *mut Self,
+        split: bool,
+        value: Pair<I>,
+    ) {
+        let isa = place.isa;
+        let [first, second] = both(|i| round(isa, value[i]));
+        if split {
+            let neighbours = isa.or(isa.shr16(first), isa.and(second, isa.splat_u32(UPPER)));
+            // SAFETY: the caller's elements are one vector of 32-bit lanes.
+            unsafe { place.write(to.cast(), 0, neighbours) };
+        } else {
+            // SAFETY: the caller's elements are two vectors of raw 16-bit values.
+            unsafe {
+                place.write(to.cast(), 0, isa.narrow(isa.shr16(first)));
+                place.write(to.cast(), 1, isa.narrow(isa.shr16(second)));
+            }
+        }
     }
 
     #[inline(always)]
     fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32 {
         isa.from_bits(isa.and(round(isa, value), isa.splat_u32(UPPER)))
-    }
-
-    #[inline(always)]
-    unsafe fn load_split<I: Isa>(isa: I, from: *const Self) -> Pair<I> {
-        // SAFETY: the caller's 2 * LANES readable elements of 16 bits are LANES lanes of 32.
-        let both: I::U32 = unsafe { isa.load(from.cast()) };
-        let even = isa.shl16(both);
-        let odd = isa.and(both, isa.splat_u32(UPPER));
-        [isa.from_bits(even), isa.from_bits(odd)]
-    }
-
-    #[inline(always)]
-    unsafe fn store_split<I: Isa>(isa: I, to: *mut Self, [even, odd]: Pair<I>) {
-        let even = isa.shr16(round(isa, even));
-        let odd = isa.and(round(isa, odd), isa.splat_u32(UPPER));
-        // SAFETY: the caller's 2 * LANES writable elements of 16 bits are LANES lanes of 32.
-        unsafe { isa.store(to.cast(), isa.or(even, odd)) }
     }
 }

@@ -43,12 +43,13 @@ impl Isa for Avx2 {
         div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
         less(a: __m256, b: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
         is_nan(a: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
-        signed(magnitude: __m256, direction: __m256) -> __m256 = {
+        minus_signed(value: __m256, magnitude: __m256, direction: __m256) -> __m256 = {
             let sign = _mm256_and_ps(direction, _mm256_set1_ps(-0.0));
             let moves = _mm256_cmp_ps::<_CMP_NEQ_UQ>(direction, _mm256_setzero_ps());
             let number = _mm256_and_ps(_mm256_or_ps(magnitude, sign), moves);
             // All ones, the unordered mask itself, is a quiet NaN.
-            _mm256_or_ps(number, _mm256_cmp_ps::<_CMP_UNORD_Q>(direction, direction))
+            let change = _mm256_or_ps(number, _mm256_cmp_ps::<_CMP_UNORD_Q>(direction, direction));
+            _mm256_sub_ps(value, change)
         };
 
         bits(a: __m256) -> __m256i = _mm256_castps_si256(a);
@@ -58,6 +59,7 @@ impl Isa for Avx2 {
         add_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
+        xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
         shl16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>(a);
         shr16(a: __m256i) -> __m256i = _mm256_srli_epi32::<16>(a);
         max_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu32(a, b);

@@ -11,12 +11,9 @@ use super::{Isa, Kernel, primitives};
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
-/// `fixupimm`'s answers by class of the operand, a nibble each from the lowest: quiet and signalling NaN give the
-/// operand as a quiet NaN (2), a zero gives +0 (8), every other class keeps what it had (0).
-const SIGN_OF_CLASS: i32 = 0x0000_0822;
-
-/// The truth table `c ? b : a` with the sign bit as `c`: the second operand's sign on the first one's magnitude.
-const COPY_SIGN: i32 = 0xd8;
+/// `fixupimm`'s answer for each class of its operand, a nibble each from the lowest: quiet and signalling NaN give
+/// that NaN made quiet (2), zero +0 (8), one +1 (A), -inf -1 (9), +inf +1 (A), negative -1 (9), positive +1 (A).
+const SIGN_OF_CLASS: i32 = 0xa9a9_a822_u32 as i32;
 
 impl Isa for Avx512 {
     const LANES: usize = 16;
@@ -42,6 +39,27 @@ impl Isa for Avx512 {
         unsafe { enter(self, kernel) }
     }
 
+    #[inline(always)]
+    unsafe fn load_part<V: Copy>(self, from: *const V, bytes: usize) -> V {
+        const { assert!(size_of::<V>() <= size_of::<__m512i>()) };
+        // SAFETY: the token proves AVX-512 BW. Only bytes under the mask are read, which are readable by the
+        // contract; the vector's first bytes are a V, for which any bits will do.
+        unsafe {
+            let vector = _mm512_maskz_loadu_epi8(first(bytes), from.cast());
+            core::mem::transmute_copy(&vector)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
+        // SAFETY: the token proves AVX-512 BW. The load stays within `value`, and only bytes under the mask are
+        // written, which are writable by the contract.
+        unsafe {
+            let vector = _mm512_maskz_loadu_epi8(first(size_of::<V>()), (&raw const value).cast());
+            _mm512_mask_storeu_epi8(to.cast(), first(bytes), vector);
+        }
+    }
+
     primitives! {
         splat(value: f32) -> __m512 = _mm512_set1_ps(value);
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
@@ -50,13 +68,11 @@ impl Isa for Avx512 {
         div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
         less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         is_nan(a: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
-        // Two instructions, where a comparison and a blend per case would be five.
-        signed(magnitude: __m512, direction: __m512) -> __m512 = {
-            let sign = _mm512_set1_epi32(i32::MIN);
-            let moving = _mm512_ternarylogic_epi32::<COPY_SIGN>(
-                _mm512_castps_si512(magnitude), _mm512_castps_si512(direction), sign);
-            _mm512_fixupimm_ps::<0>(
-                _mm512_castsi512_ps(moving), direction, _mm512_set1_epi32(SIGN_OF_CLASS))
+        // The sign is one instruction. The product with it is exact, so that fusing it into the subtraction rounds
+        // as the two operations would: once.
+        minus_signed(value: __m512, magnitude: __m512, direction: __m512) -> __m512 = {
+            let sign = _mm512_fixupimm_ps::<0>(direction, direction, _mm512_set1_epi32(SIGN_OF_CLASS));
+            _mm512_fnmadd_ps(magnitude, sign, value)
         };
 
         bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
@@ -66,6 +82,7 @@ impl Isa for Avx512 {
         add_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
+        xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
         shl16(a: __m512i) -> __m512i = _mm512_slli_epi32::<16>(a);
         shr16(a: __m512i) -> __m512i = _mm512_srli_epi32::<16>(a);
         max_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu32(a, b);
@@ -85,4 +102,10 @@ impl Isa for Avx512 {
         add_f64(a: __m512d, b: __m512d) -> __m512d = _mm512_add_pd(a, b);
         mul_f64(a: __m512d, b: __m512d) -> __m512d = _mm512_mul_pd(a, b);
     }
+}
+
+/// A mask of the first `bytes` of 64 bytes.
+#[inline(always)]
+fn first(bytes: usize) -> __mmask64 {
+    if bytes < 64 { (1 << bytes) - 1 } else { !0 }
 }

@@ -40,11 +40,12 @@ impl Isa for Neon {
         div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
         less(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vcltq_f32(a, b);
         is_nan(a: float32x4_t) -> uint32x4_t = vmvnq_u32(vceqq_f32(a, a));
-        signed(magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
+        minus_signed(value: float32x4_t, magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
             let moving = vbslq_f32(vdupq_n_u32(0x8000_0000), direction, magnitude);
             let still = vbicq_u32(vreinterpretq_u32_f32(moving), vceqzq_f32(direction));
             // All ones where the direction equals itself not: a quiet NaN.
-            vreinterpretq_f32_u32(vornq_u32(still, vceqq_f32(direction, direction)))
+            let change = vornq_u32(still, vceqq_f32(direction, direction));
+            vsubq_f32(value, vreinterpretq_f32_u32(change))
         };
 
         bits(a: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32(a);
@@ -54,6 +55,7 @@ impl Isa for Neon {
         add_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32(a, b);
         and(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vandq_u32(a, b);
         or(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vorrq_u32(a, b);
+        xor(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = veorq_u32(a, b);
         shl16(a: uint32x4_t) -> uint32x4_t = vshlq_n_u32::<16>(a);
         shr16(a: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<16>(a);
         max_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vmaxq_u32(a, b);

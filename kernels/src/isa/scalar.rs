@@ -71,12 +71,13 @@ impl Isa for Scalar {
         map(a, f32::is_nan)
     }
     #[inline(always)]
-    fn signed(self, magnitude: Self::F32, direction: Self::F32) -> Self::F32 {
-        zip(magnitude, direction, |magnitude, direction| {
+    fn minus_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32 {
+        let change = zip(magnitude, direction, |magnitude, direction| {
             let moving = magnitude.copysign(direction);
             let still = if direction == 0.0 { 0.0 } else { moving };
             if direction.is_nan() { direction } else { still }
-        })
+        });
+        self.sub(value, change)
     }
 
     #[inline(always)]
@@ -103,6 +104,10 @@ impl Isa for Scalar {
     #[inline(always)]
     fn or(self, a: Self::U32, b: Self::U32) -> Self::U32 {
         zip(a, b, |a, b| a | b)
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::U32, b: Self::U32) -> Self::U32 {
+        zip(a, b, |a, b| a ^ b)
     }
     #[inline(always)]
     fn shl16(self, a: Self::U32) -> Self::U32 {

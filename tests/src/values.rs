@@ -1,0 +1,73 @@
+use half::{bf16, f16};
+use lion_kernels::reference::Number;
+use lion_kernels::{Element, Slice, SliceMut};
+
+use crate::Rng;
+
+/// A format as the tests see it: made from any bits, and compared by bits.
+pub trait Sample: Element + Number + PartialEq {
+    /// The element of these bits, the low ones of a 32-bit number.
+    fn from_low_bits(bits: u32) -> Self;
+    /// The bits, with every NaN the same: its payload and sign are nobody's promise.
+    fn comparable(self) -> u32;
+    /// The tensor for the kernels.
+    fn slice(tensor: &[Self]) -> Slice<'_>;
+    /// The tensor for the kernels.
+    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_>;
+}
+
+macro_rules! sample {
+    ($type:ty, $bits:ty) => {
+        impl Sample for $type {
+            fn from_low_bits(bits: u32) -> Self {
+                <$type>::from_bits(bits as $bits)
+            }
+
+            fn comparable(self) -> u32 {
+                let value = if self.is_nan() { <$type>::NAN } else { self };
+                value.to_bits().into()
+            }
+
+            fn slice(tensor: &[Self]) -> Slice<'_> {
+                tensor.into()
+            }
+
+            fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_> {
+                tensor.into()
+            }
+        }
+    };
+}
+
+sample!(f32, u32);
+sample!(f16, u16);
+sample!(bf16, u16);
+
+/// `len` values of every class, in random order: zeros of both signs, subnormals, ordinary numbers near one another,
+/// numbers of every exponent, the largest ones, infinities, NaN, any bits, and values halfway between two numbers of
+/// a 16-bit format.
+pub fn values<T: Sample>(rng: &mut Rng, len: usize) -> Vec<T> {
+    (0..len).map(|_| value(rng)).collect()
+}
+
+fn value<T: Sample>(rng: &mut Rng) -> T {
+    let sign = if rng.bool() { 1.0 } else { -1.0 };
+    let of_f32 = |value: f32| T::round(sign * value);
+    match rng.u32(0..20) {
+        0 => of_f32(0.0),
+        1 => of_f32(f32::from_bits(rng.u32(1..1 << 23))),
+        2 => of_f32(f32::from_bits(rng.u32(1..1 << 10))),
+        3 => of_f32(f32::INFINITY),
+        4 => T::round(f32::NAN),
+        5 => of_f32(f32::MAX),
+        6 => of_f32(65504.0 + 16.0 * rng.u32(0..4) as f32),
+        7 => of_f32(2.0_f32.powi(-14) - 2.0_f32.powi(-26) * rng.u32(0..9) as f32),
+        8 => of_f32(1.0),
+        // Halfway between two bfloat16 numbers, or two halves.
+        9 => of_f32(f32::from_bits(rng.u32(0x3000..0x4800) << 16 | 0x8000)),
+        10 => of_f32(f32::from_bits(rng.u32(0x38000..0x47000) << 12 | 0x1000)),
+        11..=13 => T::from_low_bits(rng.u32(..)),
+        14 => of_f32(f32::from_bits(rng.u32(0x0080_0000..0x7f80_0000))),
+        _ => of_f32(rng.f32() * 2.0),
+    }
+}
