@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs the kernels' tests on NEON, on an x86-64 machine, under qemu's user-mode emulation.
+#
+# On Debian as root it installs what it needs. Elsewhere it needs:
+#   - a rustc of at least the workspace's version with the standard library for aarch64-unknown-linux-gnu
+#     (`rustup target add aarch64-unknown-linux-gnu`; set NEON_RUSTC to use another than the one in PATH),
+#   - aarch64-linux-gnu-gcc with the C library for aarch64, as a linker,
+#   - qemu-aarch64.
+# Further arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=aarch64-unknown-linux-gnu
+rustc=${NEON_RUSTC:-rustc}
+
+has_target() {
+    [ -d "$("$1" --print sysroot 2>/dev/null)/lib/rustlib/$target/lib" ]
+}
+
+missing() {
+    ! has_target "$rustc" || ! command -v aarch64-linux-gnu-gcc >/dev/null || ! command -v qemu-aarch64 >/dev/null
+}
+
+# Debian's own rustc comes with the standard library for foreign architectures, and lives beside rustup's.
+if missing && [ -z "${NEON_RUSTC:-}" ] && [ -x /usr/bin/rustc ] && has_target /usr/bin/rustc; then
+    rustc=/usr/bin/rustc
+fi
+if missing; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "neon.sh: needs rustc's library for $target, aarch64-linux-gnu-gcc and qemu-aarch64; see its head" >&2
+        exit 1
+    fi
+    dpkg --add-architecture arm64
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        rustc-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user >/dev/null
+    has_target "$rustc" || rustc=/usr/bin/rustc
+    if missing; then
+        echo "neon.sh: the packages installed do not make a working toolchain for $target" >&2
+        exit 1
+    fi
+fi
+
+export RUSTC=$rustc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+# A compiler of its own wants a directory of its own.
+export CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon}
+export LION_EXPECT_BACKENDS=scalar,neon
+
+if [ $# -eq 0 ]; then
+    set -- -p lion-tests --test step --test passes --test conversions --test statistics
+fi
+exec cargo test --target $target "$@" -- neon scalar

@@ -1,0 +1,106 @@
+//! Conversions between the formats: every backend against the reference, and both against the half crate.
+
+use half::{bf16, f16};
+use lion_kernels::{Backend, convert};
+use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
+
+on_each_backend!(every_16_bit_value_loads, every_boundary_stores, every_pair_of_formats_and_length);
+
+/// A 16-bit format with the half crate's opinion of it.
+trait Sixteen: Sample {
+    fn half_widens(self) -> f32;
+    fn half_rounds(value: f32) -> Self;
+}
+
+impl Sixteen for f16 {
+    fn half_widens(self) -> f32 {
+        self.to_f32()
+    }
+    fn half_rounds(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+}
+
+impl Sixteen for bf16 {
+    fn half_widens(self) -> f32 {
+        self.to_f32()
+    }
+    fn half_rounds(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+}
+
+fn all<T: Sixteen>() -> Vec<T> {
+    (0..1 << 16).map(T::from_low_bits).collect()
+}
+
+fn every_16_bit_value_loads(backend: Backend) {
+    fn format<T: Sixteen>(backend: Backend) {
+        let all = all::<T>();
+        let mut found = vec![0.0_f32; all.len()];
+        convert(backend, T::slice(&all), &mut found).expect("a conversion");
+        for (value, found) in all.iter().zip(found) {
+            assert_eq!(found.comparable(), value.half_widens().comparable(), "{value:?} against half");
+            assert_eq!(found.comparable(), value.widen().comparable(), "{value:?} against the reference");
+            assert_eq!(found.is_nan(), value.half_widens().is_nan());
+        }
+    }
+    format::<f16>(backend);
+    format::<bf16>(backend);
+}
+
+/// Each value of the format, its neighbours in f32, the exact tie with the next value, and the tie's neighbours.
+fn boundaries<T: Sixteen>() -> Vec<f32> {
+    let mut boundaries = Vec::new();
+    for value in all::<T>() {
+        let this = value.half_widens();
+        let next = T::from_low_bits(value.comparable() + 1).half_widens();
+        let tie = ((f64::from(this) + f64::from(next)) / 2.0) as f32;
+        for middle in [this, tie] {
+            boundaries.extend([middle.next_down(), middle, middle.next_up()]);
+        }
+    }
+    // Where the largest number rounds to infinity: half a unit above it.
+    boundaries.extend(
+        [65519.0, 65519.996, 65520.0, 3.394e38, 3.396e38, f32::MAX].into_iter().flat_map(|x| [x, -x]),
+    );
+    boundaries
+}
+
+fn every_boundary_stores(backend: Backend) {
+    fn format<T: Sixteen>(backend: Backend) {
+        let boundaries = boundaries::<T>();
+        let mut found = vec![T::default(); boundaries.len()];
+        convert(backend, &boundaries, T::slice_mut(&mut found)).expect("a conversion");
+        for (value, found) in boundaries.iter().zip(found) {
+            assert_eq!(found.comparable(), T::half_rounds(*value).comparable(), "{value:e} against half");
+            assert_eq!(found.comparable(), T::round(*value).comparable(), "{value:e} against the reference");
+        }
+    }
+    format::<f16>(backend);
+    format::<bf16>(backend);
+}
+
+fn every_pair_of_formats_and_length(backend: Backend) {
+    fn pair<S: Sample, T: Sample>(backend: Backend) {
+        let mut rng = Rng::with_seed(0x71);
+        for len in 0..=4 * 32 + 1 {
+            let source = values::<S>(&mut rng, len);
+            let expected: Vec<T> = source.iter().map(|value| T::round(value.widen())).collect();
+            let source = Guarded::new(&source, rng.usize(..32));
+            let mut target = Guarded::new(&values::<T>(&mut rng, len), rng.usize(..32));
+            convert(backend, S::slice(source.tensor()), T::slice_mut(target.tensor_mut()))
+                .expect("a conversion");
+            target.assert_holds(&expected, &format!("{} to {}", S::DTYPE, T::DTYPE));
+        }
+    }
+    pair::<f32, f32>(backend);
+    pair::<f32, f16>(backend);
+    pair::<f32, bf16>(backend);
+    pair::<f16, f32>(backend);
+    pair::<f16, f16>(backend);
+    pair::<f16, bf16>(backend);
+    pair::<bf16, f32>(backend);
+    pair::<bf16, f16>(backend);
+    pair::<bf16, bf16>(backend);
+}

@@ -1,0 +1,111 @@
+//! All 2^32 bit patterns of f32 through the stores of both 16-bit formats.
+//!
+//! The reference and the half crate are compared element by element, once; each backend's results are compared with
+//! theirs through a digest, since every backend, emulated ones too, must see every pattern. A digest that differs is
+//! followed by a search for the first element that does.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use half::{bf16, f16};
+use lion_kernels::{Backend, convert};
+use lion_tests::{Sample, on_each_backend};
+
+/// Digests of the correct results, over all patterns in order.
+const F16: u64 = 0;
+const BF16: u64 = 0;
+
+/// Patterns that a thread takes at a time.
+const CHUNK: u32 = 1 << 16;
+
+on_each_backend!(every_f32_stored_as_f16, every_f32_stored_as_bf16);
+
+fn every_f32_stored_as_f16(backend: Backend) {
+    every_f32_stored::<f16>(backend, F16);
+}
+
+fn every_f32_stored_as_bf16(backend: Backend) {
+    every_f32_stored::<bf16>(backend, BF16);
+}
+
+fn every_f32_stored<T: Sample>(backend: Backend, expected: u64) {
+    let by_backend = |patterns: &[f32], found: &mut [T]| {
+        convert(backend, patterns, T::slice_mut(found)).expect("a conversion");
+    };
+    if digest(by_backend) == expected {
+        return;
+    }
+    each_chunk(|_, patterns| {
+        let mut found = vec![T::default(); patterns.len()];
+        by_backend(patterns, &mut found);
+        for (value, found) in patterns.iter().zip(found) {
+            let expected = T::round(*value);
+            assert!(
+                found.comparable() == expected.comparable(),
+                "{value:e}: found {found:?}, expected {expected:?}"
+            );
+        }
+    });
+    panic!("the digest of {} has changed, and the reference with it", T::DTYPE);
+}
+
+#[test]
+fn reference_and_half_agree_on_every_f32() {
+    fn format<T: Sample>(half: impl Fn(f32) -> T + Sync) -> u64 {
+        digest(|patterns, found: &mut [T]| {
+            for (value, found) in patterns.iter().zip(found) {
+                *found = T::round(*value);
+                let half = half(*value);
+                assert!(
+                    found.comparable() == half.comparable(),
+                    "{value:e}: {found:?}, but half says {half:?}"
+                );
+            }
+        })
+    }
+    let found = (format(f16::from_f32), format(bf16::from_f32));
+    assert_eq!(found, (F16, BF16), "digests of f16 and bf16");
+}
+
+/// The digest of what a conversion makes of every pattern.
+fn digest<T: Sample>(conversion: impl Fn(&[f32], &mut [T]) + Sync) -> u64 {
+    let total = Mutex::new(0_u64);
+    each_chunk(|index, patterns| {
+        let mut found = vec![T::default(); patterns.len()];
+        conversion(patterns, &mut found);
+        let mixed = found.chunks_exact(4).fold(u64::from(index), |state, four| {
+            let word = four.iter().fold(0, |word, value| word << 16 | u64::from(bits(*value)));
+            (state.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        });
+        let mut total = total.lock().expect("no thread has failed");
+        *total = total.wrapping_add(mixed);
+    });
+    total.into_inner().expect("no thread has failed")
+}
+
+fn bits<T: Sample>(value: T) -> u16 {
+    value.comparable() as u16
+}
+
+/// Calls `work` with every chunk's index and patterns, on all processors.
+fn each_chunk(work: impl Fn(u32, &[f32]) + Sync) {
+    let next = AtomicU32::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut patterns = vec![0.0; CHUNK as usize];
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index > u32::MAX / CHUNK {
+                        break;
+                    }
+                    for (offset, pattern) in (0..CHUNK).zip(&mut patterns) {
+                        *pattern = f32::from_bits(index * CHUNK + offset);
+                    }
+                    work(index, &patterns);
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,102 @@
+//! The statistics of every backend against the reference, by bits, whole and in chunks.
+
+use half::{bf16, f16};
+use lion_kernels::reference::Pass;
+use lion_kernels::{BLOCK, Backend, Gradient, Statistics, block_statistics, statistics};
+use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
+
+on_each_backend!(
+    every_length,
+    unscaled_and_averaged,
+    every_split_into_chunks,
+    non_finite_elements_are_counted
+);
+
+fn of_reference<G: Sample>(pass: &Pass, gradient: &[G], sums: Option<&[f32]>) -> Statistics {
+    let (sum_of_squares, non_finite, largest) = pass.statistics(gradient, sums);
+    Statistics { sum_of_squares, non_finite, largest }
+}
+
+#[track_caller]
+fn assert_same(found: Statistics, expected: Statistics, what: &str) {
+    let bits = |s: Statistics| {
+        let sum = if s.sum_of_squares.is_nan() { f64::NAN } else { s.sum_of_squares };
+        (sum.to_bits(), s.non_finite, s.largest.to_bits())
+    };
+    assert!(bits(found) == bits(expected), "{what}: found {found:?}, expected {expected:?}");
+}
+
+/// Values without NaN and infinities, which would hide every other difference in the sum.
+fn finite<G: Sample>(rng: &mut Rng, len: usize) -> Vec<G> {
+    let mut all = values::<G>(rng, len);
+    for value in &mut all {
+        while !value.widen().is_finite() {
+            *value = values::<G>(rng, 1)[0];
+        }
+    }
+    all
+}
+
+fn lengths() -> impl Iterator<Item = usize> {
+    let around = |middle: usize| middle - 35..=middle + 35;
+    (0..=129).chain(around(BLOCK)).chain(around(2 * BLOCK)).chain([5 * BLOCK + 1234])
+}
+
+fn every_length(backend: Backend) {
+    fn format<G: Sample>(backend: Backend) {
+        let mut rng = Rng::with_seed(0x61);
+        for len in lengths() {
+            for gradient in [finite::<G>(&mut rng, len), values::<G>(&mut rng, len)] {
+                let expected = of_reference(&Pass::default(), &gradient, None);
+                let gradient = Guarded::new(&gradient, rng.usize(..32));
+                let found = statistics(backend, &Gradient::new(), G::slice(gradient.tensor()), None);
+                assert_same(
+                    found.expect("statistics"),
+                    expected,
+                    &format!("{} elements of {}", len, G::DTYPE),
+                );
+            }
+        }
+    }
+    format::<f32>(backend);
+    format::<f16>(backend);
+    format::<bf16>(backend);
+}
+
+fn unscaled_and_averaged(backend: Backend) {
+    let mut rng = Rng::with_seed(0x62);
+    for len in lengths() {
+        let (gradient, sums) = (finite::<bf16>(&mut rng, len), finite::<f32>(&mut rng, len));
+        let pass = Pass { unscale: Some(7.0), accumulation_steps: Some(3), ..Pass::default() };
+        let settings = Gradient::new().unscale(7.0).and_then(|it| it.accumulated(3)).expect("valid");
+        let found = statistics(backend, &settings, &gradient, Some(&sums)).expect("statistics");
+        assert_same(found, of_reference(&pass, &gradient, Some(&sums)), &format!("{len} elements"));
+    }
+}
+
+fn every_split_into_chunks(backend: Backend) {
+    let mut rng = Rng::with_seed(0x63);
+    let gradient = finite::<f32>(&mut rng, 9 * BLOCK + 777);
+    let whole = statistics(backend, &Gradient::new(), &gradient, None).expect("statistics");
+    for chunk in 1..=10 {
+        let mut blocks = vec![Statistics::default(); gradient.len().div_ceil(BLOCK)];
+        // From the last chunk to the first: the order of the work is nobody's business.
+        let chunks = gradient.chunks(chunk * BLOCK).zip(blocks.chunks_mut(chunk));
+        for (part, places) in chunks.collect::<Vec<_>>().into_iter().rev() {
+            block_statistics(backend, &Gradient::new(), part, None, places).expect("statistics");
+        }
+        assert_same(Statistics::of_blocks(&blocks), whole, &format!("chunks of {chunk} blocks"));
+    }
+}
+
+fn non_finite_elements_are_counted(backend: Backend) {
+    for place in 0..70 {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut gradient = vec![2.0; 70];
+            gradient[place] = bad;
+            let found = statistics(backend, &Gradient::new(), &gradient, None).expect("statistics");
+            assert_eq!((found.non_finite, found.largest), (1, 2.0));
+            assert!(!found.sum_of_squares.is_finite());
+        }
+    }
+}
