@@ -1,4 +1,7 @@
 //! The passes beside the step: accumulating a gradient, the moving average alone, conversion between formats.
+//!
+//! The public functions take anything that is a slice, and are thin: what a caller instantiates is the conversion of
+//! the arguments, never the kernels.
 
 use core::marker::PhantomData;
 
@@ -23,7 +26,15 @@ pub fn accumulate<'a>(
     accumulator: &mut [f32],
     gradient: impl Into<Slice<'a>>,
 ) -> Result<(), Error> {
-    let gradient = gradient.into();
+    accumulate_slice(backend, settings, accumulator, gradient.into())
+}
+
+fn accumulate_slice(
+    backend: Backend,
+    settings: &Gradient,
+    accumulator: &mut [f32],
+    gradient: Slice<'_>,
+) -> Result<(), Error> {
     same_length("gradient", gradient.len(), "accumulator", accumulator.len())?;
     let (len, to, from) = (accumulator.len(), accumulator.as_mut_ptr(), gradient.as_ptr());
     with_dtype!(gradient.dtype(), G => {
@@ -63,10 +74,7 @@ impl<I: Isa, G: Storage> Visit<I> for AccumulateVisitor<I, G> {
         unsafe {
             let g = window.load(self.from, false);
             let sum = window.load(self.to, false);
-            let sum = both(
-                #[inline(always)]
-                |i| accumulated(self.isa, self.rule.unscaled(g[i]), sum[i]),
-            );
+            let sum = both!(i => accumulated(self.isa, self.rule.unscaled(g[i]), sum[i]));
             window.store(self.to, false, sum);
         }
     }
@@ -82,7 +90,15 @@ pub fn average<'a>(
     average: &mut [f32],
     parameter: impl Into<SliceMut<'a>>,
 ) -> Result<(), Error> {
-    let mut parameter = parameter.into();
+    average_slice(backend, ema, average, parameter.into())
+}
+
+fn average_slice(
+    backend: Backend,
+    ema: &Ema,
+    average: &mut [f32],
+    mut parameter: SliceMut<'_>,
+) -> Result<(), Error> {
     same_length("EMA", average.len(), "parameter", parameter.len())?;
     let (len, average, dtype) = (average.len(), average.as_mut_ptr(), parameter.dtype());
     let parameter = parameter.as_mut_ptr();
@@ -128,10 +144,7 @@ impl<I: Isa, P: Storage> Visit<I> for AverageVisitor<I, P> {
         unsafe {
             let p = window.load(self.parameter, false);
             let average = window.load(self.average, false);
-            let average = both(
-                #[inline(always)]
-                |i| self.rule.averaged(average[i], p[i]),
-            );
+            let average = both!(i => self.rule.averaged(average[i], p[i]));
             window.store(self.average, false, average);
             if self.overwrite {
                 window.store(self.parameter, false, rounded::<I, P>(self.isa, average));
@@ -149,7 +162,10 @@ pub fn convert<'a, 'b>(
     source: impl Into<Slice<'a>>,
     target: impl Into<SliceMut<'b>>,
 ) -> Result<(), Error> {
-    let (source, mut target) = (source.into(), target.into());
+    convert_slices(backend, source.into(), target.into())
+}
+
+fn convert_slices(backend: Backend, source: Slice<'_>, mut target: SliceMut<'_>) -> Result<(), Error> {
     same_length("target", target.len(), "source", source.len())?;
     let (len, dtype) = (target.len(), target.dtype());
     let (from, to) = (source.as_ptr(), target.as_mut_ptr());

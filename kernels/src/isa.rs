@@ -125,7 +125,7 @@ pub(crate) trait Isa: Copy {
         // SAFETY: readable by this function's contract, and `whole` has room; all bytes of it are initialised, and
         // vectors have no invalid bit patterns.
         unsafe {
-            core::ptr::copy_nonoverlapping(from.cast::<u8>(), whole.as_mut_ptr().cast(), bytes);
+            copy(from.cast(), whole.as_mut_ptr().cast(), bytes);
             whole.assume_init()
         }
     }
@@ -137,12 +137,33 @@ pub(crate) trait Isa: Copy {
     #[inline(always)]
     unsafe fn store_part<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
         // SAFETY: writable by this function's contract, and `value` has as many.
-        unsafe { core::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), to.cast(), bytes) }
+        unsafe { copy((&raw const value).cast(), to.cast(), bytes) }
     }
 }
 
-/// Implements primitives of [`Isa`] that are one expression of pointer-free intrinsics, as a table of rows
-/// `name(operand: type, …) -> result = expression;`.
+/// Copies less than 64 bytes, in pieces whose lengths are the powers of two in `bytes`: a few moves, where
+/// `copy_nonoverlapping` would call the C library.
+///
+/// # Safety
+/// `bytes` bytes are readable at `from` and writable at `to`.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    let mut done = 0;
+    macro_rules! piece {
+        ($($length:literal)+) => {
+            $(if bytes & $length != 0 {
+                // SAFETY: the pieces lie one after the other and are `bytes` long in all.
+                unsafe { core::ptr::copy_nonoverlapping(from.add(done), to.add(done), $length) };
+                done += $length;
+            })+
+        };
+    }
+    piece!(32 16 8 4 2 1);
+    debug_assert_eq!(done, bytes);
+}
+
+/// Implements primitives of [`Isa`] that are one expression, of pointer-free intrinsics or of plain Rust, as a table
+/// of rows `name(operand: type, …) -> result = expression;`.
 #[cfg_attr(
     not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")),
     allow(unused_macros)
@@ -152,13 +173,12 @@ macro_rules! primitives {
         $(
             #[inline(always)]
             fn $name(self, $($operand: $type),*) -> $result {
-                // SAFETY: the token exists only where the processor has the instruction set of this file, and
-                // an intrinsic without a pointer asks nothing else.
+                // SAFETY: the token exists only where the processor has the instruction set of this file, and an
+                // intrinsic without a pointer asks nothing else.
                 #[allow(unused_unsafe)]
                 unsafe { $body }
             }
         )+
     };
 }
-#[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64"))]
 use primitives;

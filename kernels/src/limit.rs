@@ -21,7 +21,15 @@ pub fn stream<'a>(
     gradient: impl Into<Slice<'a>>,
     momentum: impl Into<SliceMut<'a>>,
 ) -> Result<(), Error> {
-    let (mut parameter, gradient, mut momentum) = (parameter.into(), gradient.into(), momentum.into());
+    stream_slices(backend, parameter.into(), gradient.into(), momentum.into())
+}
+
+fn stream_slices(
+    backend: Backend,
+    mut parameter: SliceMut<'_>,
+    gradient: Slice<'_>,
+    mut momentum: SliceMut<'_>,
+) -> Result<(), Error> {
     let expected = parameter.len();
     for (tensor, found) in [("gradient", gradient.len()), ("momentum", momentum.len())] {
         if found != expected {

@@ -2,7 +2,7 @@
 //!
 //! It shares no code with the kernels, not even the conversions, and is written to be checked by reading, not to be
 //! fast. The tests compare every kernel with it, bit for bit. A conversion to a 16-bit format here finds the
-//! distance between neighbouring numbers of that format and rounds the quotient, in f64, where all of that is exact.
+//! distance between neighbouring numbers of that format and rounds the multiple of it, in f64, where that is exact.
 
 use half::{bf16, f16};
 
@@ -80,21 +80,20 @@ fn encode(value: f32, fraction_bits: i32, exponent_bits: i32) -> u16 {
         let binade = ((magnitude.to_bits() >> 52) as i32) - 1023;
         exponent = exponent.max(binade);
     }
-    let spacing = power_of_two(exponent - fraction_bits);
-    let quotient = nearest_even(magnitude / spacing);
+    let quotient = nearest_even(magnitude * power_of_two(fraction_bits - exponent));
     let steps_per_binade = 1_i64 << fraction_bits;
     // Codes count the numbers from zero up: a binade has as many as it has fractions, and the subnormals and the
     // first binade are spaced alike. A quotient that was rounded up to the next binade is that binade's first code.
-    let code = i64::from(exponent - (1 - bias)) * steps_per_binade + quotient as i64;
+    let code = i64::from(exponent - (1 - bias)) * steps_per_binade + quotient;
     sign | (code.min(i64::from(infinity)) as u16)
 }
 
-/// The integer nearest to a number between 0 and 2^52, the even one of two.
-fn nearest_even(value: f64) -> f64 {
-    let below = value as u64;
-    let rest = value - below as f64;
+/// The integer nearest to a number between 0 and 2^31, the even one of two.
+fn nearest_even(value: f64) -> i64 {
+    let below = value as i32;
+    let rest = value - f64::from(below);
     let up = rest > 0.5 || (rest == 0.5 && below % 2 == 1);
-    (below + u64::from(up)) as f64
+    i64::from(below) + i64::from(up)
 }
 
 /// The settings of a reference pass, spelt out.

@@ -81,7 +81,9 @@ pub fn statistics<'a>(
     accumulator: Option<&[f32]>,
 ) -> Result<Statistics, Error> {
     let mut all = Statistics::default();
-    each_block(backend, settings, gradient.into(), accumulator, |_, block| all = all.followed_by(&block))?;
+    each_block(backend, settings, gradient.into(), accumulator, &mut |_, block| {
+        all = all.followed_by(&block)
+    })?;
     Ok(all)
 }
 
@@ -103,7 +105,7 @@ pub fn block_statistics<'a>(
     if found != expected {
         return Err(Error::Blocks { found, expected, elements });
     }
-    each_block(backend, settings, gradient, accumulator, |index, block| {
+    each_block(backend, settings, gradient, accumulator, &mut |index, block| {
         if let Some(place) = blocks.get_mut(index) {
             *place = block;
         }
@@ -115,7 +117,7 @@ fn each_block(
     settings: &Gradient,
     gradient: Slice<'_>,
     accumulator: Option<&[f32]>,
-    mut take: impl FnMut(usize, Statistics),
+    take: &mut dyn FnMut(usize, Statistics),
 ) -> Result<(), Error> {
     let len = gradient.len();
     match (settings.accumulation_steps, accumulator.map(<[f32]>::len)) {
@@ -159,25 +161,45 @@ impl<G: Storage> Kernel for Block<'_, G> {
             non_finite: isa.splat_u32(0),
             largest: isa.splat_u32(0),
         };
-        let block = 2 * I::LANES;
         let mut start = self.start;
         while self.end - start >= WAYS {
-            for pair in 0..WAYS / block {
-                let window = Window::whole(isa, start + pair * block);
-                // SAFETY: the WAYS elements from `start` lie within the tensors.
-                unsafe { sums.add(pair, window, self.gradient, self.accumulator) };
-            }
+            each_pair::<I>(
+                #[inline(always)]
+                |pair| {
+                    let window = Window::whole(isa, start + pair * 2 * I::LANES);
+                    // SAFETY: the WAYS elements from `start` lie within the tensors.
+                    unsafe { sums.add(pair, window, self.gradient, self.accumulator) };
+                },
+            );
             start += WAYS;
         }
-        for pair in 0..WAYS / block {
-            let start = start + pair * block;
-            if start < self.end {
-                let window = Window::part(isa, start, block.min(self.end - start));
-                // SAFETY: the window ends where the tensors do, at the latest.
-                unsafe { sums.add(pair, window, self.gradient, self.accumulator) };
-            }
-        }
+        each_pair::<I>(
+            #[inline(always)]
+            |pair| {
+                let start = start + pair * 2 * I::LANES;
+                if start < self.end {
+                    let window = Window::part(isa, start, self.end - start);
+                    // SAFETY: the window ends where the tensors do, at the latest.
+                    unsafe { sums.add(pair, window, self.gradient, self.accumulator) };
+                }
+            },
+        );
         sums.total()
+    }
+}
+
+/// Calls `f` for each pair of vectors among the `WAYS`. Written out, because the compiler unrolls a loop of bodies this
+/// long only after it has put the sums into memory.
+#[inline(always)]
+fn each_pair<I: Isa>(mut f: impl FnMut(usize)) {
+    const { assert!(WAYS == 32 && matches!(I::LANES, 4 | 8 | 16)) };
+    f(0);
+    if I::LANES <= 8 {
+        f(1);
+    }
+    if I::LANES <= 4 {
+        f(2);
+        f(3);
     }
 }
 

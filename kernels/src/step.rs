@@ -253,18 +253,9 @@ fn step_pair<I: Isa, const DECAY: bool>(
     g: Pair<I>,
     m: Pair<I>,
 ) -> (Pair<I>, Pair<I>) {
-    let p = both(
-        #[inline(always)]
-        |i| if DECAY { rule.decayed(p[i]) } else { p[i] },
-    );
-    let moved = both(
-        #[inline(always)]
-        |i| rule.moved(p[i], g[i], m[i]),
-    );
-    let momentum = both(
-        #[inline(always)]
-        |i| rule.momentum(g[i], m[i]),
-    );
+    let p = both!(i => if DECAY { rule.decayed(p[i]) } else { p[i] });
+    let moved = both!(i => rule.moved(p[i], g[i], m[i]));
+    let momentum = both!(i => rule.momentum(g[i], m[i]));
     (moved, momentum)
 }
 
@@ -316,10 +307,7 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
             if self.gradient.averages() {
                 window.store(streams.accumulator, false, [isa.splat(0.0); 2]);
             }
-            let g = both(
-                #[inline(always)]
-                |i| self.gradient.clipped(g[i]),
-            );
+            let g = both!(i => self.gradient.clipped(g[i]));
             let m = window.load(streams.momentum.cast::<M>(), false);
             let p = window.load(streams.from.cast::<P>(), false);
             let (p, m) = match self.step.weight_decay {
@@ -333,10 +321,7 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
             if let Some(ema) = &self.step.ema {
                 let rule = EmaRule::new(isa, ema);
                 let average = window.load(streams.ema, false);
-                let average = both(
-                    #[inline(always)]
-                    |i| rule.averaged(average[i], stored[i]),
-                );
+                let average = both!(i => rule.averaged(average[i], stored[i]));
                 window.store(streams.ema, false, average);
                 if ema.overwrite {
                     stored = rounded::<I, P>(isa, average);
@@ -352,10 +337,7 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
 
 #[inline(always)]
 pub(crate) fn rounded<I: Isa, P: Storage>(isa: I, value: Pair<I>) -> Pair<I> {
-    both(
-        #[inline(always)]
-        |i| P::rounded(isa, value[i]),
-    )
+    both!(i => P::rounded(isa, value[i]))
 }
 
 /// A gradient as loaded, unscaled and averaged with the accumulator but not clipped.
@@ -369,17 +351,11 @@ pub(crate) unsafe fn prepared<I: Isa, const WHOLE: bool>(
     gradient: Pair<I>,
     accumulator: *const f32,
 ) -> Pair<I> {
-    let g = both(
-        #[inline(always)]
-        |i| rule.unscaled(gradient[i]),
-    );
+    let g = both!(i => rule.unscaled(gradient[i]));
     if !rule.averages() {
         return g;
     }
     // SAFETY: the rule averages, so the accumulator is there.
     let sum = unsafe { window.load(accumulator, false) };
-    both(
-        #[inline(always)]
-        |i| rule.averaged(g[i], sum[i]),
-    )
+    both!(i => rule.averaged(g[i], sum[i]))
 }

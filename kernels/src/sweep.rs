@@ -129,8 +129,20 @@ impl<I: Isa, const WHOLE: bool> Place<I, WHOLE> {
     }
 }
 
-/// Applies `f` to both vectors of a block.
-#[inline(always)]
-pub(crate) fn both<R>(f: impl Fn(usize) -> R) -> [R; 2] {
-    [f(0), f(1)]
+/// An expression for both vectors of a block, `both!(i => expression)` with `i` 0 and 1. A macro, since the closure
+/// that a function would take need not be inlined.
+macro_rules! both {
+    ($i:ident => $value:expr) => {
+        [
+            {
+                let $i = 0;
+                $value
+            },
+            {
+                let $i = 1;
+                $value
+            },
+        ]
+    };
 }
+pub(crate) use both;

@@ -38,7 +38,7 @@ impl Storage for bf16 {
         let isa = place.isa;
         if !split {
             // SAFETY: the caller's elements are two vectors of raw 16-bit values.
-            return both(|i| isa.from_bits(isa.shl16(isa.widen(unsafe { place.read(from.cast(), i) }))));
+            return both!(i => isa.from_bits(isa.shl16(isa.widen(unsafe { place.read(from.cast(), i) }))));
         }
         // SAFETY: the caller's elements are one vector of 32-bit lanes.
         let neighbours: I::U32 = unsafe { place.read(from.cast(), 0) };
@@ -54,7 +54,7 @@ impl Storage for bf16 {
         value: Pair<I>,
     ) {
         let isa = place.isa;
-        let [first, second] = both(|i| round(isa, value[i]));
+        let [first, second] = both!(i => round(isa, value[i]));
         if split {
             let neighbours = isa.or(isa.shr16(first), isa.and(second, isa.splat_u32(UPPER)));
             // SAFETY: the caller's elements are one vector of 32-bit lanes.

@@ -10,7 +10,7 @@ impl Storage for f16 {
     #[inline(always)]
     unsafe fn load<I: Isa, const WHOLE: bool>(place: Place<I, WHOLE>, from: *const Self, _: bool) -> Pair<I> {
         // SAFETY: the caller's elements are two vectors of raw 16-bit values.
-        both(|i| place.isa.half_to_f32(unsafe { place.read::<I::Half>(from.cast(), i) }))
+        both!(i => place.isa.half_to_f32(unsafe { place.read::<I::Half>(from.cast(), i) }))
     }
 
     #[inline(always)]
@@ -21,7 +21,7 @@ impl Storage for f16 {
         value: Pair<I>,
     ) {
         // SAFETY: the caller's elements are two vectors of raw 16-bit values.
-        both(|i| unsafe { place.write::<I::Half>(to.cast(), i, place.isa.f32_to_half(value[i])) });
+        both!(i => unsafe { place.write::<I::Half>(to.cast(), i, place.isa.f32_to_half(value[i])) });
     }
 
     #[inline(always)]

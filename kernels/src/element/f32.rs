@@ -8,7 +8,7 @@ impl Storage for f32 {
     #[inline(always)]
     unsafe fn load<I: Isa, const WHOLE: bool>(place: Place<I, WHOLE>, from: *const Self, _: bool) -> Pair<I> {
         // SAFETY: the caller's elements are two vectors.
-        both(|i| unsafe { place.read::<I::F32>(from.cast(), i) })
+        both!(i => unsafe { place.read::<I::F32>(from.cast(), i) })
     }
 
     #[inline(always)]
@@ -19,7 +19,7 @@ impl Storage for f32 {
         value: Pair<I>,
     ) {
         // SAFETY: the caller's elements are two vectors.
-        both(|i| unsafe { place.write::<I::F32>(to.cast(), i, value[i]) });
+        both!(i => unsafe { place.write::<I::F32>(to.cast(), i, value[i]) });
     }
 
     #[inline(always)]

@@ -1,22 +1,22 @@
 //! Plain Rust on four lanes: the backend that every machine has.
 
-use super::{Isa, Kernel};
+use super::{Isa, Kernel, primitives};
 
 /// Needs nothing of the processor.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
-#[inline(always)]
-fn map<A: Copy, R>(a: [A; 4], f: impl Fn(A) -> R) -> [R; 4] {
-    [f(a[0]), f(a[1]), f(a[2]), f(a[3])]
-}
-
-#[inline(always)]
-fn zip<A: Copy, B: Copy, R, const N: usize>(a: [A; N], b: [B; N], f: impl Fn(A, B) -> R) -> [R; N] {
-    core::array::from_fn(
-        #[inline(always)]
-        |lane| f(a[lane], b[lane]),
-    )
+/// An expression for each lane of vectors, `lanes!(a, b => a + b)`. A macro, since the closure that a function would
+/// take need not be inlined.
+macro_rules! lanes {
+    ($($vector:ident),+ => $value:expr) => {
+        [lanes!(@ 0 $($vector)+, $value), lanes!(@ 1 $($vector)+, $value),
+         lanes!(@ 2 $($vector)+, $value), lanes!(@ 3 $($vector)+, $value)]
+    };
+    (@ $lane:literal $($vector:ident)+, $value:expr) => {{
+        $(let $vector = $vector[$lane];)+
+        $value
+    }};
 }
 
 impl Isa for Scalar {
@@ -42,127 +42,45 @@ impl Isa for Scalar {
         enter(self, kernel)
     }
 
-    #[inline(always)]
-    fn splat(self, value: f32) -> Self::F32 {
-        [value; 4]
-    }
-    #[inline(always)]
-    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        zip(a, b, |a, b| a + b)
-    }
-    #[inline(always)]
-    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        zip(a, b, |a, b| a - b)
-    }
-    #[inline(always)]
-    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        zip(a, b, |a, b| a * b)
-    }
-    #[inline(always)]
-    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32 {
-        zip(a, b, |a, b| a / b)
-    }
-    #[inline(always)]
-    fn less(self, a: Self::F32, b: Self::F32) -> Self::Mask {
-        zip(a, b, |a, b| a < b)
-    }
-    #[inline(always)]
-    fn is_nan(self, a: Self::F32) -> Self::Mask {
-        map(a, f32::is_nan)
-    }
-    #[inline(always)]
-    fn minus_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32 {
-        let change = zip(magnitude, direction, |magnitude, direction| {
-            let moving = magnitude.copysign(direction);
-            let still = if direction == 0.0 { 0.0 } else { moving };
-            if direction.is_nan() { direction } else { still }
-        });
-        self.sub(value, change)
-    }
+    primitives! {
+        splat(value: f32) -> [f32; 4] = [value; 4];
+        add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(a, b => a + b);
+        sub(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(a, b => a - b);
+        mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(a, b => a * b);
+        div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(a, b => a / b);
+        less(a: [f32; 4], b: [f32; 4]) -> [bool; 4] = lanes!(a, b => a < b);
+        is_nan(a: [f32; 4]) -> [bool; 4] = lanes!(a => f32::is_nan(a));
+        minus_signed(value: [f32; 4], magnitude: [f32; 4], direction: [f32; 4]) -> [f32; 4] = lanes!(
+            value, magnitude, direction => {
+                let moving = magnitude.copysign(direction);
+                let still = if direction == 0.0 { 0.0 } else { moving };
+                value - if direction.is_nan() { direction } else { still }
+            });
 
-    #[inline(always)]
-    fn bits(self, a: Self::F32) -> Self::U32 {
-        map(a, f32::to_bits)
-    }
-    #[inline(always)]
-    fn from_bits(self, a: Self::U32) -> Self::F32 {
-        map(a, f32::from_bits)
-    }
+        bits(a: [f32; 4]) -> [u32; 4] = lanes!(a => f32::to_bits(a));
+        from_bits(a: [u32; 4]) -> [f32; 4] = lanes!(a => f32::from_bits(a));
 
-    #[inline(always)]
-    fn splat_u32(self, value: u32) -> Self::U32 {
-        [value; 4]
-    }
-    #[inline(always)]
-    fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32 {
-        zip(a, b, u32::wrapping_add)
-    }
-    #[inline(always)]
-    fn and(self, a: Self::U32, b: Self::U32) -> Self::U32 {
-        zip(a, b, |a, b| a & b)
-    }
-    #[inline(always)]
-    fn or(self, a: Self::U32, b: Self::U32) -> Self::U32 {
-        zip(a, b, |a, b| a | b)
-    }
-    #[inline(always)]
-    fn xor(self, a: Self::U32, b: Self::U32) -> Self::U32 {
-        zip(a, b, |a, b| a ^ b)
-    }
-    #[inline(always)]
-    fn shl16(self, a: Self::U32) -> Self::U32 {
-        map(a, |a| a << 16)
-    }
-    #[inline(always)]
-    fn shr16(self, a: Self::U32) -> Self::U32 {
-        map(a, |a| a >> 16)
-    }
-    #[inline(always)]
-    fn max_u32(self, a: Self::U32, b: Self::U32) -> Self::U32 {
-        zip(a, b, u32::max)
-    }
-    #[inline(always)]
-    fn less_u31(self, a: Self::U32, b: Self::U32) -> Self::Mask {
-        zip(a, b, |a, b| a < b)
-    }
-    #[inline(always)]
-    fn select(self, mask: Self::Mask, yes: Self::U32, no: Self::U32) -> Self::U32 {
-        let pick = |lane: usize| if mask[lane] { yes[lane] } else { no[lane] };
-        [pick(0), pick(1), pick(2), pick(3)]
-    }
+        splat_u32(value: u32) -> [u32; 4] = [value; 4];
+        add_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.wrapping_add(b));
+        and(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a & b);
+        or(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a | b);
+        xor(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a ^ b);
+        shl16(a: [u32; 4]) -> [u32; 4] = lanes!(a => a << 16);
+        shr16(a: [u32; 4]) -> [u32; 4] = lanes!(a => a >> 16);
+        max_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.max(b));
+        less_u31(a: [u32; 4], b: [u32; 4]) -> [bool; 4] = lanes!(a, b => a < b);
+        select(mask: [bool; 4], yes: [u32; 4], no: [u32; 4]) -> [u32; 4] =
+            lanes!(mask, yes, no => if mask { yes } else { no });
 
-    #[inline(always)]
-    fn widen(self, a: Self::Half) -> Self::U32 {
-        map(a, u32::from)
-    }
-    #[inline(always)]
-    fn narrow(self, a: Self::U32) -> Self::Half {
-        map(a, |a| a as u16)
-    }
-    #[inline(always)]
-    fn half_to_f32(self, a: Self::Half) -> Self::F32 {
-        map(a, half_to_f32)
-    }
-    #[inline(always)]
-    fn f32_to_half(self, a: Self::F32) -> Self::Half {
-        map(a, f32_to_half)
-    }
+        widen(a: [u16; 4]) -> [u32; 4] = lanes!(a => u32::from(a));
+        narrow(a: [u32; 4]) -> [u16; 4] = lanes!(a => a as u16);
+        half_to_f32(a: [u16; 4]) -> [f32; 4] = lanes!(a => half_to_f32(a));
+        f32_to_half(a: [f32; 4]) -> [u16; 4] = lanes!(a => f32_to_half(a));
 
-    #[inline(always)]
-    fn zero_f64(self) -> Self::F64 {
-        [0.0; 2]
-    }
-    #[inline(always)]
-    fn to_f64(self, a: Self::F32) -> [Self::F64; 2] {
-        [[a[0].into(), a[1].into()], [a[2].into(), a[3].into()]]
-    }
-    #[inline(always)]
-    fn add_f64(self, a: Self::F64, b: Self::F64) -> Self::F64 {
-        zip(a, b, |a, b| a + b)
-    }
-    #[inline(always)]
-    fn mul_f64(self, a: Self::F64, b: Self::F64) -> Self::F64 {
-        zip(a, b, |a, b| a * b)
+        zero_f64() -> [f64; 2] = [0.0; 2];
+        to_f64(a: [f32; 4]) -> [[f64; 2]; 2] = [[a[0].into(), a[1].into()], [a[2].into(), a[3].into()]];
+        add_f64(a: [f64; 2], b: [f64; 2]) -> [f64; 2] = [a[0] + b[0], a[1] + b[1]];
+        mul_f64(a: [f64; 2], b: [f64; 2]) -> [f64; 2] = [a[0] * b[0], a[1] * b[1]];
     }
 }
 
