@@ -63,8 +63,8 @@ pub(crate) trait Isa: Copy {
     /// `magnitude` is finite and not negative. The product is exact, so this rounds once however it is done.
     fn minus_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
 
-    fn bits(self, a: Self::F32) -> Self::U32;
-    fn from_bits(self, a: Self::U32) -> Self::F32;
+    fn to_bits(self, a: Self::F32) -> Self::U32;
+    fn of_bits(self, a: Self::U32) -> Self::F32;
 
     fn splat_u32(self, value: u32) -> Self::U32;
     fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;

@@ -4,6 +4,9 @@
 //! fast. The tests compare every kernel with it, bit for bit. A conversion to a 16-bit format here finds the
 //! distance between neighbouring numbers of that format and rounds the multiple of it, in f64, where that is exact.
 
+// Written as the specification writes it.
+#![allow(clippy::assign_op_pattern, clippy::eq_op)]
+
 use half::{bf16, f16};
 
 /// What the oracle needs to know of a number format: how to read it, and how to round to it.
@@ -110,7 +113,7 @@ pub struct Pass {
     /// The limit and the tensor's norm.
     pub clip_norm: Option<(f32, f32)>,
     /// The limit and the norm over all tensors.
-    pub global_clip_norm: Option<(f32, f32)>,
+    pub global_clip_norm: Option<(f64, f32)>,
     pub ema_momentum: Option<f32>,
     pub ema_overwrite: bool,
 }
@@ -162,7 +165,7 @@ impl Pass {
             g = (g * limit) / maximum(norm, limit);
         }
         if let Some((limit, norm)) = self.global_clip_norm {
-            let scale = limit * minimum(1.0 / norm, 1.0 / limit);
+            let scale = limit as f32 * minimum(1.0 / norm, (1.0 / limit) as f32);
             g = g * (scale + (norm - norm));
         }
         if let Some(limit) = self.clip_value {
@@ -172,6 +175,9 @@ impl Pass {
     }
 
     /// One step: what [`Step::apply`](crate::Step::apply) does, with `parameter` as source and target.
+    ///
+    /// # Panics
+    /// Where the tensors' lengths differ.
     pub fn step<P: Number, G: Number, M: Number, C: Number>(
         &self,
         parameter: &mut [P],
@@ -197,7 +203,7 @@ impl Pass {
             momentum[i] = M::round(m * self.beta_2 + g * (1.0 - self.beta_2));
             parameter[i] = P::round(p);
             if let Some(averages) = &mut average {
-                self.average(std_slice(averages, i), std_slice(parameter, i));
+                self.average(&mut averages[i..=i], &mut parameter[i..=i]);
             }
             if let Some(copies) = &mut copy {
                 copies[i] = C::round(parameter[i].widen());
@@ -225,6 +231,9 @@ impl Pass {
 
     /// Sum of squares in the order that [`statistics`](crate::statistics()) promises, number of non-finite
     /// elements, and largest finite magnitude.
+    ///
+    /// # Panics
+    /// Where the accumulator is shorter than the gradient.
     pub fn statistics<G: Number>(&self, gradient: &[G], accumulator: Option<&[f32]>) -> (f64, u64, f32) {
         let (mut total, mut non_finite, mut largest) = (0.0, 0, 0.0);
         for start in (0..gradient.len()).step_by(4096) {
@@ -242,10 +251,6 @@ impl Pass {
         }
         (total, non_finite, largest)
     }
-}
-
-fn std_slice<T>(slice: &mut [T], i: usize) -> &mut [T] {
-    &mut slice[i..=i]
 }
 
 /// Adds the two halves place by place until one number is left.

@@ -149,7 +149,7 @@ impl<I: Isa> GradientRule<I> {
 
 #[inline(always)]
 fn select<I: Isa>(isa: I, mask: I::Mask, yes: I::F32, no: I::F32) -> I::F32 {
-    isa.from_bits(isa.select(mask, isa.bits(yes), isa.bits(no)))
+    isa.of_bits(isa.select(mask, isa.to_bits(yes), isa.to_bits(no)))
 }
 
 #[inline(always)]

@@ -50,12 +50,13 @@ pub enum Clip {
 
 impl Clip {
     /// Scales a set of tensors down to the joint L2 norm `limit`: `g * (limit * min(1 / norm, 1 / limit))`.
-    /// A norm that is not finite makes every element NaN, as in Keras.
-    pub fn global_norm(limit: f32, norm: f32) -> Self {
-        // f32::min would prefer a number to NaN; this comparison keeps the NaN of a NaN norm.
-        let (by_norm, by_limit) = (1.0 / norm, 1.0 / limit);
+    ///
+    /// A norm that is not finite makes every element NaN, as in Keras. The limit is a double because Keras divides
+    /// before it rounds to f32.
+    pub fn global_norm(limit: f64, norm: f32) -> Self {
+        let (by_norm, by_limit) = (1.0 / norm, (1.0 / limit) as f32);
         let smaller = if by_limit < by_norm { by_limit } else { by_norm };
-        Clip::Factor(limit * smaller + (norm - norm))
+        Clip::Factor(if norm.is_finite() { limit as f32 * smaller } else { f32::NAN })
     }
 }
 

@@ -41,10 +41,10 @@ impl Statistics {
         blocks.iter().fold(Self::default(), |all, block| all.followed_by(block))
     }
 
-    /// The L2 norm, rounded to f32.
+    /// The L2 norm. The sum is rounded to f32 before its root is taken, so that the norm is infinite where Keras's is.
     #[cfg(feature = "std")]
     pub fn norm(&self) -> f32 {
-        self.sum_of_squares.sqrt() as f32
+        (self.sum_of_squares as f32).sqrt()
     }
 
     /// The statistics of this part and then that one. Which order is part of the result's bits.
@@ -230,12 +230,12 @@ impl<I: Isa> Sums<I> {
             (raw, prepared(&self.rule, window, raw, accumulator))
         };
         for vector in 0..2 {
-            let magnitude = isa.and(isa.bits(raw[vector]), isa.splat_u32(ABSOLUTE));
+            let magnitude = isa.and(isa.to_bits(raw[vector]), isa.splat_u32(ABSOLUTE));
             let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));
             let one = isa.select(finite, isa.splat_u32(0), isa.splat_u32(1));
             self.non_finite = isa.add_u32(self.non_finite, one);
 
-            let magnitude = isa.and(isa.bits(used[vector]), isa.splat_u32(ABSOLUTE));
+            let magnitude = isa.and(isa.to_bits(used[vector]), isa.splat_u32(ABSOLUTE));
             let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));
             let magnitude = isa.select(finite, magnitude, isa.splat_u32(0));
             self.largest = isa.max_u32(self.largest, magnitude);

@@ -282,7 +282,7 @@ fn any_settings_and_lengths(backend: Backend) {
             accumulation_steps,
             clip_value: (clip == 1).then_some(limit),
             clip_norm: (clip == 2).then_some((limit, norm)),
-            global_clip_norm: (clip == 3).then_some((limit, norm)),
+            global_clip_norm: (clip == 3).then_some((f64::from(limit) / 3.0, norm)),
             ema_momentum,
             ema_overwrite,
         };

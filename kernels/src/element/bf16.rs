@@ -19,7 +19,7 @@ const UPPER: u32 = 0xffff_0000;
 /// largest number. A NaN could carry into an infinity or a zero; it gets its quiet bit instead.
 #[inline(always)]
 fn round<I: Isa>(isa: I, value: I::F32) -> I::U32 {
-    let bits = isa.bits(value);
+    let bits = isa.to_bits(value);
     let odd = isa.and(isa.shr16(bits), isa.splat_u32(1));
     let rounded = isa.add_u32(isa.add_u32(bits, isa.splat_u32(0x7fff)), odd);
     let quiet = isa.or(bits, isa.splat_u32(0x0040_0000));
@@ -38,12 +38,12 @@ impl Storage for bf16 {
         let isa = place.isa;
         if !split {
             // SAFETY: the caller's elements are two vectors of raw 16-bit values.
-            return both!(i => isa.from_bits(isa.shl16(isa.widen(unsafe { place.read(from.cast(), i) }))));
+            return both!(i => isa.of_bits(isa.shl16(isa.widen(unsafe { place.read(from.cast(), i) }))));
         }
         // SAFETY: the caller's elements are one vector of 32-bit lanes.
         let neighbours: I::U32 = unsafe { place.read(from.cast(), 0) };
         let (even, odd) = (isa.shl16(neighbours), isa.and(neighbours, isa.splat_u32(UPPER)));
-        [isa.from_bits(even), isa.from_bits(odd)]
+        [isa.of_bits(even), isa.of_bits(odd)]
     }
 
     #[inline(always)]
@@ -70,6 +70,6 @@ impl Storage for bf16 {
 
     #[inline(always)]
     fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32 {
-        isa.from_bits(isa.and(round(isa, value), isa.splat_u32(UPPER)))
+        isa.of_bits(isa.and(round(isa, value), isa.splat_u32(UPPER)))
     }
 }

@@ -52,8 +52,8 @@ impl Isa for Avx2 {
             _mm256_sub_ps(value, change)
         };
 
-        bits(a: __m256) -> __m256i = _mm256_castps_si256(a);
-        from_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        to_bits(a: __m256) -> __m256i = _mm256_castps_si256(a);
+        of_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
 
         splat_u32(value: u32) -> __m256i = _mm256_set1_epi32(value as i32);
         add_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);

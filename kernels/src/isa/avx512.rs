@@ -75,8 +75,8 @@ impl Isa for Avx512 {
             _mm512_fnmadd_ps(magnitude, sign, value)
         };
 
-        bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
-        from_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        to_bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
+        of_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
 
         splat_u32(value: u32) -> __m512i = _mm512_set1_epi32(value as i32);
         add_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);

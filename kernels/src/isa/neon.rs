@@ -48,8 +48,8 @@ impl Isa for Neon {
             vsubq_f32(value, vreinterpretq_f32_u32(change))
         };
 
-        bits(a: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32(a);
-        from_bits(a: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32(a);
+        to_bits(a: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32(a);
+        of_bits(a: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32(a);
 
         splat_u32(value: u32) -> uint32x4_t = vdupq_n_u32(value);
         add_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32(a, b);

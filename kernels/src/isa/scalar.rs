@@ -57,8 +57,8 @@ impl Isa for Scalar {
                 value - if direction.is_nan() { direction } else { still }
             });
 
-        bits(a: [f32; 4]) -> [u32; 4] = lanes!(a => f32::to_bits(a));
-        from_bits(a: [u32; 4]) -> [f32; 4] = lanes!(a => f32::from_bits(a));
+        to_bits(a: [f32; 4]) -> [u32; 4] = lanes!(a => f32::to_bits(a));
+        of_bits(a: [u32; 4]) -> [f32; 4] = lanes!(a => f32::from_bits(a));
 
         splat_u32(value: u32) -> [u32; 4] = [value; 4];
         add_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.wrapping_add(b));
