@@ -1,10 +1,77 @@
-/// Why a call did nothing.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+use std::borrow::Cow;
+
+/// Why a call did nothing. Each message is one line that says what was wrong, where, what was found and what is
+/// allowed.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A hyperparameter, backend or memory that a kernel refuses.
+    /// An argument outside its range, or of the wrong type.
+    #[error("{name} is {value}, and must be {allowed}")]
+    Argument {
+        /// Keras's name of the argument; in a file, with the keys that lead to it.
+        name: String,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        allowed: Cow<'static, str>,
+    },
+    /// More than one way to clip.
+    #[error("{found}, and at most one of clipnorm, global_clipnorm and clipvalue may be set")]
+    SeveralClips {
+        /// Which are set, and to what.
+        found: String,
+    },
+    /// A key that nothing reads.
+    #[error("{key} is not known here; known: {known}")]
+    UnknownKey {
+        /// The key, with the keys that lead to it.
+        key: String,
+        /// The keys that would be read.
+        known: String,
+    },
+    /// A key that has no default and is not there.
+    #[error("{key} is missing, and must be {allowed}")]
+    MissingKey {
+        /// The key, with the keys that lead to it.
+        key: String,
+        /// What is allowed.
+        allowed: Cow<'static, str>,
+    },
+    /// Text that is no JSON.
+    #[error("{place}: {reason}")]
+    Json {
+        /// The key under which the trouble is.
+        place: String,
+        /// What is wrong, with line and column.
+        reason: String,
+    },
+    /// A value that lives in the program alone.
+    #[error("{name} is {what}, which cannot be written to a file")]
+    NotSerializable {
+        /// The argument.
+        name: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A shape that is not that of the values.
+    #[error("the shape {shape:?} does not have the {elements} elements of the values")]
+    Shape {
+        /// The shape.
+        shape: Vec<usize>,
+        /// How many values there are.
+        elements: usize,
+    },
+    /// Memory that could not be had.
+    #[error("no memory for {elements} {what}")]
+    OutOfMemory {
+        /// What it was wanted for.
+        what: &'static str,
+        /// How many were wanted.
+        elements: usize,
+    },
+    /// From the kernels.
     #[error(transparent)]
-    Kernel(#[from] lion_kernels::Error),
+    Kernels(#[from] lion_kernels::Error),
     /// A tensor of a variable that a kernel refuses.
     #[error("variable {name:?}: {source}")]
     Tensor {
@@ -21,7 +88,7 @@ pub enum Error {
     },
     /// A shape whose number of elements does not fit in memory.
     #[error("variable {name:?}: the shape {shape:?} has more elements than memory can hold")]
-    Shape {
+    ShapeTooLarge {
         /// The variable.
         name: String,
         /// Its shape.
@@ -63,4 +130,26 @@ pub enum Error {
         /// The format of the registration.
         expected: lion_kernels::Dtype,
     },
+}
+
+impl Error {
+    pub(crate) fn argument(
+        name: impl Into<String>,
+        value: impl ToString,
+        allowed: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Error::Argument { name: name.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// Says under which key of a file the trouble is. A name that is empty is that of the value at the key itself.
+    pub(crate) fn under(mut self, path: &str) -> Self {
+        if let Error::Argument { name, .. }
+        | Error::NotSerializable { name, .. }
+        | Error::UnknownKey { key: name, .. }
+        | Error::MissingKey { key: name, .. } = &mut self
+        {
+            *name = if name.is_empty() { path.into() } else { format!("{path}.{name}") };
+        }
+        self
+    }
 }

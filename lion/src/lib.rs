@@ -19,11 +19,19 @@
 //! # Ok::<(), lion::Error>(())
 //! ```
 
+mod check;
+mod config;
 mod error;
+mod hyperparameter;
+mod json;
 mod optimizer;
+pub mod schedule;
 mod variable;
 
+pub use config::{Config, DynamicLossScale};
 pub use error::Error;
+pub use hyperparameter::Hyperparameter;
 pub use lion_kernels::{Backend, Dtype, Slice, SliceMut};
 pub use optimizer::{Builder, Lion};
+pub use schedule::Schedule;
 pub use variable::{Update, VariableId};

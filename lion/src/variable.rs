@@ -56,7 +56,7 @@ impl Variable {
     pub(crate) fn new(name: &str, shape: &[usize], dtype: Dtype) -> Result<Self, Error> {
         let len = shape.iter().try_fold(1_usize, |len, &extent| len.checked_mul(extent));
         let Some(len) = len else {
-            return Err(Error::Shape { name: name.into(), shape: shape.into() });
+            return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });
         };
         let momentum =
             State::zeroed(dtype, len).map_err(|source| Error::Tensor { name: name.into(), source })?;

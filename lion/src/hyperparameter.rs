@@ -1,0 +1,79 @@
+use serde_json::Value;
+
+use crate::json::{self, Fields};
+use crate::{Error, Schedule};
+
+/// A number that stays, or one that follows the calls of the optimizer.
+///
+/// ```
+/// use lion::{Hyperparameter, Schedule, schedule::CosineDecay};
+///
+/// let constant = Hyperparameter::from(1e-3);
+/// let decaying = Hyperparameter::from(CosineDecay::new(1e-3, 10_000.0)?);
+/// let own = Hyperparameter::from(Schedule::from_fn(|step| if step < 100 { 1e-4 } else { 1e-3 }));
+/// assert_eq!([constant.at(0), decaying.at(0), own.at(0)], [1e-3, 1e-3, 1e-4]);
+/// # Ok::<(), lion::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub enum Hyperparameter {
+    /// Kept as f64, as Keras's files have it, and rounded to f32 where it is used.
+    Constant(f64),
+    /// By the number of the call.
+    Scheduled(Schedule),
+}
+
+impl Hyperparameter {
+    /// The value in call number `step`, from 0.
+    pub fn at(&self, step: u64) -> f32 {
+        match self {
+            Hyperparameter::Constant(value) => *value as f32,
+            Hyperparameter::Scheduled(schedule) => schedule.at(step),
+        }
+    }
+
+    /// Checks what can be known now; a schedule's values are known when their step comes.
+    pub(crate) fn check(
+        &self,
+        name: &str,
+        check: impl Fn(&str, f64) -> Result<f64, Error>,
+    ) -> Result<(), Error> {
+        match self {
+            Hyperparameter::Constant(value) => check(name, *value).map(drop),
+            Hyperparameter::Scheduled(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn write(&self) -> Result<Value, Error> {
+        match self {
+            Hyperparameter::Constant(value) => Ok(json::float(*value)),
+            Hyperparameter::Scheduled(schedule) => schedule.write(),
+        }
+    }
+
+    /// The hyperparameter under `key`, if the key is there and not null.
+    pub(crate) fn read(fields: &mut Fields, key: &'static str) -> Result<Option<Self>, Error> {
+        match fields.value(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Number(number)) => {
+                Ok(Some(Hyperparameter::Constant(number.as_f64().unwrap_or(f64::NAN))))
+            }
+            Some(value @ Value::Object(_)) => {
+                let schedule = Schedule::read(value).map_err(|error| error.under(key))?;
+                Ok(Some(schedule.into()))
+            }
+            Some(other) => Err(json::wrong(key, &other, "a number or a serialized schedule")),
+        }
+    }
+}
+
+impl From<f64> for Hyperparameter {
+    fn from(value: f64) -> Self {
+        Hyperparameter::Constant(value)
+    }
+}
+
+impl From<Schedule> for Hyperparameter {
+    fn from(schedule: Schedule) -> Self {
+        Hyperparameter::Scheduled(schedule)
+    }
+}

@@ -1,0 +1,285 @@
+//! JSON as Python writes it: read without surprises, every key accounted for.
+
+mod wrapped;
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::Error;
+
+pub(crate) use wrapped::Wrapped;
+
+/// Reads a text. Unlike serde_json's own reading into a [`Value`], a key that is there twice is an error, and an error
+/// knows under which key it is.
+pub(crate) fn parse(text: &str) -> Result<Value, Error> {
+    let mut path = Vec::new();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let tree = Tree { path: &mut path }.deserialize(&mut reader);
+    let parsed = tree.and_then(|value| reader.end().map(|()| value));
+    parsed.map_err(|error| {
+        let outer = path.len().saturating_sub(DEEPEST_SHOWN);
+        let keys: Vec<_> = path.iter().skip(outer).map(|key| shown(key)).collect();
+        let place = if outer > 0 { format!("….{}", keys.join(".")) } else { keys.join(".") };
+        match non_finite(text, &error) {
+            Some(token) if !place.is_empty() => Error::argument(place, token, "a finite number"),
+            _ if place.is_empty() => {
+                Error::Json { place: "not valid JSON".into(), reason: error.to_string() }
+            }
+            _ => Error::Json { place, reason: error.to_string() },
+        }
+    })
+}
+
+/// More than a config has.
+const DEEPEST_SHOWN: usize = 8;
+
+/// Python writes these tokens, which JSON does not have.
+fn non_finite(text: &str, error: &serde_json::Error) -> Option<&'static str> {
+    let line = text.lines().nth(error.line().checked_sub(1)?)?.as_bytes();
+    // The column is that of the token's first byte, or of the first after a minus.
+    let at = error.column().saturating_sub(3);
+    let near = line.get(at..)?;
+    (0..4).find_map(|skip| {
+        let rest = near.get(skip..)?;
+        ["NaN", "-Infinity", "Infinity"].into_iter().find(|token| rest.starts_with(token.as_bytes()))
+    })
+}
+
+/// The path is left as it is where an error comes up, so that it says where.
+struct Tree<'a> {
+    path: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = elements.next_element_seed(Tree { path: self.path })? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            self.path.push(key.clone());
+            if map.contains_key(&key) {
+                return Err(A::Error::custom("the key is there twice"));
+            }
+            let value = entries.next_value_seed(Tree { path: self.path })?;
+            self.path.pop();
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// The entries of an object, each taken once; what is left at the end is an error. Errors name the key within the
+/// object: whoever read the object adds where it is, by [`Error::under`].
+#[derive(Debug)]
+pub(crate) struct Fields {
+    entries: Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl Fields {
+    pub(crate) fn new(value: Value) -> Result<Self, Error> {
+        match value {
+            Value::Object(entries) => Ok(Fields { entries, known: Vec::new() }),
+            other => Err(Error::argument("", excerpt(&other), "an object")),
+        }
+    }
+
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    pub(crate) fn value(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.entries.remove(key)
+    }
+
+    /// What is under `key`; nothing where the key is absent or null.
+    pub(crate) fn option<T: FromJson>(&mut self, key: &'static str) -> Result<Option<T>, Error> {
+        match self.value(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => convert(key, value).map(Some),
+        }
+    }
+
+    /// What is under `key`, or the default where the key is absent. A null is a wrong type.
+    pub(crate) fn or<T: FromJson>(&mut self, key: &'static str, default: T) -> Result<T, Error> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(value) => convert(key, value),
+        }
+    }
+
+    /// What is under `key`, which has no default.
+    pub(crate) fn required<T: FromJson>(&mut self, key: &'static str) -> Result<T, Error> {
+        match self.value(key) {
+            None => Err(Error::MissingKey { key: key.into(), allowed: T::WHAT.into() }),
+            Some(value) => convert(key, value),
+        }
+    }
+
+    /// The list of numbers under `key`, which has no default.
+    pub(crate) fn numbers(&mut self, key: &'static str) -> Result<Vec<f64>, Error> {
+        const WHAT: &str = "a list of numbers";
+        match self.value(key) {
+            None => Err(Error::MissingKey { key: key.into(), allowed: WHAT.into() }),
+            Some(Value::Array(elements)) => {
+                let number = |(index, value)| convert(&format!("{key}[{index}]"), value);
+                elements.into_iter().enumerate().map(number).collect()
+            }
+            Some(other) => Err(wrong(key, &other, WHAT)),
+        }
+    }
+
+    /// That nothing is left.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.entries.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(Error::UnknownKey { key: shown(key), known: self.known.join(", ") }),
+        }
+    }
+}
+
+/// A value that is not what it must be.
+pub(crate) fn wrong(key: &str, value: &Value, allowed: &'static str) -> Error {
+    Error::argument(key, excerpt(value), allowed)
+}
+
+fn convert<T: FromJson>(key: &str, value: Value) -> Result<T, Error> {
+    T::from_json(value).map_err(|value| wrong(key, &value, T::WHAT))
+}
+
+/// A type that a JSON value may have. The value comes back where it does not.
+pub(crate) trait FromJson: Sized {
+    const WHAT: &'static str;
+
+    fn from_json(value: Value) -> Result<Self, Value>;
+}
+
+impl FromJson for f64 {
+    const WHAT: &'static str = "a number";
+
+    fn from_json(value: Value) -> Result<Self, Value> {
+        value.as_f64().ok_or(value)
+    }
+}
+
+impl FromJson for bool {
+    const WHAT: &'static str = "true or false";
+
+    fn from_json(value: Value) -> Result<Self, Value> {
+        value.as_bool().ok_or(value)
+    }
+}
+
+/// Python counts with `2.0` as it does with `2`.
+impl FromJson for u64 {
+    const WHAT: &'static str = "a whole number that is not negative";
+
+    fn from_json(value: Value) -> Result<Self, Value> {
+        let whole = |x: &f64| *x >= 0.0 && x.fract() == 0.0 && *x < 2.0_f64.powi(64);
+        value.as_u64().or_else(|| value.as_f64().filter(whole).map(|x| x as u64)).ok_or(value)
+    }
+}
+
+impl FromJson for String {
+    const WHAT: &'static str = "a string";
+
+    fn from_json(value: Value) -> Result<Self, Value> {
+        match value {
+            Value::String(text) => Ok(text),
+            other => Err(other),
+        }
+    }
+}
+
+impl FromJson for Value {
+    const WHAT: &'static str = "an object";
+
+    fn from_json(value: Value) -> Result<Self, Value> {
+        Ok(value)
+    }
+}
+
+/// A number that Keras wants as a Python float, which `1` is not: the writer gives it a point. Only finite numbers
+/// are written, as a config is checked first.
+pub(crate) fn float(value: f64) -> Value {
+    Value::from(value)
+}
+
+/// A number of steps, which Keras's own files have as an integer.
+pub(crate) fn steps(value: f64) -> Value {
+    // Up to here every integer is an f64.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT { Value::from(value as i64) } else { float(value) }
+}
+
+/// A value in an error: one line, and a short one.
+fn excerpt(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "an object".into(),
+        Value::Array(elements) => format!("a list of {}", elements.len()),
+        Value::String(text) => format!("{:?}", shorten(text)),
+        other => other.to_string(),
+    }
+}
+
+/// A key in an error: quoted where it could be taken for something else.
+fn shown(key: &str) -> String {
+    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    if plain && key.len() <= LONGEST { key.into() } else { format!("{:?}", shorten(key)) }
+}
+
+const LONGEST: usize = 60;
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        None => text.into(),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}

@@ -1,0 +1,38 @@
+use serde_json::{Map, Value};
+
+use super::{Curve, single};
+use crate::json::{self, Fields};
+use crate::{Error, check};
+
+/// The same value in every call: what a [`LinearWarmup`](super::LinearWarmup) leads to.
+///
+/// `learning_rate`
+///
+#[doc = include_str!("../../docs/schedules/constant.svg")]
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    learning_rate: f64,
+}
+
+impl Constant {
+    /// # Errors
+    /// [`Error::Argument`] where `learning_rate` is outside [0, inf).
+    pub fn new(learning_rate: f64) -> Result<Self, Error> {
+        Ok(Constant { learning_rate: check::not_negative("learning_rate", learning_rate)? })
+    }
+}
+
+impl Curve for Constant {
+    fn at(&self, _: u64) -> f64 {
+        single(self.learning_rate)
+    }
+
+    fn write(&self, config: &mut Map<String, Value>) -> Result<(), Error> {
+        config.insert("learning_rate".into(), json::float(self.learning_rate));
+        Ok(())
+    }
+
+    fn read(config: &mut Fields) -> Result<Self, Error> {
+        Self::new(config.required("learning_rate")?)
+    }
+}

@@ -1,0 +1,67 @@
+use serde_json::{Map, Value};
+
+use super::{Curve, single};
+use crate::json::{self, Fields};
+use crate::{Error, check};
+
+/// Keras's `PiecewiseConstantDecay`: one value up to each boundary, and one after the last.
+///
+/// `values[0]` while `step <= boundaries[0]`, then `values[i]` while `step <= boundaries[i]`, then the last.
+///
+#[doc = include_str!("../../docs/schedules/piecewise_constant_decay.svg")]
+#[derive(Clone, Debug, PartialEq)]
+pub struct PiecewiseConstantDecay {
+    boundaries: Vec<f64>,
+    values: Vec<f64>,
+}
+
+impl PiecewiseConstantDecay {
+    /// # Errors
+    /// [`Error::Argument`] where `values` has not one element more than `boundaries`, a boundary or a value is outside
+    /// [0, inf), or a boundary is below the one before it.
+    pub fn new(boundaries: impl Into<Vec<f64>>, values: impl Into<Vec<f64>>) -> Result<Self, Error> {
+        let (boundaries, values) = (boundaries.into(), values.into());
+        if values.len().checked_sub(1) != Some(boundaries.len()) {
+            let found = format!("a list of {}", values.len());
+            let expected = format!("one longer than boundaries, a list of {}", boundaries.len());
+            return Err(Error::argument("values", found, expected));
+        }
+        let mut least = 0.0;
+        for (index, &boundary) in boundaries.iter().enumerate() {
+            let name = format!("boundaries[{index}]");
+            check::not_negative(&name, boundary)?;
+            if boundary < least {
+                return Err(Error::argument(
+                    name,
+                    boundary,
+                    format!("in [{least}, inf), from the one before"),
+                ));
+            }
+            least = boundary;
+        }
+        for (index, &value) in values.iter().enumerate() {
+            check::not_negative(&format!("values[{index}]"), value)?;
+        }
+        Ok(PiecewiseConstantDecay { boundaries, values })
+    }
+}
+
+impl Curve for PiecewiseConstantDecay {
+    fn at(&self, step: u64) -> f64 {
+        // Keras compares integers here: the boundary loses its fraction, the step does not become an f32. An f64 that
+        // is larger than every u64 becomes the largest.
+        let passed = self.boundaries.partition_point(|&boundary| (boundary as u64) < step);
+        self.values.get(passed).copied().map_or(0.0, single)
+    }
+
+    fn write(&self, config: &mut Map<String, Value>) -> Result<(), Error> {
+        config.insert("boundaries".into(), self.boundaries.iter().copied().map(json::steps).collect());
+        config.insert("values".into(), self.values.iter().copied().map(json::float).collect());
+        Ok(())
+    }
+
+    fn read(config: &mut Fields) -> Result<Self, Error> {
+        let boundaries = config.numbers("boundaries")?;
+        Self::new(boundaries, config.numbers("values")?)
+    }
+}
