@@ -21,6 +21,7 @@
 
 mod check;
 mod config;
+mod constraint;
 mod error;
 mod hyperparameter;
 mod json;
@@ -29,6 +30,7 @@ pub mod schedule;
 mod variable;
 
 pub use config::{Config, DynamicLossScale};
+pub use constraint::{Axes, Constraint};
 pub use error::Error;
 pub use hyperparameter::Hyperparameter;
 pub use lion_kernels::{Backend, Dtype, Slice, SliceMut};

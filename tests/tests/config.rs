@@ -345,6 +345,7 @@ fn configs_go_between_threads() {
     fn check<T: Clone + std::fmt::Debug + Send + Sync>() {}
     check::<Config>();
     check::<Schedule>();
+    check::<lion::Constraint>();
 }
 
 #[test]
