@@ -6,7 +6,7 @@
 #     (`rustup target add aarch64-unknown-linux-gnu`; set NEON_RUSTC to use another than the one in PATH),
 #   - aarch64-linux-gnu-gcc with the C library for aarch64, as a linker,
 #   - qemu-aarch64.
-# Further arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs.
+# Arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,12 +43,21 @@ fi
 
 export RUSTC=$rustc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+# The loader and the C library must be of one build. Where the machine has both as a foreign architecture, those are
+# found as they are; otherwise the cross compiler's are.
+runner=qemu-aarch64
+[ -e /lib/ld-linux-aarch64.so.1 ] || runner+=" -L /usr/aarch64-linux-gnu"
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner
 # A compiler of its own wants a directory of its own.
 export CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon}
 export LION_EXPECT_BACKENDS=scalar,neon
 
-if [ $# -eq 0 ]; then
-    set -- -p lion-tests --test step --test passes --test conversions --test statistics
+if [ $# -gt 0 ]; then
+    exec cargo test --target $target "$@"
 fi
-exec cargo test --target $target "$@" -- neon scalar
+cargo test --target $target -p lion-tests --test step --test passes --test conversions --test statistics \
+    --test exhaustive -- neon
+
+# The release build's assembly is read on this side of the emulator, with a compiler for this machine.
+unset LION_EXPECT_BACKENDS
+LION_ASSEMBLY_TARGET=$target LION_OBJDUMP=aarch64-linux-gnu-objdump cargo test -p lion-tests --test assembly

@@ -3,6 +3,20 @@
 //!
 //! The tests themselves are in `tests/`, a file for each subject.
 
+#[cfg(doctest)]
+mod readmes {
+    //! The examples of the READMEs are compiled and run.
+
+    #[doc = include_str!("../../README.md")]
+    struct Workspace;
+
+    #[doc = include_str!("../../kernels/README.md")]
+    struct Kernels;
+
+    #[doc = include_str!("../../lion/README.md")]
+    struct Lion;
+}
+
 mod guarded;
 mod values;
 

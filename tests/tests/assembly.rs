@@ -73,7 +73,8 @@ fn build(target: Option<&str>) -> PathBuf {
     }
     let status = cargo.status().expect("cargo can be started");
     assert!(status.success(), "the release build fails");
-    directory.join(target.unwrap_or_default()).join("release").join("liblion_kernels.rlib")
+    let built = target.map_or(directory.clone(), |target| directory.join(target));
+    built.join("release").join("liblion_kernels.rlib")
 }
 
 fn disassemble(library: &Path) -> String {
