@@ -8,6 +8,8 @@ use crate::Rng;
 pub trait Sample: Element + Number + PartialEq {
     /// The element of these bits, the low ones of a 32-bit number.
     fn from_low_bits(bits: u32) -> Self;
+    /// The bits.
+    fn low_bits(self) -> u32;
     /// The bits, with every NaN the same: its payload and sign are nobody's promise.
     fn comparable(self) -> u32;
     /// The tensor for the kernels.
@@ -23,9 +25,12 @@ macro_rules! sample {
                 <$type>::from_bits(bits as $bits)
             }
 
+            fn low_bits(self) -> u32 {
+                self.to_bits().into()
+            }
+
             fn comparable(self) -> u32 {
-                let value = if self.is_nan() { <$type>::NAN } else { self };
-                value.to_bits().into()
+                if self.is_nan() { <$type>::NAN.low_bits() } else { self.low_bits() }
             }
 
             fn slice(tensor: &[Self]) -> Slice<'_> {
