@@ -141,12 +141,13 @@ impl Gradient {
         Self::default()
     }
 
-    /// Divides by the factor that the loss was multiplied with.
+    /// Divides by the factor that the loss was multiplied with. Zero and infinity are what a dynamic scale comes to
+    /// when it halves or doubles for ever; division by them is IEEE's, as in Keras.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] where it is not finite and positive.
+    /// [`Error::Hyperparameter`] where it is negative or NaN.
     pub fn unscale(self, divisor: f32) -> Result<Self, Error> {
-        check("loss_scale_factor", divisor, positive(divisor), "(0, inf)")?;
+        check("loss_scale_factor", divisor, divisor >= 0.0, "[0, inf]")?;
         Ok(Gradient { unscale: Some(divisor), ..self })
     }
 

@@ -26,7 +26,6 @@ fn hyperparameters_outside_their_range() {
         refused(step().weight_decay(value), "weight_decay", value);
         refused(step().clip(Clip::Value(value)), "clipvalue", value);
         refused(step().clip(Clip::Norm { limit: value, norm: 1.0 }), "clipnorm", value);
-        refused(Gradient::new().unscale(value).map(|it| step().gradient(it)), "loss_scale_factor", value);
         refused(Ema::new(value).map(|it| step().ema(it)), "ema_momentum", value);
     }
     for value in [0.0, 1.1] {
@@ -35,7 +34,9 @@ fn hyperparameters_outside_their_range() {
     refused(Step::new(0.1, 0.9, 1.1), "beta_2", 1.1);
     refused(step().clip(Clip::Value(0.0)), "clipvalue", 0.0);
     refused(step().clip(Clip::Norm { limit: 1.0, norm: -1.0 }), "norm", -1.0);
-    refused(Gradient::new().unscale(0.0).map(|it| step().gradient(it)), "loss_scale_factor", 0.0);
+    for value in [f32::NAN, f32::NEG_INFINITY, -1.0] {
+        refused(Gradient::new().unscale(value).map(|it| step().gradient(it)), "loss_scale_factor", value);
+    }
     for steps in [0, 1, (1 << 24) + 2] {
         let name = "gradient_accumulation_steps";
         refused(Gradient::new().accumulated(steps).map(|it| step().gradient(it)), name, steps as f32);

@@ -14,7 +14,7 @@ fn accumulation(backend: Backend) {
     fn format<G: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x51);
         for len in LENGTHS {
-            for unscale in [None, Some(3.0)] {
+            for unscale in [None, Some(3.0), Some(0.0), Some(f32::INFINITY)] {
                 let (sums, gradient) = (values::<f32>(&mut rng, len), values::<G>(&mut rng, len));
                 let mut expected = sums.clone();
                 Pass { unscale, ..Pass::default() }.accumulate(&mut expected, &gradient);
