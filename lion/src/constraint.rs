@@ -140,6 +140,27 @@ impl Constraint {
     /// [`Error::Shape`] where the shape is not that of the values, [`Error::Argument`] where it lacks an axis or an
     /// axis is there twice, [`Error::OutOfMemory`]. The values are then as they were.
     pub fn apply(&self, shape: &[usize], values: &mut [f32]) -> Result<(), Error> {
+        self.apply_with(shape, values, &mut Vec::new())
+    }
+
+    /// How many norms it takes of a parameter of this shape, which is how long the scratch memory gets.
+    pub(crate) fn norms(&self, shape: &[usize]) -> Result<usize, Error> {
+        match &self.0 {
+            Rule::NonNegative | Rule::Closure(_) => Ok(0),
+            Rule::MaxNorm { axes, .. } | Rule::UnitNorm { axes, .. } | Rule::MinMaxNorm { axes, .. } => {
+                let empty = shape.contains(&0);
+                Layout::new(shape, axes).map(|layout| if empty { 0 } else { layout.norms })
+            }
+        }
+    }
+
+    /// [`apply`](Self::apply) with memory that is used again.
+    pub(crate) fn apply_with(
+        &self,
+        shape: &[usize],
+        values: &mut [f32],
+        sums: &mut Vec<f64>,
+    ) -> Result<(), Error> {
         let elements = shape.iter().try_fold(1_usize, |product, &side| product.checked_mul(side));
         // A side of 0 makes a product that overflowed 0 again.
         if elements != Some(values.len()) && !(values.is_empty() && shape.contains(&0)) {
@@ -153,17 +174,17 @@ impl Constraint {
             }
             Rule::MaxNorm { max, axes, epsilon } => {
                 let factor = |norm| at_most(norm, *max) / (epsilon + norm);
-                by_norm(shape, values, axes, factor, |value, factor| value * factor)?;
+                by_norm(shape, values, axes, sums, factor, |value, factor| value * factor)?;
             }
             Rule::UnitNorm { axes, epsilon } => {
-                by_norm(shape, values, axes, |norm| epsilon + norm, |value, divisor| value / divisor)?;
+                by_norm(shape, values, axes, sums, |norm| epsilon + norm, |value, divisor| value / divisor)?;
             }
             Rule::MinMaxNorm { min, max, rate, rest, axes, epsilon } => {
                 let factor = |norm| {
                     let desired = rate * at_most(at_least(norm, *min), *max) + rest * norm;
                     desired / (epsilon + norm)
                 };
-                by_norm(shape, values, axes, factor, |value, factor| value * factor)?;
+                by_norm(shape, values, axes, sums, factor, |value, factor| value * factor)?;
             }
             Rule::Closure(function) => function(shape, values),
         }
@@ -199,6 +220,7 @@ fn by_norm(
     shape: &[usize],
     values: &mut [f32],
     axes: &Axes,
+    sums: &mut Vec<f64>,
     factor: impl Fn(f32) -> f32,
     apply: impl Fn(f32, f32) -> f32,
 ) -> Result<(), Error> {
@@ -206,7 +228,7 @@ fn by_norm(
     if values.is_empty() {
         return Ok(());
     }
-    let mut sums = Vec::new();
+    sums.clear();
     if sums.try_reserve_exact(layout.norms).is_err() {
         return Err(Error::OutOfMemory { what: "norms", elements: layout.norms });
     }
@@ -216,7 +238,7 @@ fn by_norm(
             *sum += f64::from(*value * *value);
         }
     });
-    for sum in &mut sums {
+    for sum in sums.iter_mut() {
         *sum = f64::from(factor((*sum as f32).sqrt()));
     }
     layout.for_each(values, |value, norm| {

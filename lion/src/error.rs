@@ -120,11 +120,41 @@ pub enum Error {
         /// The number of elements of the variable's shape.
         expected: usize,
     },
+    /// A call in which no variable has a gradient.
+    #[error("no variable of the call has a gradient")]
+    NoGradients,
+    /// A variable that a call leaves out, though its moving average needs it.
+    #[error(
+        "variable {name:?} is not in the call, and its moving average needs it: Update::without_gradient names a \
+         variable that has no gradient"
+    )]
+    MissingVariable {
+        /// The variable.
+        name: String,
+    },
+    /// A regular expression that cannot be used.
+    #[error("exclude_from_weight_decay is {pattern:?}, which is no regular expression: {reason}")]
+    Pattern {
+        /// The expression.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A group of another optimizer.
+    #[error("there is no group number {index}; {groups} are there, with the optimizer's own")]
+    UnknownGroup {
+        /// The group's number.
+        index: usize,
+        /// How many there are.
+        groups: usize,
+    },
     /// A parameter of another format than was registered.
-    #[error("variable {name:?}: the parameter is {found}, and was registered as {expected}")]
+    #[error("variable {name:?}: the {tensor} is {found}, and was registered as {expected}")]
     Dtype {
         /// The variable.
         name: String,
+        /// Which tensor: the parameter, or the source that it is read from.
+        tensor: &'static str,
         /// The format of the call.
         found: lion_kernels::Dtype,
         /// The format of the registration.
@@ -139,6 +169,14 @@ impl Error {
         allowed: impl Into<Cow<'static, str>>,
     ) -> Self {
         Error::Argument { name: name.into(), value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// Says in which call a hyperparameter is outside its range.
+    pub(crate) fn in_call(mut self, call: u64) -> Self {
+        if let Error::Argument { name, .. } = &mut self {
+            *name = format!("{name} of call {call}");
+        }
+        self
     }
 
     /// Says under which key of a file the trouble is. A name that is empty is that of the value at the key itself.

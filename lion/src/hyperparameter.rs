@@ -72,6 +72,12 @@ impl From<f64> for Hyperparameter {
     }
 }
 
+impl From<f32> for Hyperparameter {
+    fn from(value: f32) -> Self {
+        Hyperparameter::Constant(value.into())
+    }
+}
+
 impl From<Schedule> for Hyperparameter {
     fn from(schedule: Schedule) -> Self {
         Hyperparameter::Scheduled(schedule)

@@ -19,21 +19,47 @@
 //! # Ok::<(), lion::Error>(())
 //! ```
 
+mod accumulation;
+mod builder;
 mod check;
+mod clip;
 mod config;
 mod constraint;
+mod ema;
 mod error;
+mod group;
 mod hyperparameter;
 mod json;
+mod loss_scale;
+mod metrics;
 mod optimizer;
 pub mod schedule;
+mod stalled;
+mod update;
 mod variable;
 
+pub use builder::Builder;
 pub use config::{Config, DynamicLossScale};
 pub use constraint::{Axes, Constraint};
+pub use ema::EmaCadence;
 pub use error::Error;
+pub use group::{Group, GroupId};
 pub use hyperparameter::Hyperparameter;
 pub use lion_kernels::{Backend, Dtype, Slice, SliceMut};
-pub use optimizer::{Builder, Lion};
+pub use metrics::{Metrics, Outcome};
+pub use optimizer::Lion;
 pub use schedule::Schedule;
-pub use variable::{Update, VariableId};
+pub use update::Update;
+pub use variable::{StateMut, VariableId, VariableOptions, VariableView};
+
+/// What a training program names: `use lion::prelude::*;`.
+pub mod prelude {
+    pub use crate::schedule::{
+        CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseTimeDecay, LinearWarmup,
+        PiecewiseConstantDecay, PolynomialDecay,
+    };
+    pub use crate::{
+        Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId, Hyperparameter, Lion,
+        Metrics, Outcome, Schedule, Update, VariableId, VariableOptions,
+    };
+}

@@ -1,9 +1,24 @@
-//! The optimizer: hyperparameters, the variables with their state, and the call that moves them.
+//! The optimizer: the variables with their state, and the call that moves them.
 
-use lion_kernels::{Backend, Dtype, Slice, Step, Tensors};
+mod call;
+mod state;
 
-use crate::Error;
-use crate::variable::{Update, Variable, VariableId};
+use std::collections::HashMap;
+
+use lion_kernels::{Backend, Dtype, Gradient, Statistics};
+use regex::Regex;
+
+use self::call::{Call, Room};
+use crate::accumulation::Window;
+use crate::builder::Builder;
+use crate::clip::{Clipping, Found, Norms};
+use crate::ema::Averaging;
+use crate::group::{Rates, Steps};
+use crate::loss_scale::LossScale;
+use crate::variable::{Variable, Wanted};
+use crate::{
+    Config, EmaCadence, Error, Group, GroupId, Metrics, Outcome, Update, VariableId, VariableOptions,
+};
 
 /// The Lion optimizer (Chen et al., 2023) over named variables, as `keras.optimizers.Lion` computes it.
 ///
@@ -19,146 +34,361 @@ use crate::variable::{Update, Variable, VariableId};
 /// assert_eq!(parameter, [0.989; 6]);
 /// # Ok::<(), lion::Error>(())
 /// ```
+///
+/// A clone has the same variables, under the same ids, and a copy of their state.
 #[derive(Clone, Debug)]
 pub struct Lion {
-    step: Step,
+    config: Config,
     backend: Backend,
+    momentum_dtype: Option<Dtype>,
+    patterns: Vec<Regex>,
+    clipping: Clipping,
+    window: Window,
+    averaging: Option<Averaging>,
+    loss_scale: LossScale,
+    /// The first is the optimizer's own hyperparameters.
+    groups: Vec<Group>,
     variables: Vec<Variable>,
+    names: HashMap<String, VariableId>,
     iterations: u64,
+    scratch: Scratch,
 }
 
-/// The hyperparameters of a [`Lion`] to be, with Keras's defaults.
-#[derive(Clone, Debug, PartialEq)]
-#[must_use]
-pub struct Builder {
-    learning_rate: f32,
-    beta_1: f32,
-    beta_2: f32,
-    weight_decay: Option<f32>,
-    backend: Option<Backend>,
-}
-
-impl Builder {
-    /// How far a call moves each element; not negative. 0.001 unless set.
-    pub fn learning_rate(self, learning_rate: f32) -> Self {
-        Builder { learning_rate, ..self }
-    }
-
-    /// The share of the old momentum in the direction of a step, in (0, 1]. 0.9 unless set.
-    pub fn beta_1(self, beta_1: f32) -> Self {
-        Builder { beta_1, ..self }
-    }
-
-    /// The share of the old momentum in the new one, in [0, 1]. 0.99 unless set.
-    pub fn beta_2(self, beta_2: f32) -> Self {
-        Builder { beta_2, ..self }
-    }
-
-    /// Decoupled weight decay, not negative: a call takes `learning_rate * weight_decay` of each element. None
-    /// unless set.
-    pub fn weight_decay(self, weight_decay: f32) -> Self {
-        Builder { weight_decay: Some(weight_decay), ..self }
-    }
-
-    /// The instruction set; without this it is what `LION_ISA` names, or else the machine's fastest. The result is
-    /// the same, bit for bit.
-    pub fn backend(self, backend: Backend) -> Self {
-        Builder { backend: Some(backend), ..self }
-    }
-
-    /// The optimizer.
-    ///
-    /// # Errors
-    /// A hyperparameter outside its range; a backend, here or in `LION_ISA`, that this machine lacks.
-    pub fn build(self) -> Result<Lion, Error> {
-        let mut step = Step::new(self.learning_rate, self.beta_1, self.beta_2)?;
-        if let Some(weight_decay) = self.weight_decay {
-            step = step.weight_decay(weight_decay)?;
-        }
-        let backend = match self.backend {
-            Some(backend) => backend.required()?,
-            None => Backend::from_env()?,
-        };
-        Ok(Lion { step, backend, variables: Vec::new(), iterations: 0 })
-    }
+/// What a call works in, kept so that calls need not allocate.
+#[derive(Clone, Debug, Default)]
+struct Scratch {
+    /// The variables of the call in the order of registration, each with its place among the updates.
+    order: Vec<(usize, usize)>,
+    /// By group.
+    steps: Vec<Steps>,
+    /// In the order of `order`, where the call looks ahead.
+    measured: Vec<Statistics>,
+    room: Room,
 }
 
 impl Lion {
-    /// The hyperparameters, at Keras's defaults.
+    /// The options, at Keras's defaults.
     pub fn builder() -> Builder {
-        Builder { learning_rate: 1e-3, beta_1: 0.9, beta_2: 0.99, weight_decay: None, backend: None }
+        Builder::default()
     }
 
-    /// Adds a variable, with a momentum of zeros in the parameter's format.
+    /// An optimizer with these options, and what a [`Builder`] has beside them at its defaults.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn from_config(config: Config) -> Result<Self, Error> {
+        Builder::from(config).build()
+    }
+
+    /// All has been checked.
+    pub(crate) fn new(
+        config: Config,
+        ema_cadence: EmaCadence,
+        momentum_dtype: Option<Dtype>,
+        patterns: Vec<Regex>,
+        backend: Backend,
+    ) -> Self {
+        Lion {
+            backend,
+            momentum_dtype,
+            patterns,
+            clipping: Clipping::new(&config),
+            window: Window { calls: config.gradient_accumulation_steps },
+            averaging: Averaging::new(&config, ema_cadence),
+            loss_scale: LossScale::new(&config),
+            groups: vec![Group::new()],
+            variables: Vec::new(),
+            names: HashMap::new(),
+            iterations: 0,
+            scratch: Scratch::default(),
+            config,
+        }
+    }
+
+    /// Adds a variable with nothing special about it. Its state is zero.
     ///
     /// # Errors
     /// A name that is taken, a shape too large, or memory that cannot be had.
     pub fn register(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<VariableId, Error> {
-        if self.variables.iter().any(|variable| variable.name == name) {
-            return Err(Error::DuplicateName { name: name.into() });
-        }
-        self.variables.push(Variable::new(name, shape, dtype)?);
-        Ok(VariableId(self.variables.len() - 1))
+        self.register_with(name, shape, dtype, VariableOptions::default())
     }
 
-    /// One optimizer step on the variables of the call, each at most once; the others stay as they are. A call
-    /// without any does nothing.
+    /// Adds a variable. Its state is zero, also where calls have been made before.
     ///
     /// # Errors
-    /// A tensor that does not fit its variable. Nothing has been written then.
-    pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
-        if updates.is_empty() {
-            return Ok(());
+    /// As [`register`](Self::register), and a constraint along an axis that the shape does not have, or a group of
+    /// another optimizer.
+    pub fn register_with(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: Dtype,
+        options: VariableOptions,
+    ) -> Result<VariableId, Error> {
+        if self.names.contains_key(name) {
+            return Err(Error::DuplicateName { name: name.into() });
         }
+        self.require_group(options.group)?;
+        let wanted = Wanted {
+            momentum_dtype: self.momentum_dtype,
+            decays: !self.patterns.iter().any(|pattern| pattern.is_match(name)),
+            ema: self.averaging.is_some(),
+            accumulator: self.window.calls.is_some(),
+        };
+        let id = VariableId(self.variables.len());
+        self.variables.push(Variable::new(name, shape, dtype, options, wanted)?);
+        self.names.insert(name.into(), id);
+        Ok(id)
+    }
+
+    /// Adds a group of hyperparameters, for [`VariableOptions::group`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for one outside its range.
+    pub fn add_group(&mut self, group: Group) -> Result<GroupId, Error> {
+        group.validate()?;
+        self.groups.push(group);
+        Ok(GroupId(self.groups.len() - 1))
+    }
+
+    /// Applies gradients to the variables of the call, each named at most once and in any order, as one call of
+    /// Keras's `optimizer.apply`. In a call that names none nothing happens.
+    ///
+    /// With a moving average a call must name every variable, but those overwritten with their gradient: use
+    /// [`Update::without_gradient`] for one that has none.
+    ///
+    /// # Errors
+    /// Tensors that do not fit their variables; a variable named twice, or left out where the average needs it; no
+    /// gradient at all; a hyperparameter outside its range, which a schedule gives in this call. Nothing has been
+    /// changed then.
+    ///
+    /// # Panics
+    /// Where a schedule's or constraint's closure does. A schedule's runs before anything is changed. A constraint's
+    /// runs right after its variable was moved: where it panics, this variable and those registered before it have
+    /// been moved and the others not, and the call has not been counted.
+    pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
+        // No variables: nothing happens.
+        if updates.is_empty() {
+            return Ok(self.metrics(
+                Outcome::Nothing,
+                self.learning_rate(),
+                &Found::default(),
+                Norms::default(),
+            ));
+        }
+        // All that can be wrong, while nothing has been changed.
+        self.check(updates)?;
+        let learning_rate = self.evaluate()?;
+        let mut call = self.plan(updates)?;
+        // The pass that norms and the finite check need first.
+        if call.looks_ahead {
+            self.measure(&mut call, updates)?;
+        }
+        // A dynamic loss scale skips calls that are not finite.
+        if self.loss_scale.is_dynamic() && call.found.non_finite > 0 {
+            for update in updates.iter_mut() {
+                update.keep();
+                update.refresh_copy(self.backend)?;
+            }
+            let metrics = self.metrics(Outcome::Skipped, learning_rate, &call.found, Norms::default());
+            self.loss_scale.overflowed();
+            return Ok(metrics);
+        }
+        // Overwriting with the gradient; unscaling, accumulation, clipping, decay, step; average; constraints.
+        self.visit(&mut call, updates)?;
+        let measured = call.outcome == Outcome::Updated
+            && (call.looks_ahead
+                || self.clipping != Clipping::Off && matches!(self.clipping, Clipping::Norm(_)));
+        let norms = match self.clipping {
+            _ if measured && call.outcome == Outcome::Updated => call.found.norms(self.clipping),
+            Clipping::Off => Norms { clipped: Some(false), ..Norms::default() },
+            _ => Norms::default(),
+        };
+        let metrics = self.metrics(call.outcome, learning_rate, &call.found, norms);
+        // The iteration; and a dynamic loss scale has had a finite call.
+        self.iterations = self.iterations.saturating_add(1);
+        self.loss_scale.succeeded();
+        Ok(metrics)
+    }
+
+    /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
+    /// gradients are ignored, and nothing is counted.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply). Nothing has been changed then.
+    pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.check(updates)?;
         for update in updates {
-            let Some(variable) = self.variables.get_mut(update.variable.0) else { continue };
-            let momentum = variable.momentum.as_slice_mut();
-            let tensors = Tensors::in_place(update.parameter.reborrow(), update.gradient, momentum);
-            self.step
-                .apply(self.backend, tensors)
-                .map_err(|source| Error::Tensor { name: variable.name.clone(), source })?;
+            let Some(variable) = self.variables.get(update.variable.0) else { continue };
+            let of_variable = |source| variable.error(source);
+            match &variable.ema {
+                Some(ema) => lion_kernels::convert(self.backend, &ema[..], update.parameter.reborrow())
+                    .map_err(of_variable)?,
+                None => update.keep(),
+            }
+            update.refresh_copy(self.backend).map_err(of_variable)?;
         }
-        self.iterations += 1;
         Ok(())
     }
 
-    fn check(&self, updates: &[Update<'_>]) -> Result<(), Error> {
+    /// Puts the updates in the order of registration, and finds what is wrong with them.
+    fn check(&mut self, updates: &[Update<'_>]) -> Result<(), Error> {
+        let order = &mut self.scratch.order;
+        order.clear();
         for (place, update) in updates.iter().enumerate() {
             let index = update.variable.0;
             let Some(variable) = self.variables.get(index) else {
                 return Err(Error::UnknownVariable { index, registered: self.variables.len() });
             };
-            variable.check(update)?;
-            if updates.iter().take(place).any(|earlier| earlier.variable == update.variable) {
-                return Err(Error::RepeatedVariable { name: variable.name.clone() });
+            update.check(variable)?;
+            self.scratch.room.reserve(variable)?;
+            order.push((index, place));
+        }
+        // Updates mostly are in this order already, which takes one look at each.
+        order.sort_unstable();
+        let mut expected = 0;
+        for &(index, _) in &self.scratch.order {
+            if index < expected {
+                return Err(Error::RepeatedVariable { name: self.name_at(index) });
+            }
+            self.require_unaveraged(expected..index)?;
+            expected = index + 1;
+        }
+        if updates.is_empty() { Ok(()) } else { self.require_unaveraged(expected..self.variables.len()) }
+    }
+
+    /// Variables that a call leaves out must not be ones that it averages.
+    fn require_unaveraged(&self, range: std::ops::Range<usize>) -> Result<(), Error> {
+        let missing = match self.averaging {
+            Some(_) => self.variables.get(range).unwrap_or_default().iter().find(|it| it.ema.is_some()),
+            None => None,
+        };
+        match missing {
+            Some(variable) => Err(Error::MissingVariable { name: variable.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The step of each group, with its hyperparameters as schedules have them in this call. Gives the learning
+    /// rate.
+    fn evaluate(&mut self) -> Result<f32, Error> {
+        let call = self.iterations;
+        let own = Rates::new(&self.config, call);
+        self.scratch.steps.clear();
+        for group in &self.groups {
+            self.scratch.steps.push(group.rates(&own, call).steps(call)?);
+        }
+        Ok(own.learning_rate)
+    }
+
+    /// What kind of call this is.
+    fn plan(&self, updates: &[Update<'_>]) -> Result<Call, Error> {
+        let overwritten = |update: &Update<'_>| {
+            self.variables.get(update.variable.0).is_some_and(|variable| variable.overwritten)
+        };
+        if updates.iter().all(|update| update.gradient.is_none()) {
+            return Err(Error::NoGradients);
+        }
+        let ends_window = self.window.ends(self.iterations);
+        let outcome = match updates.iter().any(|update| update.gradient.is_some() && !overwritten(update)) {
+            false => Outcome::Overwritten,
+            true if ends_window => Outcome::Updated,
+            true => Outcome::Accumulated,
+        };
+        let mut gradient = Gradient::new();
+        if let Some(factor) = self.loss_scale.factor() {
+            gradient = gradient.unscale(factor)?;
+        }
+        if let (Some(calls), true) = (self.window.calls, ends_window) {
+            gradient = gradient.accumulated(calls)?;
+        }
+        let ema = match self.averaging {
+            Some(averaging) if outcome != Outcome::Overwritten => {
+                averaging.at(self.window.index(self.iterations), ends_window)?
+            }
+            _ => None,
+        };
+        let global = matches!(self.clipping, Clipping::Global(_)) && outcome == Outcome::Updated;
+        Ok(Call {
+            backend: self.backend,
+            outcome,
+            ends_window,
+            gradient,
+            clipping: self.clipping,
+            ema,
+            looks_ahead: global || self.loss_scale.is_dynamic(),
+            found: Found::default(),
+        })
+    }
+
+    /// The statistics of every gradient, before any of them is used.
+    fn measure(&mut self, call: &mut Call, updates: &[Update<'_>]) -> Result<(), Error> {
+        let dynamic = self.loss_scale.is_dynamic();
+        self.scratch.measured.clear();
+        for &(index, place) in &self.scratch.order {
+            let gradient = updates.get(place).and_then(|update| update.gradient);
+            let mut measured = Statistics::default();
+            if let (Some(variable), Some(gradient)) = (self.variables.get(index), gradient) {
+                if dynamic || !variable.overwritten {
+                    measured = call.measure(variable, gradient).map_err(|source| variable.error(source))?;
+                }
+                if variable.overwritten {
+                    call.found.non_finite += measured.non_finite;
+                } else {
+                    call.found.add(self.clipping, &measured);
+                }
+            }
+            self.scratch.measured.push(measured);
+        }
+        Ok(())
+    }
+
+    /// Does the call's work on every variable, in the order of registration.
+    fn visit(&mut self, call: &mut Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        let Scratch { order, steps, measured, room } = &mut self.scratch;
+        for (turn, &(index, place)) in order.iter().enumerate() {
+            let (Some(variable), Some(update)) = (self.variables.get_mut(index), updates.get_mut(place))
+            else {
+                continue;
+            };
+            let Some(steps) = steps.get(variable.group.0) else { continue };
+            let measured = if call.looks_ahead { measured.get(turn) } else { None };
+            call.visit(variable, update, steps, measured, room)?;
+        }
+        // An update ends the window of variables too that it does not name.
+        if call.outcome == Outcome::Updated
+            && self.window.calls.is_some()
+            && order.len() < self.variables.len()
+        {
+            let mut named = order.iter().map(|&(index, _)| index).peekable();
+            for (index, variable) in self.variables.iter_mut().enumerate() {
+                if named.next_if_eq(&index).is_none() {
+                    variable.clear_accumulator();
+                }
             }
         }
         Ok(())
     }
 
-    /// The number of calls of [`apply`](Lion::apply) so far.
-    pub fn iterations(&self) -> u64 {
-        self.iterations
+    fn metrics(&self, outcome: Outcome, learning_rate: f32, found: &Found, norms: Norms) -> Metrics {
+        let looked = self.loss_scale.is_dynamic() && outcome != Outcome::Nothing;
+        Metrics {
+            outcome,
+            learning_rate,
+            loss_scale: self.loss_scale.factor(),
+            gradient_norm: norms.before,
+            clipped_norm: norms.after,
+            clipped: norms.clipped,
+            non_finite: (looked || norms.before.is_some()).then_some(found.non_finite),
+        }
     }
 
-    /// The instruction set that the calls use.
-    pub fn backend(&self) -> Backend {
-        self.backend
+    fn require_group(&self, id: GroupId) -> Result<(), Error> {
+        let (index, groups) = (id.0, self.groups.len());
+        if index < groups { Ok(()) } else { Err(Error::UnknownGroup { index, groups }) }
     }
 
-    /// The variable's momentum.
-    pub fn momentum(&self, variable: VariableId) -> Option<Slice<'_>> {
-        self.variables.get(variable.0).map(|variable| variable.momentum.as_slice())
-    }
-
-    /// The variable's name.
-    pub fn name(&self, variable: VariableId) -> Option<&str> {
-        self.variables.get(variable.0).map(|variable| variable.name.as_str())
-    }
-
-    /// The variable's shape.
-    pub fn shape(&self, variable: VariableId) -> Option<&[usize]> {
-        self.variables.get(variable.0).map(|variable| variable.shape.as_slice())
+    fn name_at(&self, index: usize) -> String {
+        self.variables.get(index).map(|variable| variable.name.clone()).unwrap_or_default()
     }
 }

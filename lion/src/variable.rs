@@ -1,12 +1,75 @@
-//! Variables: what an optimizer knows of a parameter between calls, and how a call hands over its tensors.
+//! Variables: what an optimizer knows of a parameter between calls.
 
 use lion_kernels::{Buffer, Dtype, Slice, SliceMut};
 
-use crate::Error;
+use crate::{Constraint, Error, GroupId};
 
 /// A variable of the optimizer that registered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VariableId(pub(crate) usize);
+
+/// What is special about a variable: nothing by default.
+///
+/// ```
+/// use lion::{Constraint, Dtype, Lion, VariableOptions};
+///
+/// let mut optimizer = Lion::builder().weight_decay(0.1).build()?;
+/// let options = VariableOptions {
+///     momentum_dtype: Some(Dtype::F32),
+///     exclude_from_weight_decay: true,
+///     constraint: Some(Constraint::max_norm(1.0, 0)?),
+///     ..Default::default()
+/// };
+/// optimizer.register_with("kernel", &[64, 128], Dtype::BF16, options)?;
+/// # Ok::<(), lion::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct VariableOptions {
+    /// The momentum's format; the optimizer's choice, or else the parameter's format, where `None`.
+    pub momentum_dtype: Option<Dtype>,
+    /// No weight decay for this variable, whatever its name.
+    pub exclude_from_weight_decay: bool,
+    /// The gradient is the variable's new value, as with Keras's `overwrite_with_gradient`, and over an accumulation
+    /// window the largest gradient and 0. Such a variable has neither momentum nor average, and takes no part in
+    /// unscaling, clipping and constraints; a dynamic loss scale does look whether its gradient is finite.
+    pub overwrite_with_gradient: bool,
+    /// What the variable is made to fulfil after each call in which it has a gradient.
+    pub constraint: Option<Constraint>,
+    /// Whose hyperparameters it has.
+    pub group: GroupId,
+}
+
+/// A variable as [`Lion::variables`](crate::Lion::variables) shows it, with its state.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct VariableView<'a> {
+    /// What updates name it by.
+    pub id: VariableId,
+    /// Its name, which no other has.
+    pub name: &'a str,
+    /// Its shape; empty for a scalar.
+    pub shape: &'a [usize],
+    /// The parameter's format.
+    pub dtype: Dtype,
+    /// The momentum; `None` where the variable is overwritten with its gradient.
+    pub momentum: Option<Slice<'a>>,
+    /// The parameter's moving average, where the optimizer keeps one and the variable takes part.
+    pub ema: Option<&'a [f32]>,
+    /// The gradients accumulated so far, where the optimizer accumulates.
+    pub accumulator: Option<&'a [f32]>,
+}
+
+/// A variable's state, to be restored from elsewhere; see [`Lion::state_mut`](crate::Lion::state_mut).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct StateMut<'a> {
+    /// As in [`VariableView`].
+    pub momentum: Option<SliceMut<'a>>,
+    /// As in [`VariableView`].
+    pub ema: Option<&'a mut [f32]>,
+    /// As in [`VariableView`].
+    pub accumulator: Option<&'a mut [f32]>,
+}
 
 /// A registered variable and its state.
 #[derive(Clone, Debug)]
@@ -15,7 +78,30 @@ pub(crate) struct Variable {
     pub(crate) shape: Vec<usize>,
     pub(crate) len: usize,
     pub(crate) dtype: Dtype,
-    pub(crate) momentum: State,
+    pub(crate) group: GroupId,
+    pub(crate) decays: bool,
+    pub(crate) overwritten: bool,
+    pub(crate) constraint: Option<Constrained>,
+    pub(crate) momentum: Option<State>,
+    pub(crate) ema: Option<Buffer<f32>>,
+    pub(crate) accumulator: Option<Buffer<f32>>,
+}
+
+/// A constraint that fits the variable's shape.
+#[derive(Clone, Debug)]
+pub(crate) struct Constrained {
+    pub(crate) constraint: Constraint,
+    /// How much memory for norms it needs.
+    pub(crate) norms: usize,
+}
+
+/// What the optimizer wants kept of each variable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) momentum_dtype: Option<Dtype>,
+    pub(crate) decays: bool,
+    pub(crate) ema: bool,
+    pub(crate) accumulator: bool,
 }
 
 /// State memory of a format chosen at run time.
@@ -27,7 +113,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    pub(crate) fn zeroed(dtype: Dtype, len: usize) -> Result<Self, lion_kernels::Error> {
+    fn zeroed(dtype: Dtype, len: usize) -> Result<Self, lion_kernels::Error> {
         Ok(match dtype {
             Dtype::F32 => State::F32(Buffer::zeroed(len)?),
             Dtype::F16 => State::F16(Buffer::zeroed(len)?),
@@ -53,46 +139,92 @@ impl State {
 }
 
 impl Variable {
-    pub(crate) fn new(name: &str, shape: &[usize], dtype: Dtype) -> Result<Self, Error> {
+    pub(crate) fn new(
+        name: &str,
+        shape: &[usize],
+        dtype: Dtype,
+        options: VariableOptions,
+        wanted: Wanted,
+    ) -> Result<Self, Error> {
         let len = shape.iter().try_fold(1_usize, |len, &extent| len.checked_mul(extent));
+        // A side of 0 makes a product that overflowed 0 again.
+        let len = if shape.contains(&0) { Some(0) } else { len };
         let Some(len) = len else {
             return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });
         };
-        let momentum =
-            State::zeroed(dtype, len).map_err(|source| Error::Tensor { name: name.into(), source })?;
-        Ok(Variable { name: name.into(), shape: shape.into(), len, dtype, momentum })
+        let constraint = options.constraint.map(|constraint| {
+            let norms = constraint
+                .norms(shape)
+                .map_err(|error| error.under(&format!("the constraint of {name:?}")))?;
+            Ok::<_, Error>(Constrained { constraint, norms })
+        });
+        let trained = !options.overwrite_with_gradient;
+        let of_tensor = |source| Error::Tensor { name: name.into(), source };
+        let zeros = |wanted: bool| wanted.then(|| Buffer::zeroed(len)).transpose().map_err(of_tensor);
+        let momentum_dtype = options.momentum_dtype.or(wanted.momentum_dtype).unwrap_or(dtype);
+        Ok(Variable {
+            name: name.into(),
+            shape: shape.into(),
+            len,
+            dtype,
+            group: options.group,
+            decays: wanted.decays && !options.exclude_from_weight_decay,
+            overwritten: !trained,
+            constraint: constraint.transpose()?,
+            momentum: trained.then(|| State::zeroed(momentum_dtype, len)).transpose().map_err(of_tensor)?,
+            ema: zeros(wanted.ema && trained)?,
+            accumulator: zeros(wanted.accumulator)?,
+        })
     }
 
-    pub(crate) fn check(&self, update: &Update<'_>) -> Result<(), Error> {
-        let length = |tensor, found| match found == self.len {
+    pub(crate) fn view(&self, id: VariableId) -> VariableView<'_> {
+        VariableView {
+            id,
+            name: &self.name,
+            shape: &self.shape,
+            dtype: self.dtype,
+            momentum: self.momentum.as_ref().map(State::as_slice),
+            ema: self.ema.as_deref(),
+            accumulator: self.accumulator.as_deref(),
+        }
+    }
+
+    pub(crate) fn state_mut(&mut self) -> StateMut<'_> {
+        StateMut {
+            momentum: self.momentum.as_mut().map(State::as_slice_mut),
+            ema: self.ema.as_deref_mut(),
+            accumulator: self.accumulator.as_deref_mut(),
+        }
+    }
+
+    /// Whether a tensor has the variable's length.
+    pub(crate) fn check_length(&self, tensor: &'static str, found: usize) -> Result<(), Error> {
+        match found == self.len {
             true => Ok(()),
             false => Err(Error::Length { name: self.name.clone(), tensor, found, expected: self.len }),
-        };
-        length("parameter", update.parameter.len())?;
-        length("gradient", update.gradient.len())?;
-        if update.parameter.dtype() != self.dtype {
-            let found = update.parameter.dtype();
-            return Err(Error::Dtype { name: self.name.clone(), found, expected: self.dtype });
         }
-        Ok(())
     }
-}
 
-/// A variable's tensors in one call: the parameter, which the call moves, and its gradient, of any format.
-#[derive(Debug)]
-pub struct Update<'a> {
-    pub(crate) variable: VariableId,
-    pub(crate) parameter: SliceMut<'a>,
-    pub(crate) gradient: Slice<'a>,
-}
+    /// Whether a tensor has the variable's length and format.
+    pub(crate) fn check_parameter(&self, tensor: &'static str, values: &Slice<'_>) -> Result<(), Error> {
+        self.check_length(tensor, values.len())?;
+        match values.dtype() == self.dtype {
+            true => Ok(()),
+            false => {
+                let (found, expected) = (values.dtype(), self.dtype);
+                Err(Error::Dtype { name: self.name.clone(), tensor, found, expected })
+            }
+        }
+    }
 
-impl<'a> Update<'a> {
-    /// Moves `parameter` in place.
-    pub fn new(
-        variable: VariableId,
-        parameter: impl Into<SliceMut<'a>>,
-        gradient: impl Into<Slice<'a>>,
-    ) -> Self {
-        Update { variable, parameter: parameter.into(), gradient: gradient.into() }
+    pub(crate) fn clear_accumulator(&mut self) {
+        if let Some(accumulator) = &mut self.accumulator {
+            accumulator.fill(0.0);
+        }
+    }
+
+    /// Says that a kernel's error is about this variable.
+    pub(crate) fn error(&self, source: lion_kernels::Error) -> Error {
+        Error::Tensor { name: self.name.clone(), source }
     }
 }

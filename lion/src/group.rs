@@ -1,0 +1,148 @@
+//! Parameter groups: hyperparameters of their own for some of the variables.
+
+use lion_kernels::Step;
+
+use crate::{Config, Error, Hyperparameter, check};
+
+/// A group of the optimizer that made it. The default is the optimizer's own hyperparameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub(crate) usize);
+
+/// In what a group of variables differs from the optimizer's own hyperparameters: in nothing at first.
+///
+/// ```
+/// use lion::{Dtype, Group, Lion, Update, VariableOptions};
+///
+/// let mut optimizer = Lion::builder().learning_rate(0.5).weight_decay(0.1).build()?;
+/// let slow = optimizer.add_group(Group::new().learning_rate_multiplier(0.5).no_weight_decay())?;
+/// let options = VariableOptions { group: slow, ..Default::default() };
+/// let embedding = optimizer.register_with("embedding", &[2], Dtype::F32, options)?;
+///
+/// let mut parameter = [1.0_f32, 1.0];
+/// optimizer.apply(&mut [Update::new(embedding, &mut parameter[..], &[1.0_f32, -1.0][..])])?;
+/// assert_eq!(parameter, [0.75, 1.25]);
+/// # Ok::<(), lion::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Group {
+    multiplier: f64,
+    beta_1: Option<Hyperparameter>,
+    beta_2: Option<Hyperparameter>,
+    weight_decay: Decay,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Decay {
+    Inherited,
+    Off,
+    Own(Hyperparameter),
+}
+
+impl Default for Group {
+    fn default() -> Self {
+        Group { multiplier: 1.0, beta_1: None, beta_2: None, weight_decay: Decay::Inherited }
+    }
+}
+
+impl Group {
+    /// The optimizer's own hyperparameters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the optimizer's learning rate is multiplied by, in f32; in [0, inf).
+    pub fn learning_rate_multiplier(self, multiplier: f64) -> Self {
+        Group { multiplier, ..self }
+    }
+
+    /// A `beta_1` of its own, in (0, 1].
+    pub fn beta_1(self, beta_1: impl Into<Hyperparameter>) -> Self {
+        Group { beta_1: Some(beta_1.into()), ..self }
+    }
+
+    /// A `beta_2` of its own, in [0, 1].
+    pub fn beta_2(self, beta_2: impl Into<Hyperparameter>) -> Self {
+        Group { beta_2: Some(beta_2.into()), ..self }
+    }
+
+    /// A weight decay of its own, in [0, inf).
+    pub fn weight_decay(self, weight_decay: impl Into<Hyperparameter>) -> Self {
+        Group { weight_decay: Decay::Own(weight_decay.into()), ..self }
+    }
+
+    /// No weight decay, whatever the optimizer has.
+    pub fn no_weight_decay(self) -> Self {
+        Group { weight_decay: Decay::Off, ..self }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        check::not_negative("learning_rate_multiplier", self.multiplier)?;
+        if let Some(beta_1) = &self.beta_1 {
+            beta_1.check("beta_1", check::positive_fraction)?;
+        }
+        if let Some(beta_2) = &self.beta_2 {
+            beta_2.check("beta_2", check::fraction)?;
+        }
+        if let Decay::Own(weight_decay) = &self.weight_decay {
+            weight_decay.check("weight_decay", check::not_negative)?;
+        }
+        Ok(())
+    }
+
+    /// The group's hyperparameters in a call in which those of the optimizer are `own`.
+    pub(crate) fn rates(&self, own: &Rates, call: u64) -> Rates {
+        Rates {
+            learning_rate: own.learning_rate * self.multiplier as f32,
+            beta_1: self.beta_1.as_ref().map_or(own.beta_1, |beta| beta.at(call)),
+            beta_2: self.beta_2.as_ref().map_or(own.beta_2, |beta| beta.at(call)),
+            weight_decay: match &self.weight_decay {
+                Decay::Inherited => own.weight_decay,
+                Decay::Off => None,
+                Decay::Own(weight_decay) => Some(weight_decay.at(call)),
+            },
+        }
+    }
+}
+
+/// The hyperparameters of one call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates {
+    pub(crate) learning_rate: f32,
+    beta_1: f32,
+    beta_2: f32,
+    weight_decay: Option<f32>,
+}
+
+impl Rates {
+    pub(crate) fn new(config: &Config, call: u64) -> Self {
+        Rates {
+            learning_rate: config.learning_rate.at(call),
+            beta_1: config.beta_1.at(call),
+            beta_2: config.beta_2.at(call),
+            weight_decay: config.weight_decay.as_ref().map(|weight_decay| weight_decay.at(call)),
+        }
+    }
+
+    /// Checked once more, because a schedule's values are known only now.
+    pub(crate) fn steps(&self, call: u64) -> Result<Steps, Error> {
+        self.checked_steps().map_err(|error| error.in_call(call))
+    }
+
+    fn checked_steps(&self) -> Result<Steps, Error> {
+        check::not_negative("learning_rate", self.learning_rate.into())?;
+        check::positive_fraction("beta_1", self.beta_1.into())?;
+        check::fraction("beta_2", self.beta_2.into())?;
+        let plain = Step::new(self.learning_rate, self.beta_1, self.beta_2)?;
+        let Some(weight_decay) = self.weight_decay else { return Ok(Steps { plain, decaying: plain }) };
+        check::not_negative("weight_decay", weight_decay.into())?;
+        Ok(Steps { plain, decaying: plain.weight_decay(weight_decay)? })
+    }
+}
+
+/// A group's step, for variables with and without weight decay.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps {
+    pub(crate) plain: Step,
+    pub(crate) decaying: Step,
+}

@@ -1,0 +1,217 @@
+//! What an optimizer tells of itself between calls, and lets be changed.
+
+use lion_kernels::{Backend, Slice};
+
+use super::Lion;
+use crate::loss_scale::LossScale;
+use crate::variable::{State, StateMut, VariableView};
+use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, stalled};
+
+impl Lion {
+    /// The options, with the hyperparameters as they were last set.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The number of calls of [`apply`](Lion::apply) so far, without those that a dynamic loss scale skipped. It is
+    /// the step that schedules see in the next call. (Keras's public `iterations` is this divided by
+    /// `gradient_accumulation_steps`.)
+    pub fn iterations(&self) -> u64 {
+        self.iterations
+    }
+
+    /// Goes on as after this many calls: for a state that comes from elsewhere.
+    pub fn set_iterations(&mut self, iterations: u64) {
+        self.iterations = iterations;
+    }
+
+    /// The instruction set that the calls use.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The learning rate of the next call, without the multiplier of a group.
+    pub fn learning_rate(&self) -> f32 {
+        self.config.learning_rate.at(self.iterations)
+    }
+
+    /// Sets the learning rate from the next call on, in [0, inf).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] outside that range. The rate is then as it was.
+    pub fn set_learning_rate(&mut self, learning_rate: impl Into<Hyperparameter>) -> Result<(), Error> {
+        let learning_rate = learning_rate.into();
+        learning_rate.check("learning_rate", check::not_negative)?;
+        self.config.learning_rate = learning_rate;
+        Ok(())
+    }
+
+    /// Sets `beta_1` from the next call on, in (0, 1].
+    ///
+    /// # Errors
+    /// As [`set_learning_rate`](Self::set_learning_rate).
+    pub fn set_beta_1(&mut self, beta_1: impl Into<Hyperparameter>) -> Result<(), Error> {
+        let beta_1 = beta_1.into();
+        beta_1.check("beta_1", check::positive_fraction)?;
+        self.config.beta_1 = beta_1;
+        Ok(())
+    }
+
+    /// Sets `beta_2` from the next call on, in [0, 1].
+    ///
+    /// # Errors
+    /// As [`set_learning_rate`](Self::set_learning_rate).
+    pub fn set_beta_2(&mut self, beta_2: impl Into<Hyperparameter>) -> Result<(), Error> {
+        let beta_2 = beta_2.into();
+        beta_2.check("beta_2", check::fraction)?;
+        self.config.beta_2 = beta_2;
+        Ok(())
+    }
+
+    /// Sets the weight decay from the next call on, in [0, inf), or switches it off.
+    ///
+    /// # Errors
+    /// As [`set_learning_rate`](Self::set_learning_rate).
+    pub fn set_weight_decay(&mut self, weight_decay: Option<Hyperparameter>) -> Result<(), Error> {
+        if let Some(weight_decay) = &weight_decay {
+            weight_decay.check("weight_decay", check::not_negative)?;
+        }
+        self.config.weight_decay = weight_decay;
+        Ok(())
+    }
+
+    /// The group's hyperparameters.
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.get(id.0)
+    }
+
+    /// Sets the group's hyperparameters from the next call on. Those of the default group come on top of the
+    /// optimizer's own.
+    ///
+    /// # Errors
+    /// As [`add_group`](Self::add_group), and a group of another optimizer. It is then as it was.
+    pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), Error> {
+        group.validate()?;
+        self.require_group(id)?;
+        if let Some(place) = self.groups.get_mut(id.0) {
+            *place = group;
+        }
+        Ok(())
+    }
+
+    /// The loss to differentiate: the loss times the static or dynamic scale of the next call, in f32.
+    ///
+    /// ```
+    /// let mut optimizer = lion::Lion::builder().loss_scale_factor(1024.0).build()?;
+    /// assert_eq!(optimizer.scale_loss(0.25), 256.0);
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    pub fn scale_loss(&self, loss: f32) -> f32 {
+        self.loss_scale.factor().map_or(loss, |factor| loss * factor)
+    }
+
+    /// The dynamic loss scale, and how many finite calls there were since it last changed; `None` without one.
+    pub fn dynamic_loss_scale(&self) -> Option<(f32, u64)> {
+        match self.loss_scale {
+            LossScale::Dynamic { scale, counter, .. } => Some((scale, counter)),
+            LossScale::Off | LossScale::Static(_) => None,
+        }
+    }
+
+    /// Goes on with this dynamic loss scale, in [0, inf], and count of finite calls: for a state that comes from
+    /// elsewhere. Keras's scale too can come to either end of the range.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a scale that is negative or NaN, or where the optimizer has no dynamic loss scale.
+    pub fn set_dynamic_loss_scale(&mut self, scale: f32, counter: u64) -> Result<(), Error> {
+        let LossScale::Dynamic { scale: own, counter: count, .. } = &mut self.loss_scale else {
+            return Err(Error::argument("dynamic_scale", scale, "left out without dynamic loss scaling"));
+        };
+        if scale.is_nan() || scale < 0.0 {
+            return Err(Error::argument("dynamic_scale", scale, "in [0, inf]"));
+        }
+        (*own, *count) = (scale, counter);
+        Ok(())
+    }
+
+    /// The variable of that name.
+    pub fn variable(&self, name: &str) -> Option<VariableId> {
+        self.names.get(name).copied()
+    }
+
+    /// Every variable with its state, in the order of registration.
+    pub fn variables(&self) -> impl ExactSizeIterator<Item = VariableView<'_>> {
+        self.variables.iter().enumerate().map(|(index, variable)| variable.view(VariableId(index)))
+    }
+
+    /// The variable with its state.
+    pub fn view(&self, variable: VariableId) -> Option<VariableView<'_>> {
+        self.variables.get(variable.0).map(|found| found.view(variable))
+    }
+
+    /// The variable's state, to be overwritten with one that comes from elsewhere.
+    ///
+    /// ```
+    /// use lion::{Dtype, Lion, SliceMut};
+    ///
+    /// let mut optimizer = Lion::builder().build()?;
+    /// let bias = optimizer.register("bias", &[2], Dtype::F32)?;
+    /// if let Some(SliceMut::F32(momentum)) = optimizer.state_mut(bias).and_then(|state| state.momentum) {
+    ///     momentum.copy_from_slice(&[0.5, -0.5]);
+    /// }
+    /// optimizer.set_iterations(1000);
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    pub fn state_mut(&mut self, variable: VariableId) -> Option<StateMut<'_>> {
+        self.variables.get_mut(variable.0).map(|variable| variable.state_mut())
+    }
+
+    /// The variable's momentum.
+    pub fn momentum(&self, variable: VariableId) -> Option<Slice<'_>> {
+        self.variables.get(variable.0)?.momentum.as_ref().map(State::as_slice)
+    }
+
+    /// The variable's name.
+    pub fn name(&self, variable: VariableId) -> Option<&str> {
+        self.variables.get(variable.0).map(|variable| variable.name.as_str())
+    }
+
+    /// The variable's shape.
+    pub fn shape(&self, variable: VariableId) -> Option<&[usize]> {
+        self.variables.get(variable.0).map(|variable| variable.shape.as_slice())
+    }
+
+    /// The share of the parameter's elements that the next call cannot move, from 0 to 1: those for which its
+    /// learning rate is below half a unit in the last place, so that rounding gives them back whichever the sign.
+    ///
+    /// With a learning rate of 1e-4 that is every bf16 parameter above 1/32. A momentum or master copy in f32 does
+    /// not help where the parameter itself is 16 bits; a larger rate or an f32 parameter with
+    /// [`Update::copy`](crate::Update::copy) does. Decay and averages are not looked at. An infinite or NaN element
+    /// does not count, and of no elements the share is 0.
+    ///
+    /// ```
+    /// use half::bf16;
+    /// use lion::{Dtype, Lion};
+    ///
+    /// let mut optimizer = Lion::builder().learning_rate(1e-4).build()?;
+    /// let weights = optimizer.register("weights", &[4], Dtype::BF16)?;
+    /// let parameter = [1.0, -0.5, 0.01, 0.0].map(bf16::from_f32);
+    /// assert_eq!(optimizer.stalled(weights, &parameter[..])?, 0.5);
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A parameter that is not the variable's.
+    pub fn stalled<'a>(&self, variable: VariableId, parameter: impl Into<Slice<'a>>) -> Result<f64, Error> {
+        let parameter = parameter.into();
+        let index = variable.0;
+        let Some(found) = self.variables.get(index) else {
+            return Err(Error::UnknownVariable { index, registered: self.variables.len() });
+        };
+        found.check_parameter("parameter", &parameter)?;
+        let own = crate::group::Rates::new(&self.config, self.iterations);
+        let group = self.groups.get(found.group.0);
+        let rates = group.map_or(own, |group| group.rates(&own, self.iterations));
+        Ok(stalled::share(parameter, rates.learning_rate))
+    }
+}

@@ -1,0 +1,105 @@
+//! How a call hands over the tensors of a variable.
+
+use lion_kernels::{Backend, Slice, SliceMut, convert};
+
+use crate::variable::Variable;
+use crate::{Error, VariableId};
+
+/// A variable's tensors in one call: the parameter, which the call moves, and its gradient, of any format.
+///
+/// ```
+/// use half::bf16;
+/// use lion::{Dtype, Lion, Update};
+///
+/// let mut optimizer = Lion::builder().learning_rate(0.25).build()?;
+/// let weights = optimizer.register("weights", &[2], Dtype::F32)?;
+///
+/// // From one tensor into another, with a copy for the next forward pass.
+/// let (before, mut after, mut working) = ([1.0_f32, 2.0], [0.0_f32; 2], [bf16::ZERO; 2]);
+/// let gradient = [bf16::ONE, bf16::NEG_ONE];
+/// let update = Update::out_of_place(weights, &before[..], &mut after[..], &gradient[..]);
+/// optimizer.apply(&mut [update.copy(&mut working[..])])?;
+/// assert_eq!((after, working), ([0.75, 2.25], [bf16::from_f32(0.75), bf16::from_f32(2.25)]));
+/// # Ok::<(), lion::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Update<'a> {
+    pub(crate) variable: VariableId,
+    pub(crate) source: Option<Slice<'a>>,
+    pub(crate) parameter: SliceMut<'a>,
+    pub(crate) gradient: Option<Slice<'a>>,
+    pub(crate) copy: Option<SliceMut<'a>>,
+}
+
+impl<'a> Update<'a> {
+    /// Moves `parameter` in place.
+    pub fn new(
+        variable: VariableId,
+        parameter: impl Into<SliceMut<'a>>,
+        gradient: impl Into<Slice<'a>>,
+    ) -> Self {
+        Update { gradient: Some(gradient.into()), ..Self::without_gradient(variable, parameter) }
+    }
+
+    /// Reads the parameter from `source` and writes it to `parameter`, of the same format: in every call, also one
+    /// that does not move it.
+    pub fn out_of_place(
+        variable: VariableId,
+        source: impl Into<Slice<'a>>,
+        parameter: impl Into<SliceMut<'a>>,
+        gradient: impl Into<Slice<'a>>,
+    ) -> Self {
+        Update::new(variable, parameter, gradient).source(source)
+    }
+
+    /// A variable that has no gradient in this call. Nothing is done to it, but that it takes part in the moving
+    /// average.
+    pub fn without_gradient(variable: VariableId, parameter: impl Into<SliceMut<'a>>) -> Self {
+        Update { variable, source: None, parameter: parameter.into(), gradient: None, copy: None }
+    }
+
+    /// Reads the parameter from here, and not from where it is written.
+    pub fn source(self, source: impl Into<Slice<'a>>) -> Self {
+        Update { source: Some(source.into()), ..self }
+    }
+
+    /// Also writes the parameter, as it is stored after the call, to a tensor of any format: in every call, also one
+    /// that does not move it.
+    pub fn copy(self, copy: impl Into<SliceMut<'a>>) -> Self {
+        Update { copy: Some(copy.into()), ..self }
+    }
+
+    /// Whether the tensors are those of the variable.
+    pub(crate) fn check(&self, variable: &Variable) -> Result<(), Error> {
+        variable.check_parameter("parameter", &self.parameter.as_slice())?;
+        if let Some(gradient) = &self.gradient {
+            variable.check_length("gradient", gradient.len())?;
+        }
+        if let Some(source) = &self.source {
+            variable.check_parameter("source", source)?;
+        }
+        if let Some(copy) = &self.copy {
+            variable.check_length("copy", copy.len())?;
+        }
+        Ok(())
+    }
+
+    /// The parameter as it was, where it is now written. The lengths and formats have been checked.
+    pub(crate) fn keep(&mut self) {
+        match (&mut self.parameter, &self.source) {
+            (SliceMut::F32(to), Some(Slice::F32(from))) => to.copy_from_slice(from),
+            (SliceMut::F16(to), Some(Slice::F16(from))) => to.copy_from_slice(from),
+            (SliceMut::BF16(to), Some(Slice::BF16(from))) => to.copy_from_slice(from),
+            _ => {}
+        }
+    }
+
+    /// Makes the copy that of the parameter as stored.
+    pub(crate) fn refresh_copy(&mut self, backend: Backend) -> Result<(), lion_kernels::Error> {
+        match &mut self.copy {
+            Some(copy) => convert(backend, self.parameter.as_slice(), copy.reborrow()),
+            None => Ok(()),
+        }
+    }
+}
