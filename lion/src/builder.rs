@@ -1,6 +1,7 @@
 use lion_kernels::{Backend, Dtype};
 use regex::{Regex, RegexBuilder};
 
+use crate::json::excerpt;
 use crate::{Config, DynamicLossScale, EmaCadence, Error, Hyperparameter, Lion};
 
 /// The options of a [`Lion`] to be, with Keras's names and defaults: a [`Config`] and what Keras's files lack.
@@ -171,6 +172,6 @@ fn compile(pattern: &str) -> Result<Regex, Error> {
         let text = error.to_string();
         let reason = text.lines().last().unwrap_or_default();
         let reason = reason.strip_prefix("error: ").unwrap_or(reason).to_owned();
-        Error::Pattern { pattern: pattern.into(), reason }
+        Error::Pattern { pattern: excerpt(&pattern.into()), reason }
     })
 }

@@ -133,9 +133,11 @@ pub enum Error {
         name: String,
     },
     /// A regular expression that cannot be used.
-    #[error("exclude_from_weight_decay is {pattern:?}, which is no regular expression: {reason}")]
+    #[error(
+        "exclude_from_weight_decay is {pattern}, which is no regular expression that can be used: {reason}"
+    )]
     Pattern {
-        /// The expression.
+        /// The expression, or the start of a long one.
         pattern: String,
         /// What is wrong with it.
         reason: String,

@@ -260,7 +260,7 @@ pub(crate) fn steps(value: f64) -> Value {
 }
 
 /// A value in an error: one line, and a short one.
-fn excerpt(value: &Value) -> String {
+pub(crate) fn excerpt(value: &Value) -> String {
     match value {
         Value::Object(_) => "an object".into(),
         Value::Array(elements) => format!("a list of {}", elements.len()),

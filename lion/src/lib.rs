@@ -10,7 +10,7 @@
 //! let mut optimizer = Lion::builder().learning_rate(0.01).build()?;
 //! let slope = optimizer.register("slope", &[], Dtype::F32)?;
 //! let mut parameter = [0.0_f32];
-//! for call in 0..400 {
+//! for call in 0..1000 {
 //!     let x = (call % 7) as f32 - 3.0;
 //!     let gradient = [2.0 * (parameter[0] * x - 3.0 * x) * x];
 //!     optimizer.apply(&mut [Update::new(slope, &mut parameter[..], &gradient[..])])?;
@@ -63,3 +63,7 @@ pub mod prelude {
         Metrics, Outcome, Schedule, Update, VariableId, VariableOptions,
     };
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -178,8 +178,8 @@ impl Lion {
         }
         // All that can be wrong, while nothing has been changed.
         self.check(updates)?;
-        let learning_rate = self.evaluate()?;
         let mut call = self.plan(updates)?;
+        let learning_rate = self.evaluate()?;
         // The pass that norms and the finite check need first.
         if call.looks_ahead {
             self.measure(&mut call, updates)?;
