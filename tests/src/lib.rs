@@ -22,7 +22,7 @@ mod values;
 
 pub use fastrand::Rng;
 pub use guarded::Guarded;
-pub use values::{Sample, values};
+pub use values::{Sample, bits, ordinary, slice_bits, values};
 
 use lion_kernels::Backend;
 

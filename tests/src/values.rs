@@ -76,3 +76,22 @@ fn value<T: Sample>(rng: &mut Rng) -> T {
         _ => of_f32(rng.f32() * 2.0),
     }
 }
+
+/// `len` values in (-1, 1), in random order.
+pub fn ordinary<T: Sample>(rng: &mut Rng, len: usize) -> Vec<T> {
+    (0..len).map(|_| T::round(rng.f32() * 2.0 - 1.0)).collect()
+}
+
+/// The bits of a tensor, with every NaN the same.
+pub fn bits<T: Sample>(values: &[T]) -> Vec<u32> {
+    values.iter().map(|value| value.comparable()).collect()
+}
+
+/// The bits of a tensor of any format, with every NaN the same.
+pub fn slice_bits(slice: Slice<'_>) -> Vec<u32> {
+    match slice {
+        Slice::F32(values) => bits(values),
+        Slice::F16(values) => bits(values),
+        Slice::BF16(values) => bits(values),
+    }
+}

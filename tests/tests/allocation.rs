@@ -1,0 +1,64 @@
+//! A call of the optimizer allocates nothing once it has been made before: allocators give large blocks back to the
+//! system, and a training loop pays for their pages again.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use half::bf16;
+use lion::prelude::*;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[allow(unsafe_code)]
+// SAFETY: every request goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn optimizers() -> Vec<Lion> {
+    let full = || {
+        let builder = Lion::builder().weight_decay(0.1).ema(0.9).ema_overwrite_frequency(2);
+        builder.gradient_accumulation_steps(2).learning_rate(CosineDecay::new(0.1, 9.0).unwrap())
+    };
+    let dynamic = full().clipnorm(1.0).dynamic_loss_scale(DynamicLossScale::default());
+    let builders = [Lion::builder(), full().global_clipnorm(1.0), full().clipnorm(0.5), dynamic];
+    builders.into_iter().map(|builder| builder.build().unwrap()).collect()
+}
+
+#[test]
+fn calls_allocate_nothing() {
+    for mut optimizer in optimizers() {
+        let options = |constraint| VariableOptions { constraint, ..Default::default() };
+        let non_negative = options(Some(Constraint::non_negative()));
+        let a = optimizer.register("a", &[1000], Dtype::F32).unwrap();
+        let b = optimizer.register_with("b", &[999], Dtype::BF16, non_negative).unwrap();
+        let c = optimizer.register("c", &[3], Dtype::F32).unwrap();
+        let (mut p, mut q, mut r) = (vec![1.0_f32; 1000], vec![bf16::ONE; 999], [1.0_f32; 3]);
+        let (g, h) = (vec![0.5_f32; 1000], vec![0.5_f32; 999]);
+        for call in 0..8 {
+            let before = ALLOCATIONS.get();
+            // Not in the order of registration.
+            let last = Update::without_gradient(c, &mut r[..]);
+            let updates = &mut [Update::new(b, &mut q, &h), last, Update::new(a, &mut p, &g)];
+            optimizer.apply(updates).unwrap();
+            let allocations = ALLOCATIONS.get() - before;
+            assert!(call < 2 || allocations == 0, "{allocations} allocations in call {call}");
+        }
+    }
+}
