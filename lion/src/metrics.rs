@@ -15,12 +15,27 @@ pub struct Metrics {
     /// The same after they were clipped: not known with `clipvalue`.
     pub clipped_norm: Option<f32>,
     /// Whether clipping changed a gradient by more than rounding; a norm that is not finite counts as clipped. Known
-    /// where the norm is, and without any clip.
+    /// where the norm is, and in an update without any clip.
     pub clipped: Option<bool>,
     /// How many elements of the gradients are infinite or NaN as they were passed, known where
     /// [`gradient_norm`](Self::gradient_norm) is and in every call with dynamic loss scaling. Only with the latter
     /// do variables count that are overwritten with their gradient.
     pub non_finite: Option<u64>,
+}
+
+impl Metrics {
+    /// Of a call that does nothing, and the start of others.
+    pub(crate) fn of_nothing(learning_rate: f32, loss_scale: Option<f32>) -> Self {
+        Metrics {
+            outcome: Outcome::Nothing,
+            learning_rate,
+            loss_scale,
+            gradient_norm: None,
+            clipped_norm: None,
+            clipped: None,
+            non_finite: None,
+        }
+    }
 }
 
 /// What a call of [`Lion::apply`](crate::Lion::apply) did.

@@ -169,42 +169,31 @@ impl Lion {
     pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         // No variables: nothing happens.
         if updates.is_empty() {
-            return Ok(self.metrics(
-                Outcome::Nothing,
-                self.learning_rate(),
-                &Found::default(),
-                Norms::default(),
-            ));
+            return Ok(Metrics::of_nothing(self.learning_rate(), self.loss_scale.factor()));
         }
         // All that can be wrong, while nothing has been changed.
         self.check(updates)?;
         let mut call = self.plan(updates)?;
         let learning_rate = self.evaluate()?;
-        // The pass that norms and the finite check need first.
+        // The pass over the gradients that a joint norm and the finite check need first.
         if call.looks_ahead {
             self.measure(&mut call, updates)?;
         }
-        // A dynamic loss scale skips calls that are not finite.
+        // A dynamic loss scale skips the call where a gradient is not finite.
         if self.loss_scale.is_dynamic() && call.found.non_finite > 0 {
-            for update in updates.iter_mut() {
+            call.outcome = Outcome::Skipped;
+            for update in updates {
                 update.keep();
                 update.refresh_copy(self.backend)?;
             }
-            let metrics = self.metrics(Outcome::Skipped, learning_rate, &call.found, Norms::default());
+            let metrics = self.metrics(&call, learning_rate);
             self.loss_scale.overflowed();
             return Ok(metrics);
         }
-        // Overwriting with the gradient; unscaling, accumulation, clipping, decay, step; average; constraints.
+        // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
+        // decay, step, average; and then its constraint.
         self.visit(&mut call, updates)?;
-        let measured = call.outcome == Outcome::Updated
-            && (call.looks_ahead
-                || self.clipping != Clipping::Off && matches!(self.clipping, Clipping::Norm(_)));
-        let norms = match self.clipping {
-            _ if measured && call.outcome == Outcome::Updated => call.found.norms(self.clipping),
-            Clipping::Off => Norms { clipped: Some(false), ..Norms::default() },
-            _ => Norms::default(),
-        };
-        let metrics = self.metrics(call.outcome, learning_rate, &call.found, norms);
+        let metrics = self.metrics(&call, learning_rate);
         // The iteration; and a dynamic loss scale has had a finite call.
         self.iterations = self.iterations.saturating_add(1);
         self.loss_scale.succeeded();
@@ -370,16 +359,21 @@ impl Lion {
         Ok(())
     }
 
-    fn metrics(&self, outcome: Outcome, learning_rate: f32, found: &Found, norms: Norms) -> Metrics {
-        let looked = self.loss_scale.is_dynamic() && outcome != Outcome::Nothing;
+    fn metrics(&self, call: &Call, learning_rate: f32) -> Metrics {
+        let updated = call.outcome == Outcome::Updated;
+        let measured = updated && (call.looks_ahead || matches!(self.clipping, Clipping::Norm(_)));
+        let norms = match self.clipping {
+            _ if measured => call.found.norms(self.clipping),
+            Clipping::Off if updated => Norms { clipped: Some(false), ..Norms::default() },
+            _ => Norms::default(),
+        };
         Metrics {
-            outcome,
-            learning_rate,
-            loss_scale: self.loss_scale.factor(),
+            outcome: call.outcome,
             gradient_norm: norms.before,
             clipped_norm: norms.after,
             clipped: norms.clipped,
-            non_finite: (looked || norms.before.is_some()).then_some(found.non_finite),
+            non_finite: (measured || call.looks_ahead).then_some(call.found.non_finite),
+            ..Metrics::of_nothing(learning_rate, self.loss_scale.factor())
         }
     }
 
