@@ -1,4 +1,6 @@
 use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 /// Why a call did nothing. Each message is one line that says what was wrong, where, what was found and what is
 /// allowed.
@@ -162,6 +164,66 @@ pub enum Error {
         /// The format of the registration.
         expected: lion_kernels::Dtype,
     },
+    /// A checkpoint that is not of this optimizer.
+    #[error("{}: {reason}", one_line(tensor))]
+    State {
+        /// What it is about: a tensor by its name in a checkpoint, or a key of the metadata.
+        tensor: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that is not what it must be.
+    #[error("{}{}", place(file, tensor), one_line(reason))]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// The tensor in it, where it is about one.
+        tensor: Option<String>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that could not be read or written.
+    #[error("{}{action}: {source}", place(file, tensor))]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The tensor in it, where it is about one.
+        tensor: Option<String>,
+        /// What could not be done.
+        action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The front of a message: the file, and the tensor if there is one, each with a colon.
+fn place(file: &Path, tensor: &Option<String>) -> String {
+    let mut place = one_line(&file.to_string_lossy());
+    place.push_str(": ");
+    if let Some(tensor) = tensor {
+        place.push_str(&one_line(tensor));
+        place.push_str(": ");
+    }
+    place
+}
+
+/// A text of a file's making in a message: without line ends and what else controls a terminal, and not endless.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 400;
+    let mut line = String::new();
+    for character in text.chars().take(LONGEST) {
+        let hidden = character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
+        if hidden {
+            // A string takes everything.
+            let _ = write!(line, "{}", character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    if text.chars().nth(LONGEST).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 impl Error {

@@ -33,9 +33,13 @@ mod json;
 mod loss_scale;
 mod metrics;
 mod optimizer;
+pub mod replay;
 pub mod schedule;
 mod stalled;
+pub mod state;
+pub mod tensor_file;
 mod update;
+mod values;
 mod variable;
 
 pub use builder::Builder;
@@ -50,6 +54,7 @@ pub use metrics::{Metrics, Outcome};
 pub use optimizer::Lion;
 pub use schedule::Schedule;
 pub use update::Update;
+pub use values::Values;
 pub use variable::{StateMut, VariableId, VariableOptions, VariableView};
 
 /// What a training program names: `use lion::prelude::*;`.

@@ -18,6 +18,7 @@ mod readmes {
 }
 
 mod guarded;
+pub mod safetensors;
 mod values;
 
 pub use fastrand::Rng;

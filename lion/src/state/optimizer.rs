@@ -1,0 +1,127 @@
+//! An optimizer's state as a checkpoint, and back.
+
+use lion_kernels::{Slice, SliceMut};
+
+use super::{Checkpoint, DynamicState, Section, Tensor, VariableState};
+use crate::variable::VariableView;
+use crate::{Error, Lion};
+
+impl Lion {
+    /// All that the optimizer knows, borrowed from it. The parameters are the caller's to add, in the order of
+    /// [`variables`](Self::variables), where the checkpoint is to hold them. The config is left out where a closure is
+    /// in it.
+    pub fn checkpoint(&self) -> Checkpoint<'_> {
+        let dynamic = self.dynamic_loss_scale();
+        Checkpoint {
+            variables: self.variables().map(VariableState::from).collect(),
+            iterations: self.iterations(),
+            dynamic: dynamic.map(|(scale, step_counter)| DynamicState { scale, step_counter }),
+            config_json: self.config().to_json().ok(),
+        }
+    }
+
+    /// Goes on from a checkpoint of the same variables. The options stay those of this optimizer; the parameters in the
+    /// checkpoint are the caller's to take.
+    ///
+    /// # Errors
+    /// [`Error::State`] where the checkpoint has other variables, shapes, formats or kinds of state than this
+    /// optimizer. Nothing has been changed then.
+    pub fn restore(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
+        let ids = self.check_state(checkpoint)?;
+        if let Some(DynamicState { scale, step_counter }) = checkpoint.dynamic {
+            self.set_dynamic_loss_scale(scale, step_counter)?;
+        }
+        self.set_iterations(checkpoint.iterations);
+        for (id, saved) in ids.into_iter().zip(&checkpoint.variables) {
+            let Some(state) = self.state_mut(id) else { continue };
+            copy(&saved.momentum, state.momentum);
+            copy(&saved.ema, state.ema.map(SliceMut::from));
+            copy(&saved.accumulator, state.accumulator.map(SliceMut::from));
+        }
+        Ok(())
+    }
+
+    /// The variable of each one of the checkpoint.
+    fn check_state(&self, checkpoint: &Checkpoint<'_>) -> Result<Vec<crate::VariableId>, Error> {
+        let wrong = |tensor: String, reason: String| Err(Error::State { tensor, reason });
+        match (checkpoint.dynamic, self.dynamic_loss_scale()) {
+            (Some(_), None) => {
+                return wrong("dynamic_scale".into(), "is there, and the optimizer has none".into());
+            }
+            (None, Some(_)) => return wrong("dynamic_scale".into(), "is missing".into()),
+            _ => {}
+        }
+        let mut ids = Vec::new();
+        for saved in &checkpoint.variables {
+            let Some(own) = self.variable(&saved.name).and_then(|id| self.view(id)) else {
+                return wrong(
+                    format!("momentum/{}", saved.name),
+                    "the optimizer has no such variable".into(),
+                );
+            };
+            check_variable(saved, &own)?;
+            ids.push(own.id);
+        }
+        let mut known = ids.clone();
+        known.sort_unstable();
+        if let Some(pair) = known.windows(2).find(|pair| pair.first() == pair.last()) {
+            let name = pair.first().and_then(|&id| self.name(id)).unwrap_or_default();
+            return wrong(format!("momentum/{name}"), "is there twice".into());
+        }
+        match self.variables().find(|own| known.binary_search(&own.id).is_err()) {
+            Some(own) => wrong(format!("momentum/{}", own.name), "is missing".into()),
+            None => Ok(ids),
+        }
+    }
+}
+
+impl<'a> From<VariableView<'a>> for VariableState<'a> {
+    fn from(view: VariableView<'a>) -> Self {
+        VariableState {
+            momentum: view.momentum.map(Tensor::from),
+            ema: view.ema.map(Tensor::from),
+            accumulator: view.accumulator.map(Tensor::from),
+            ..VariableState::new(view.name, view.shape)
+        }
+    }
+}
+
+fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(), Error> {
+    let state = VariableState::from(*own);
+    for section in [Section::Parameter, Section::Momentum, Section::Ema, Section::Accumulator] {
+        let tensor = section.of(saved).as_ref().map(Tensor::as_slice);
+        let expected = match section {
+            // The caller's: it may be there or not.
+            Section::Parameter => tensor.map(|_| own.dtype),
+            _ => section.of(&state).as_ref().map(Tensor::dtype),
+        };
+        let reason = match (tensor.map(|tensor| tensor.dtype()), expected) {
+            (None, None) => continue,
+            (found, expected) if found == expected && saved.shape == own.shape => match tensor {
+                Some(tensor) if tensor.len() != own.shape.iter().product::<usize>() => {
+                    format!("has {} elements", tensor.len())
+                }
+                _ => continue,
+            },
+            (found, expected) if found == expected => {
+                format!("has the shape {:?}, and the variable has {:?}", saved.shape, own.shape)
+            }
+            (None, _) => "is missing".into(),
+            (Some(_), None) => "is there, and the optimizer has none".into(),
+            (Some(found), Some(expected)) => format!("is {found}, and must be {expected} as the optimizer's"),
+        };
+        return Err(Error::State { tensor: format!("{}{}", section.prefix(), own.name), reason });
+    }
+    Ok(())
+}
+
+/// Between tensors that have been checked to be alike.
+fn copy(from: &Option<Tensor<'_>>, to: Option<SliceMut<'_>>) {
+    let Some(from) = from.as_ref().map(Tensor::as_slice) else { return };
+    match (from, to) {
+        (Slice::F32(from), Some(SliceMut::F32(to))) if from.len() == to.len() => to.copy_from_slice(from),
+        (Slice::F16(from), Some(SliceMut::F16(to))) if from.len() == to.len() => to.copy_from_slice(from),
+        (Slice::BF16(from), Some(SliceMut::BF16(to))) if from.len() == to.len() => to.copy_from_slice(from),
+        _ => {}
+    }
+}

@@ -1,0 +1,113 @@
+//! Tensors in a file: reading and writing the [safetensors](https://github.com/huggingface/safetensors) format.
+//!
+//! A file is the length of its header, the header as JSON, and the elements of all tensors without a gap. Nothing in a
+//! header is believed before it has been held against the size of the file, so no file makes the reader allocate more
+//! than the file is long, and any bytes at all give a tensor file or an error.
+//!
+//! Tensors are read when they are asked for, at their position in the file, into memory that is already there. The file
+//! is not mapped: where another process cuts a file short, a read gives an error, and a mapping ends the process.
+//!
+//! The code is this crate's own, and not that of the crate `safetensors`: that one keeps the last of two tensors of the
+//! same name, wants the whole file in memory or mapped, and does not say in an error which tensor it is about.
+
+mod header;
+mod read;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use lion_kernels::{Dtype, Slice, SliceMut};
+
+use crate::Error;
+
+pub use read::{TensorFile, TensorInfo};
+pub use write::write;
+
+/// A tensor to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Its name, which no other tensor of the file may have.
+    pub name: &'a str,
+    /// Its extents; none for a scalar.
+    pub shape: &'a [usize],
+    /// Its elements.
+    pub values: Slice<'a>,
+}
+
+/// The longest header that the format allows.
+const LONGEST_HEADER: u64 = 100_000_000;
+/// The key of the header that is not a tensor.
+const METADATA: &str = "__metadata__";
+/// The bytes before the header, which hold its length.
+const LENGTH: usize = size_of::<u64>();
+
+/// The format's name of a dtype.
+fn name_of(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::BF16 => "BF16",
+    }
+}
+
+fn dtype_of(name: &str) -> Option<Dtype> {
+    Dtype::ALL.iter().copied().find(|&dtype| name_of(dtype) == name)
+}
+
+/// The elements as the bytes that they are in memory.
+fn bytes<'a>(values: &'a Slice<'a>) -> &'a [u8] {
+    match values {
+        Slice::F32(values) => bytemuck::cast_slice(values),
+        Slice::F16(values) => bytemuck::cast_slice(values),
+        Slice::BF16(values) => bytemuck::cast_slice(values),
+    }
+}
+
+fn bytes_mut<'a>(values: &'a mut SliceMut<'_>) -> &'a mut [u8] {
+    match values {
+        SliceMut::F32(values) => bytemuck::cast_slice_mut(values),
+        SliceMut::F16(values) => bytemuck::cast_slice_mut(values),
+        SliceMut::BF16(values) => bytemuck::cast_slice_mut(values),
+    }
+}
+
+/// Turns elements in the order of this machine into those of the file, which is little-endian, or back.
+fn reorder(bytes: &mut [u8], dtype: Dtype) {
+    if cfg!(target_endian = "big") {
+        bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+    }
+}
+
+/// Where in which file, for errors.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    path: &'a Path,
+    tensor: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    fn file(path: &'a Path) -> Self {
+        Place { path, tensor: None }
+    }
+
+    fn tensor(path: &'a Path, name: &'a str) -> Self {
+        Place { path, tensor: Some(name) }
+    }
+
+    fn is(self, reason: impl Into<String>) -> Error {
+        Error::File {
+            file: PathBuf::from(self.path),
+            tensor: self.tensor.map(str::to_owned),
+            reason: reason.into(),
+        }
+    }
+
+    fn io(self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io {
+            file: PathBuf::from(self.path),
+            tensor: self.tensor.map(str::to_owned),
+            action,
+            source,
+        }
+    }
+}

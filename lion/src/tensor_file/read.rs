@@ -1,0 +1,286 @@
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use lion_kernels::{Dtype, SliceMut};
+
+use super::header::{self, Header, RawTensor};
+use super::{LENGTH, LONGEST_HEADER, Place, bytes_mut, dtype_of, reorder};
+use crate::{Error, Values};
+
+/// A file of tensors, open for reading: its header is in memory and has been checked, its elements are not.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("weights.safetensors");
+/// use lion::tensor_file::{self, Entry, TensorFile};
+///
+/// let values = [1.0_f32, 2.0, 3.0];
+/// let entry = Entry { name: "dense.bias", shape: &[3], values: (&values[..]).into() };
+/// tensor_file::write(&path, &[entry], &[("made by", "an example")])?;
+///
+/// let file = TensorFile::open(&path)?;
+/// assert_eq!(file.metadata("made by"), Some("an example"));
+/// let bias = file.find("dense.bias").expect("it was written");
+/// let mut read = [0.0_f32; 3];
+/// file.read(bias, &mut read[..])?;
+/// assert_eq!(read, values);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    metadata: Vec<(String, String)>,
+    /// By name.
+    tensors: Vec<TensorInfo>,
+}
+
+/// What a file's header says of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    len: usize,
+    /// From the start of the file.
+    offset: u64,
+}
+
+impl TensorInfo {
+    /// The tensor's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its format.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Its extents; none for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of its elements.
+    pub fn elements(&self) -> usize {
+        self.len
+    }
+}
+
+impl TensorFile {
+    /// Opens a file and checks all that its header says.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, and [`Error::File`] where it is not a whole and valid one of
+    /// tensors of F32, F16 and BF16.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path.as_ref(), true)
+    }
+
+    /// Opens a file as [`open`](Self::open) does, but leaves out tensors of other formats instead of refusing them.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open).
+    pub fn open_foreign(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path.as_ref(), false)
+    }
+
+    fn open_with(path: &Path, strict: bool) -> Result<Self, Error> {
+        let place = Place::file(path);
+        // Before it is opened: to open a pipe is to wait for its writer.
+        let is_file = fs::metadata(path).map_err(place.io("cannot open"))?.is_file();
+        if !is_file {
+            return Err(place.is("is not a regular file"));
+        }
+        let mut file = File::open(path).map_err(place.io("cannot open"))?;
+        let size = file.metadata().map_err(place.io("cannot read"))?.len();
+        let text = read_header(&mut file, size, place)?;
+        let Header { metadata, tensors } = header::parse(&text)
+            .map_err(|(tensor, reason)| Place { path, tensor: tensor.as_deref() }.is(reason))?;
+        if let Some(key) = twice(metadata.iter().map(|(key, _)| key.as_str()).collect()) {
+            return Err(place.is(format!("the metadata has the key {key:?} twice")));
+        }
+        if let Some(name) = twice(tensors.iter().map(|tensor| tensor.name.as_str()).collect()) {
+            return Err(Place::tensor(path, name).is("there are two tensors of this name"));
+        }
+        let start = (LENGTH + text.len()) as u64;
+        let mut tensors = check(path, tensors, start, size - start, strict)?;
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(TensorFile { path: path.into(), file, metadata, tensors })
+    }
+
+    /// The path that the file was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors, sorted by the bytes of their names.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn find(&self, name: &str) -> Option<&TensorInfo> {
+        let index = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()?;
+        self.tensors.get(index)
+    }
+
+    /// The text that the metadata has under `key`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.iter().find(|(found, _)| found == key).map(|(_, text)| text.as_str())
+    }
+
+    /// All of the metadata, in the order of the file.
+    pub fn metadata_entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.metadata.iter().map(|(key, text)| (key.as_str(), text.as_str()))
+    }
+
+    /// Reads the elements of a tensor of this file.
+    ///
+    /// # Errors
+    /// [`Error::File`] where `into` has another format or length than the tensor, and [`Error::Io`] where the file
+    /// cannot be read or has become shorter; what is in `into` then is not defined.
+    pub fn read<'a>(&self, tensor: &TensorInfo, into: impl Into<SliceMut<'a>>) -> Result<(), Error> {
+        let mut into = into.into();
+        let place = Place::tensor(&self.path, &tensor.name);
+        if into.dtype() != tensor.dtype || into.len() != tensor.len {
+            let (found, wanted) = (into.dtype(), tensor.dtype);
+            let (room, len) = (into.len(), tensor.len);
+            return Err(
+                place.is(format!("is {len} elements of {wanted}, and there is room for {room} of {found}"))
+            );
+        }
+        let bytes = bytes_mut(&mut into);
+        read_exact_at(&self.file, bytes, tensor.offset).map_err(place.io("cannot read"))?;
+        reorder(bytes, tensor.dtype);
+        Ok(())
+    }
+
+    /// Reads the elements of a tensor of this file into memory of their own.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read), and memory that cannot be had.
+    pub fn read_values(&self, tensor: &TensorInfo) -> Result<Values, Error> {
+        let mut values = Values::zeroed(tensor.dtype, tensor.len)
+            .map_err(|source| Place::tensor(&self.path, &tensor.name).is(source.to_string()))?;
+        self.read(tensor, values.as_slice_mut())?;
+        Ok(values)
+    }
+
+    /// An error about this file, or about a tensor of it.
+    pub(crate) fn error(&self, tensor: Option<&str>, reason: impl Into<String>) -> Error {
+        Place { path: &self.path, tensor }.is(reason)
+    }
+}
+
+/// Leaves the file at the first element.
+fn read_header(file: &mut File, size: u64, place: Place<'_>) -> Result<Vec<u8>, Error> {
+    let mut length = [0; LENGTH];
+    let Some(rest) = size.checked_sub(LENGTH as u64) else {
+        return Err(place.is(format!("has {size} bytes, and the length of a header takes {LENGTH}")));
+    };
+    file.read_exact(&mut length).map_err(place.io("cannot read"))?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER {
+        return Err(place.is(format!("its header claims {length} bytes, and may have {LONGEST_HEADER}")));
+    }
+    if length > rest {
+        return Err(place.is(format!("its header claims {length} bytes, and the file has {rest} more")));
+    }
+    // Neither limit is more than a usize can be.
+    let length = usize::try_from(length).unwrap_or_default();
+    let mut text = Vec::new();
+    text.try_reserve_exact(length)
+        .map_err(|_| Error::OutOfMemory { what: "bytes of a header", elements: length })?;
+    text.resize(length, 0);
+    file.read_exact(&mut text).map_err(place.io("cannot read"))?;
+    if text.first() != Some(&b'{') {
+        return Err(place.is("is no safetensors file: its header does not begin with {"));
+    }
+    Ok(text)
+}
+
+/// A name that is there twice.
+fn twice(mut names: Vec<&str>) -> Option<&str> {
+    names.sort_unstable();
+    names.windows(2).find_map(|pair| match pair {
+        [a, b] if a == b => Some(*a),
+        _ => None,
+    })
+}
+
+/// Checks what a header says of its tensors against the bytes that there are: `size` of them, at `start`.
+fn check(
+    path: &Path,
+    mut raw: Vec<RawTensor>,
+    start: u64,
+    size: u64,
+    strict: bool,
+) -> Result<Vec<TensorInfo>, Error> {
+    raw.sort_by_key(|tensor| (tensor.begin, tensor.end));
+    let mut tensors = Vec::with_capacity(raw.len());
+    let mut covered = 0;
+    for RawTensor { name, dtype, shape, begin, end } in raw {
+        let place = Place::tensor(path, &name);
+        if begin > end || end > size {
+            let reason =
+                format!("its data_offsets are [{begin}, {end}], and the file has data for [0, {size}]");
+            return Err(place.is(reason));
+        }
+        if begin != covered {
+            let what = if begin < covered { "overlaps another tensor" } else { "comes after a gap" };
+            let reason = format!("{what}: its data begins at {begin}, and that before ends at {covered}");
+            return Err(place.is(reason));
+        }
+        covered = end;
+        let Some(dtype) = dtype_of(&dtype) else {
+            if strict {
+                let dtype = dtype.chars().take(20).collect::<String>();
+                return Err(place.is(format!("its dtype is {dtype:?}, and must be F32, F16 or BF16")));
+            }
+            continue;
+        };
+        let len = shape.iter().try_fold(1_u64, |len, &extent| len.checked_mul(extent));
+        let bytes = len.and_then(|len| len.checked_mul(dtype.size() as u64));
+        if bytes != Some(end - begin) {
+            let wanted =
+                bytes.map_or("more bytes than fit in 64 bits".into(), |bytes| format!("{bytes} bytes"));
+            let shape = short(&shape);
+            let reason = format!("{dtype} of shape {shape} is {wanted}, and its data has {}", end - begin);
+            return Err(place.is(reason));
+        }
+        let extents: Result<Vec<_>, _> = shape.iter().map(|&extent| usize::try_from(extent)).collect();
+        let (Ok(shape), Some(Ok(len))) = (extents, len.map(usize::try_from)) else {
+            return Err(place.is("its shape does not fit in the memory of this machine"));
+        };
+        tensors.push(TensorInfo { name, dtype, shape, len, offset: start + begin });
+    }
+    if covered != size {
+        let reason = format!("the tensors end at byte {covered} of the data, and the file has {size}");
+        return Err(Place::file(path).is(reason));
+    }
+    Ok(tensors)
+}
+
+/// A shape in an error.
+fn short(shape: &[u64]) -> String {
+    const MOST: usize = 8;
+    match shape.get(..MOST) {
+        Some(first) if shape.len() > MOST => format!("{first:?} and {} more extents", shape.len() - MOST),
+        _ => format!("{shape:?}"),
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+/// Moves the file's position, so that only one thread at a time may read.
+#[cfg(not(unix))]
+fn read_exact_at(mut file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
+    file.read_exact(into)
+}
