@@ -1,0 +1,88 @@
+//! `lion doctor`: what the optimizer finds on this machine.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+
+use lion::Backend;
+
+use crate::failure::Failure;
+
+/// Says what the optimizer finds on this machine: processor, backends, huge pages, cores, environment, profile.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {}
+
+/// The variables that the libraries read.
+const ENVIRONMENT: [&str; 5] =
+    ["LION_ISA", "LION_NUM_THREADS", "LION_CHUNK", "LION_PROFILE", "LION_NO_PROFILE"];
+
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
+pub(crate) fn run(_: &Arguments) -> Result<(), Failure> {
+    std::io::stdout().write_all(report().as_bytes()).map_err(Failure::Output)
+}
+
+fn report() -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        // A string takes everything.
+        let _ = writeln!(text, "{name:<12} {value}");
+    };
+    line("cpu", &cpu_model());
+    let available: Vec<_> = Backend::available().map(Backend::name).collect();
+    line("backends", &available.join(", "));
+    match Backend::from_env() {
+        Ok(chosen) => line("chosen", chosen.name()),
+        Err(error) => line("chosen", &format!("none: LION_ISA: {error}")),
+    }
+    line("huge pages", &huge_pages());
+    line("cores", &cores());
+    for name in ENVIRONMENT {
+        let value = std::env::var_os(name);
+        line(name, &value.map_or("not set".into(), |value| format!("{value:?}")));
+    }
+    line("profile", "none");
+    text
+}
+
+/// What `/proc` says of this process or this machine under `key`.
+fn proc_entry(file: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let entry = |line: &str| {
+        let (found, value) = line.split_once(':')?;
+        (found.trim() == key).then(|| value.trim().to_owned())
+    };
+    text.lines().find_map(entry)
+}
+
+fn cpu_model() -> String {
+    let model =
+        ["model name", "CPU part", "Hardware"].iter().find_map(|key| proc_entry("/proc/cpuinfo", key));
+    let model = model.unwrap_or_else(|| "unknown model".into());
+    format!("{model} ({})", std::env::consts::ARCH)
+}
+
+/// The mode in force is the one in brackets.
+fn huge_pages() -> String {
+    let Ok(text) = fs::read_to_string(HUGE_PAGES) else { return format!("unknown: no {HUGE_PAGES}") };
+    let mode = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
+    match mode {
+        Some("always") => "always".into(),
+        Some("madvise") => "madvise (large state asks for them)".into(),
+        Some("never") => "never (large tensors are slower)".into(),
+        Some(other) => other.into(),
+        None => text.trim().into(),
+    }
+}
+
+/// What this process may use, which a quota or an affinity may make less than the machine has.
+fn cores() -> String {
+    let usable = match std::thread::available_parallelism() {
+        Ok(usable) => usable.to_string(),
+        Err(error) => format!("unknown: {error}"),
+    };
+    match proc_entry("/proc/self/status", "Cpus_allowed_list") {
+        Some(affinity) => format!("{usable} usable; affinity {affinity}"),
+        None => format!("{usable} usable"),
+    }
+}

@@ -1,0 +1,145 @@
+//! `lion replay`: the optimizer on recorded gradients.
+
+mod optimizer;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lion::replay::{self, Recording};
+use lion::state::{Checkpoint, Tensor, VariableState};
+use lion::{Backend, Config, Dtype, Lion, Values};
+use regex::Regex;
+
+use crate::failure::{Failure, say};
+
+/// Applies the optimizer to a recorded run, and writes the parameters and the state that it comes to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Keras's JSON: get_config(), or keras.optimizers.serialize(optimizer)
+    #[arg(long, value_name = "CONFIG.json")]
+    config: PathBuf,
+    /// The run: param/<name> and grad/<step>/<name>
+    #[arg(long, value_name = "RUN.safetensors")]
+    input: PathBuf,
+    /// Where the result goes, which is a checkpoint
+    #[arg(long, value_name = "RESULT.safetensors")]
+    output: PathBuf,
+    /// Goes on from a checkpoint: its parameters, momentum and counters take the place of the run's initial values
+    #[arg(long, value_name = "STATE.safetensors")]
+    state: Option<PathBuf>,
+    /// Sets each parameter to its moving average at the end
+    #[arg(long)]
+    finalize: bool,
+    /// No weight decay for variables in whose name this is found; may be given several times
+    #[arg(long, value_name = "REGEX")]
+    exclude_from_weight_decay: Vec<Regex>,
+    /// The instruction set: scalar, avx2, avx512, neon or auto; without this what LION_ISA says. Changes no bit
+    #[arg(long, value_parser = backend)]
+    isa: Option<Backend>,
+    /// The number of threads. Changes no bit
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// The number of elements of a piece of work. Changes no bit
+    #[arg(long, value_name = "N")]
+    chunk: Option<NonZeroUsize>,
+    /// What was measured to be fast on this machine. Changes no bit
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// The format of the momentum; without this, that of each parameter
+    #[arg(long, value_name = "f32|f16|bf16", value_parser = dtype)]
+    momentum_dtype: Option<Dtype>,
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    Backend::from_name(name).map_err(|error| error.to_string())
+}
+
+fn dtype(name: &str) -> Result<Dtype, String> {
+    name.parse().map_err(|error: lion_kernels::Error| error.to_string())
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let backend = match arguments.isa {
+        Some(backend) => backend,
+        None => Backend::from_env().map_err(|error| Failure::Usage(format!("LION_ISA: {error}")))?,
+    };
+    check_output(&arguments.output)?;
+    let config = read_config(&arguments.config)?;
+    let recording = Recording::open(&arguments.input)?;
+    if let Some(profile) = &arguments.profile {
+        say(&format!("warning: {}: profiles are not read yet, and change no bit", profile.display()));
+    }
+    let mut optimizer = optimizer::build(&config, backend, arguments)?;
+    let ids = replay::register(&recording, &mut optimizer)?;
+    let mut parameters = match &arguments.state {
+        None => recording.parameters()?,
+        Some(path) => resume(path, &recording, &mut optimizer)?,
+    };
+
+    let bar = progress(recording.calls());
+    replay::run(&recording, &mut optimizer, &ids, &mut parameters, |calls| bar.set_position(calls as u64))?;
+    bar.finish_and_clear();
+    if arguments.finalize {
+        replay::finalize(&mut optimizer, &ids, &mut parameters)?;
+    }
+
+    let mut checkpoint = optimizer.checkpoint();
+    for (variable, parameter) in checkpoint.variables.iter_mut().zip(&parameters) {
+        variable.parameter = Some(Tensor::from(parameter.as_slice()));
+    }
+    Ok(checkpoint.write(&arguments.output)?)
+}
+
+/// Takes the place of the run's beginning, and gives the parameters in the order of the run.
+fn resume(path: &Path, recording: &Recording, optimizer: &mut Lion) -> Result<Vec<Values>, Failure> {
+    let checkpoint = Checkpoint::read(path)?;
+    optimizer.restore(&checkpoint).map_err(|error| Failure::in_file(path, error))?;
+    // Both are sorted by name, and restoring has found that the names are the same.
+    let saved = checkpoint.variables.into_iter().zip(recording.variables());
+    let parameter = |(variable, (name, ..)): (VariableState<'static>, (&str, _, _))| match variable.parameter
+    {
+        Some(Tensor::Owned(values)) if variable.name == name => Ok(values),
+        _ => Err(Failure::in_file(path, format_args!("param/{name}: is missing"))),
+    };
+    saved.map(parameter).collect()
+}
+
+/// Better now than after a long run.
+fn check_output(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.file_name().is_none() || fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(Failure::in_file(path, "cannot write: is not a regular file"));
+    }
+    match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::in_file(path, "cannot write: its folder is a file")),
+        Err(error) => Err(Failure::in_file(path, format_args!("cannot write: its folder: {error}"))),
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config, Failure> {
+    const LARGEST: u64 = 16 << 20;
+    let wrong = |reason: &dyn std::fmt::Display| Failure::in_file(path, reason);
+    let file = File::open(path).map_err(|error| wrong(&format_args!("cannot open: {error}")))?;
+    let mut text = Vec::new();
+    file.take(LARGEST + 1)
+        .read_to_end(&mut text)
+        .map_err(|error| wrong(&format_args!("cannot read: {error}")))?;
+    if text.len() as u64 > LARGEST {
+        return Err(wrong(&format_args!("is no config: it has more than {LARGEST} bytes")));
+    }
+    let text = String::from_utf8(text).map_err(|error| wrong(&format_args!("is no JSON: {error}")))?;
+    Config::from_json(&text).map_err(|error| wrong(&error))
+}
+
+/// Nothing where stderr is not a terminal.
+fn progress(calls: usize) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(calls as u64), ProgressDrawTarget::stderr_with_hz(5));
+    match ProgressStyle::with_template("{bar:40} {pos}/{len} calls, {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,188 @@
+//! The command as a process: exit status, and what is on stdout and stderr.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::{TempDir, tempdir};
+
+fn lion(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lion"));
+    command.args(arguments).env_remove("LION_ISA").output().expect("it runs")
+}
+
+fn golden(case: &str, file: &str) -> String {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases");
+    cases.join(case).join(file).to_string_lossy().into_owned()
+}
+
+struct Run {
+    folder: TempDir,
+    config: String,
+    input: String,
+}
+
+impl Run {
+    fn new(case: &str) -> Self {
+        Run {
+            folder: tempdir().expect("a folder"),
+            config: golden(case, "config.json"),
+            input: golden(case, "run.safetensors"),
+        }
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.path().join("result.safetensors")
+    }
+
+    fn with(&self, more: &[&str]) -> Output {
+        let output = self.output().to_string_lossy().into_owned();
+        let mut arguments =
+            vec!["replay", "--config", &self.config, "--input", &self.input, "--output", &output];
+        arguments.extend(more);
+        lion(&arguments)
+    }
+
+    /// Bad input: status 1, one line that begins so and contains that, and no file.
+    fn refused(&self, place: &str, expected: &str) {
+        let done = self.with(&[]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("lion: {place}: ")) && said.contains(expected), "{said:?}");
+        assert!(said.ends_with('\n') && said.lines().count() == 1, "{said:?}");
+        assert!(done.stdout.is_empty());
+        assert_eq!(fs::read_dir(self.folder.path()).expect("listed").count(), 0);
+    }
+}
+
+#[test]
+fn a_run_is_replayed_in_silence() {
+    let run = Run::new("plain");
+    let mut first = None;
+    for more in [&[][..], &["--isa", "scalar"], &["--isa", "auto", "--threads", "2", "--chunk", "64"]] {
+        let done = run.with(more);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        assert!(done.stdout.is_empty() && done.stderr.is_empty(), "{done:?}");
+        let bytes = fs::read(run.output()).expect("a result");
+        assert_eq!(first.get_or_insert_with(|| bytes.clone()), &bytes);
+    }
+    let result = lion::state::Checkpoint::read(run.output()).expect("a checkpoint");
+    let keras = lion::state::Checkpoint::read(golden("plain", "result.safetensors")).expect("a checkpoint");
+    assert_eq!((result.iterations, result.variables.len()), (keras.iterations, keras.variables.len()));
+    for (ours, theirs) in result.variables.iter().zip(&keras.variables) {
+        // No NaN and no negative zero where Keras has another: the text says all of them apart.
+        let text = |variable: &lion::state::VariableState<'_>| {
+            let tensors = [&variable.parameter, &variable.momentum];
+            tensors.map(|it| it.as_ref().map(|tensor| format!("{:?}", tensor.as_slice())))
+        };
+        assert_eq!((&ours.name, text(ours)), (&theirs.name, text(theirs)));
+    }
+}
+
+#[test]
+fn bad_usage() {
+    let run = Run::new("plain");
+    for more in [
+        &["--isa", "sse9"][..],
+        &["--threads", "0"],
+        &["--chunk", "x"],
+        &["--momentum-dtype", "f64"],
+        &["--exclude-from-weight-decay", "("],
+        &["--unknown"],
+    ] {
+        let done = run.with(more);
+        assert_eq!(done.status.code(), Some(2), "{more:?}: {done:?}");
+        assert!(!done.stderr.is_empty() && done.stdout.is_empty() && !run.output().exists());
+    }
+    for arguments in [&[][..], &["replay"], &["train"], &["replay", "--config", "x", "--input", "y"]] {
+        assert_eq!(lion(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lion"));
+    let output = run.output().to_string_lossy().into_owned();
+    command.args(["replay", "--config", &run.config, "--input", &run.input, "--output", &output]);
+    let done = command.env("LION_ISA", "sse9").output().expect("it runs");
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).starts_with("lion: LION_ISA: there is no backend"));
+    for arguments in [&["--help"][..], &["--version"], &["replay", "--help"]] {
+        let done = lion(arguments);
+        assert!(done.status.success() && !done.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn bad_input() {
+    let files = tempdir().expect("a folder");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = files.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let run = |config: Option<String>, input: Option<String>| {
+        let run = Run::new("plain");
+        Run { config: config.unwrap_or(run.config), input: input.unwrap_or(run.input), folder: run.folder }
+    };
+    for (text, expected) in [
+        (&b"{\"beta_1\": 1.5}"[..], "beta_1 is 1.5, and must be in (0, 1]"),
+        (b"{\"clipnorm\": 1.0, \"clipvalue\": 1.0}", "at most one of"),
+        (b"{\"momentum\": 1.0}", "momentum is not known here"),
+        (b"{\"beta_1\": 0.5,\n \"beta_1\": 0.5}", "twice"),
+        (b"{", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[]", "must be an object"),
+    ] {
+        let config = file("config.json", text);
+        run(Some(config.clone()), None).refused(&config, expected);
+    }
+    let missing = files.path().join("missing").to_string_lossy().into_owned();
+    run(Some(missing.clone()), None).refused(&missing, "cannot open: ");
+    run(None, Some(missing.clone())).refused(&missing, "cannot open: ");
+    let whole = fs::read(golden("plain", "run.safetensors")).expect("bytes");
+    let cut = file("cut.safetensors", &whole[..whole.len() - 1]);
+    run(None, Some(cut.clone())).refused(&cut, "and the file has data for");
+    let result = golden("plain", "result.safetensors");
+    run(None, Some(result.clone())).refused(&result, "is neither param/<name> nor grad/<step>/<name>");
+    let empty = file("empty.safetensors", b"");
+    run(None, Some(empty.clone())).refused(&empty, "has 0 bytes");
+}
+
+#[test]
+fn an_output_that_cannot_be_is_refused_before_the_run() {
+    let run = Run::new("plain");
+    let folder = run.folder.path().to_string_lossy().into_owned();
+    let nowhere = run.folder.path().join("missing/x").to_string_lossy().into_owned();
+    for output in [folder, nowhere, "/dev/null".into()] {
+        let done = lion(&["replay", "--config", &run.config, "--input", &run.input, "--output", &output]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("lion: {output}: cannot write: ")), "{said}");
+    }
+}
+
+#[test]
+fn the_doctor_reports() {
+    let done = lion(&["doctor"]);
+    assert!(done.status.success() && done.stderr.is_empty());
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    for word in ["cpu", "backends", "chosen", "huge pages", "cores", "LION_ISA", "profile"] {
+        assert!(said.lines().any(|line| line.starts_with(word)), "{word} is missing: {said}");
+    }
+    assert!(said.contains("scalar"));
+}
+
+/// Nobody reads what it says: no panic, and no failure.
+#[test]
+fn a_broken_pipe() {
+    for arguments in [&["doctor"][..], &["--help"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lion"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        drop(child.stdout.take());
+        let done = child.wait_with_output().expect("it ends");
+        assert_eq!(done.status.code(), Some(0), "{arguments:?}: {done:?}");
+        assert!(done.stderr.is_empty(), "{done:?}");
+    }
+}
