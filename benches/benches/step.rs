@@ -12,7 +12,7 @@ fn formats<P: Trial, G: Trial, M: Trial>(criterion: &mut Criterion) {
     let name = format!("step {}/{}/{}", P::DTYPE, G::DTYPE, M::DTYPE);
     let mut group = criterion.benchmark_group(name);
     for len in SIZES {
-        let mut state = State::<P, G, M>::new(len);
+        let mut state = State::<P, G, M>::new(len, true);
         group.throughput(Throughput::Bytes(state.bytes()));
         for backend in Backend::available() {
             group.bench_function(BenchmarkId::new(backend.name(), len), |bencher| {

@@ -42,13 +42,14 @@ pub struct State<P: Trial, G: Trial, M: Trial> {
 }
 
 impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
-    /// Tensors of `len` elements, and a step with weight decay.
+    /// Tensors of `len` elements, and a step with or without weight decay.
     ///
     /// # Panics
     /// Where there is no memory.
-    pub fn new(len: usize) -> Self {
+    pub fn new(len: usize, decay: bool) -> Self {
+        let plain = Step::new(1e-4, 0.9, 0.99).expect("valid settings");
         let mut state = State {
-            step: Step::new(1e-4, 0.9, 0.99).and_then(|step| step.weight_decay(0.1)).expect("valid settings"),
+            step: if decay { plain.weight_decay(0.1).expect("valid settings") } else { plain },
             parameter: Buffer::zeroed(len).expect("memory"),
             gradient: Buffer::zeroed(len).expect("memory"),
             momentum: Buffer::zeroed(len).expect("memory"),

@@ -115,6 +115,11 @@ pub(crate) trait Isa: Copy {
         unsafe { to.write_unaligned(value) }
     }
 
+    /// Says that the cache line at an address, which may be any, will soon be read. Where the set has no such hint,
+    /// nothing.
+    #[inline(always)]
+    fn prefetch(self, _line: *const u8) {}
+
     /// Reads the first `bytes` bytes of a vector (`F32`, `U32` or `Half`); the others are zero.
     ///
     /// # Safety

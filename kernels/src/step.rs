@@ -12,7 +12,7 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use crate::dispatch::Backend;
+use crate::dispatch::{Backend, prefetch_pays};
 use crate::element::{Dtype, Pair, Slice, SliceMut, Storage, with_dtype};
 use crate::error::Error;
 use crate::isa::{Isa, Kernel};
@@ -126,6 +126,9 @@ impl<'a> Tensors<'a> {
 
     #[inline(always)]
     fn streams(&mut self) -> Streams {
+        let each =
+            self.parameter.dtype().size() + self.gradient.dtype().size() + self.momentum.dtype().size();
+        let distant = prefetch_pays() && self.parameter.len() >= DISTANT / each;
         let to = self.parameter.as_mut_ptr();
         Streams {
             from: self.source.as_ref().map_or(to.cast_const(), Slice::as_ptr),
@@ -135,6 +138,7 @@ impl<'a> Tensors<'a> {
             accumulator: self.accumulator.as_deref_mut().map_or(core::ptr::null_mut(), <[f32]>::as_mut_ptr),
             ema: self.ema.as_deref_mut().map_or(core::ptr::null_mut(), <[f32]>::as_mut_ptr),
             copy: self.copy.as_mut().map(|copy| (copy.dtype(), copy.as_mut_ptr())),
+            distant,
         }
     }
 }
@@ -174,7 +178,12 @@ struct Streams {
     accumulator: *mut f32,
     ema: *mut f32,
     copy: Option<(Dtype, *mut u8)>,
+    /// Whether to prefetch.
+    distant: bool,
 }
+
+/// Bytes of a parameter, its gradient and its momentum from which they are taken not to be in the second-level cache.
+const DISTANT: usize = 4 << 20;
 
 /// The sizes in which the pass is compiled.
 enum Part {
@@ -233,12 +242,17 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage, const DECAY: bool> Visit<I>
     #[inline(always)]
     unsafe fn visit<const WHOLE: bool>(&mut self, window: Window<I, WHOLE>) {
         let split = P::SPLITS && G::SPLITS && M::SPLITS;
-        let Streams { from, to, gradient, momentum, .. } = self.streams;
+        let Streams { from, to, gradient, momentum, distant, .. } = self.streams;
+        if WHOLE && distant {
+            window.prefetch(from.cast::<P>());
+            window.prefetch(gradient.cast::<G>());
+            window.prefetch(momentum.cast::<M>());
+        }
         // SAFETY: the window lies within the tensors by this function's contract, and they have these types.
         unsafe {
+            let p = window.load(from.cast::<P>(), split);
             let g = window.load(gradient.cast::<G>(), split);
             let m = window.load(momentum.cast::<M>(), split);
-            let p = window.load(from.cast::<P>(), split);
             let (p, m) = step_pair::<I, DECAY>(&self.rule, p, g, m);
             window.store(momentum.cast::<M>(), split, m);
             window.store(to.cast::<P>(), split, p);
@@ -299,6 +313,11 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
     unsafe fn visit<const WHOLE: bool>(&mut self, window: Window<I, WHOLE>) {
         let isa = self.isa;
         let streams = self.streams;
+        if WHOLE && streams.distant {
+            window.prefetch(streams.from.cast::<P>());
+            window.prefetch(streams.gradient.cast::<G>());
+            window.prefetch(streams.momentum.cast::<M>());
+        }
         // SAFETY: the window lies within the tensors by this function's contract; they have these types, and the
         // optional ones are there where the settings call for them, as `Tensors::check` has seen.
         unsafe {

@@ -9,6 +9,12 @@ use core::ops::Range;
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
 
+/// Bytes from a window to the one that is prefetched.
+const AHEAD: usize = 1024;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// What happens to the elements of one window. `visit` must be `#[inline(always)]`.
 pub(crate) trait Visit<I: Isa> {
     /// # Safety
@@ -78,6 +84,17 @@ impl<I: Isa, const WHOLE: bool> Window<I, WHOLE> {
     pub(crate) unsafe fn store<T: Storage>(self, stream: *mut T, split: bool, value: Pair<I>) {
         // SAFETY: `start` is within the stream, and what the place spans is writable, by the contract.
         unsafe { T::store(self.place::<T>(), stream.add(self.start), split, value) }
+    }
+
+    /// Asks for the stream's lines that a window [`AHEAD`] of this one will need.
+    #[inline(always)]
+    pub(crate) fn prefetch<T>(self, stream: *const T) {
+        let first = stream.wrapping_add(self.start).cast::<u8>().wrapping_add(AHEAD);
+        let mut line = 0;
+        while line < 2 * I::LANES * size_of::<T>() {
+            self.isa.prefetch(first.wrapping_add(line));
+            line += LINE;
+        }
     }
 
     #[inline(always)]

@@ -12,6 +12,7 @@ on_each_backend!(
     every_combination_of_parts,
     out_of_place_reads_one_and_writes_the_other,
     any_settings_and_lengths,
+    tensors_beyond_the_caches,
 );
 
 /// A step as the kernels and as the reference know it, on tensors of their own.
@@ -259,6 +260,15 @@ fn out_of_place_reads_one_and_writes_the_other(backend: Backend) {
         }
     }
     for_each_triple!(triple, backend);
+}
+
+/// Where a step prefetches.
+fn tensors_beyond_the_caches(backend: Backend) {
+    let mut rng = Rng::with_seed(0x55);
+    for pass in [PLAIN, FULL] {
+        Case::<f32, f32, f32>::new(&mut rng, pass, None, 360_007).check(backend, true);
+        Case::<bf16, bf16, bf16>::new(&mut rng, pass, None, 700_019).check(backend, true);
+    }
 }
 
 fn any_settings_and_lengths(backend: Backend) {
