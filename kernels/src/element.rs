@@ -1,13 +1,15 @@
 //! Storage formats. A format is a way to load f32 lanes and a way to store them; the arithmetic between is f32.
 //!
 //! Each format is one file in `element/` and one row of the table below, which makes [`Dtype`], [`Slice`],
-//! [`SliceMut`] and the kernels' instantiations. A load is exact; a store rounds once, to nearest even, keeps
+//! [`SliceMut`], [`Values`] and the kernels' instantiations. A load is exact; a store rounds once, to nearest even, keeps
 //! subnormals, overflows to infinity and keeps NaN as a quiet NaN.
 
 mod bf16;
 mod f16;
 mod f32;
 
+use crate::buffer::Buffer;
+use crate::error::Error;
 use crate::isa::Isa;
 use crate::sweep::Place;
 
@@ -97,6 +99,32 @@ macro_rules! dtypes {
             $(#[doc = $what] $variant(&'a mut [$type]),)+
         }
 
+        /// Owned elements of any format, in aligned memory.
+        #[derive(Clone, Debug)]
+        pub enum Values {
+            $(#[doc = $what] $variant(Buffer<$type>),)+
+        }
+
+        impl Values {
+            /// `len` zeros.
+            ///
+            /// # Errors
+            /// [`Error::OutOfMemory`] where the memory cannot be had.
+            pub fn zeroed(dtype: Dtype, len: usize) -> Result<Self, Error> {
+                Ok(match dtype { $(Dtype::$variant => Values::$variant(Buffer::zeroed(len)?),)+ })
+            }
+
+            /// The elements, for reading.
+            pub fn as_slice(&self) -> Slice<'_> {
+                match self { $(Values::$variant(buffer) => Slice::$variant(buffer),)+ }
+            }
+
+            /// The elements, for writing.
+            pub fn as_slice_mut(&mut self) -> SliceMut<'_> {
+                match self { $(Values::$variant(buffer) => SliceMut::$variant(buffer),)+ }
+            }
+        }
+
         impl Slice<'_> {
             /// The format.
             pub fn dtype(&self) -> Dtype {
@@ -184,14 +212,14 @@ impl core::fmt::Display for Dtype {
 }
 
 impl core::str::FromStr for Dtype {
-    type Err = crate::Error;
+    type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Dtype::ALL
             .iter()
             .copied()
             .find(|dtype| dtype.name() == name)
-            .ok_or_else(|| crate::Error::UnknownDtype { name: name.into() })
+            .ok_or_else(|| Error::UnknownDtype { name: name.into() })
     }
 }
 
@@ -203,6 +231,23 @@ impl Slice<'_> {
 }
 
 impl SliceMut<'_> {
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Values {
+    /// The format.
+    pub fn dtype(&self) -> Dtype {
+        self.as_slice().dtype()
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
     /// Whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -53,7 +53,7 @@ mod sweep;
 
 pub use buffer::Buffer;
 pub use dispatch::Backend;
-pub use element::{Dtype, Element, Slice, SliceMut};
+pub use element::{Dtype, Element, Slice, SliceMut, Values};
 pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
 pub use limit::stream;

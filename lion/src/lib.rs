@@ -39,7 +39,6 @@ mod stalled;
 pub mod state;
 pub mod tensor_file;
 mod update;
-mod values;
 mod variable;
 
 pub use builder::Builder;
@@ -49,12 +48,11 @@ pub use ema::EmaCadence;
 pub use error::Error;
 pub use group::{Group, GroupId};
 pub use hyperparameter::Hyperparameter;
-pub use lion_kernels::{Backend, Dtype, Slice, SliceMut};
+pub use lion_kernels::{Backend, Dtype, Slice, SliceMut, Values};
 pub use metrics::{Metrics, Outcome};
 pub use optimizer::Lion;
 pub use schedule::Schedule;
 pub use update::Update;
-pub use values::Values;
 pub use variable::{StateMut, VariableId, VariableOptions, VariableView};
 
 /// What a training program names: `use lion::prelude::*;`.

@@ -1,6 +1,6 @@
 //! Variables: what an optimizer knows of a parameter between calls.
 
-use lion_kernels::{Buffer, Dtype, Slice, SliceMut};
+use lion_kernels::{Buffer, Dtype, Slice, SliceMut, Values};
 
 use crate::{Constraint, Error, GroupId};
 
@@ -82,7 +82,7 @@ pub(crate) struct Variable {
     pub(crate) decays: bool,
     pub(crate) overwritten: bool,
     pub(crate) constraint: Option<Constrained>,
-    pub(crate) momentum: Option<State>,
+    pub(crate) momentum: Option<Values>,
     pub(crate) ema: Option<Buffer<f32>>,
     pub(crate) accumulator: Option<Buffer<f32>>,
 }
@@ -102,40 +102,6 @@ pub(crate) struct Wanted {
     pub(crate) decays: bool,
     pub(crate) ema: bool,
     pub(crate) accumulator: bool,
-}
-
-/// State memory of a format chosen at run time.
-#[derive(Clone, Debug)]
-pub(crate) enum State {
-    F32(Buffer<f32>),
-    F16(Buffer<half::f16>),
-    BF16(Buffer<half::bf16>),
-}
-
-impl State {
-    fn zeroed(dtype: Dtype, len: usize) -> Result<Self, lion_kernels::Error> {
-        Ok(match dtype {
-            Dtype::F32 => State::F32(Buffer::zeroed(len)?),
-            Dtype::F16 => State::F16(Buffer::zeroed(len)?),
-            Dtype::BF16 => State::BF16(Buffer::zeroed(len)?),
-        })
-    }
-
-    pub(crate) fn as_slice(&self) -> Slice<'_> {
-        match self {
-            State::F32(buffer) => Slice::F32(buffer),
-            State::F16(buffer) => Slice::F16(buffer),
-            State::BF16(buffer) => Slice::BF16(buffer),
-        }
-    }
-
-    pub(crate) fn as_slice_mut(&mut self) -> SliceMut<'_> {
-        match self {
-            State::F32(buffer) => SliceMut::F32(buffer),
-            State::F16(buffer) => SliceMut::F16(buffer),
-            State::BF16(buffer) => SliceMut::BF16(buffer),
-        }
-    }
 }
 
 impl Variable {
@@ -171,7 +137,7 @@ impl Variable {
             decays: wanted.decays && !options.exclude_from_weight_decay,
             overwritten: !trained,
             constraint: constraint.transpose()?,
-            momentum: trained.then(|| State::zeroed(momentum_dtype, len)).transpose().map_err(of_tensor)?,
+            momentum: trained.then(|| Values::zeroed(momentum_dtype, len)).transpose().map_err(of_tensor)?,
             ema: zeros(wanted.ema && trained)?,
             accumulator: zeros(wanted.accumulator)?,
         })
@@ -183,7 +149,7 @@ impl Variable {
             name: &self.name,
             shape: &self.shape,
             dtype: self.dtype,
-            momentum: self.momentum.as_ref().map(State::as_slice),
+            momentum: self.momentum.as_ref().map(Values::as_slice),
             ema: self.ema.as_deref(),
             accumulator: self.accumulator.as_deref(),
         }
@@ -191,7 +157,7 @@ impl Variable {
 
     pub(crate) fn state_mut(&mut self) -> StateMut<'_> {
         StateMut {
-            momentum: self.momentum.as_mut().map(State::as_slice_mut),
+            momentum: self.momentum.as_mut().map(Values::as_slice_mut),
             ema: self.ema.as_deref_mut(),
             accumulator: self.accumulator.as_deref_mut(),
         }

@@ -12,9 +12,6 @@ mod readmes {
 
     #[doc = include_str!("../../kernels/README.md")]
     struct Kernels;
-
-    #[doc = include_str!("../../lion/README.md")]
-    struct Lion;
 }
 
 mod guarded;

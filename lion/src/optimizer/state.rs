@@ -1,10 +1,10 @@
 //! What an optimizer tells of itself between calls, and lets be changed.
 
-use lion_kernels::{Backend, Slice};
+use lion_kernels::{Backend, Slice, Values};
 
 use super::Lion;
 use crate::loss_scale::LossScale;
-use crate::variable::{State, StateMut, VariableView};
+use crate::variable::{StateMut, VariableView};
 use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, stalled};
 
 impl Lion {
@@ -168,7 +168,7 @@ impl Lion {
 
     /// The variable's momentum.
     pub fn momentum(&self, variable: VariableId) -> Option<Slice<'_>> {
-        self.variables.get(variable.0)?.momentum.as_ref().map(State::as_slice)
+        self.variables.get(variable.0)?.momentum.as_ref().map(Values::as_slice)
     }
 
     /// The variable's name.
