@@ -85,7 +85,7 @@ fn detected() -> u8 {
 
 /// Whether a stream that comes from beyond the second-level cache is faster with prefetching in software. It is on
 /// Intel's server cores, where a step then runs at the streaming limit and without it up to a third slower in 16-bit
-/// formats; on AMD's Zen 4 it is slower.
+/// formats; on AMD's Zen 4 it is reported slower, and off.
 #[inline]
 pub(crate) fn prefetch_pays() -> bool {
     detected() & PREFETCH != 0
