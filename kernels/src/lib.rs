@@ -41,6 +41,7 @@ mod error;
 mod isa;
 #[allow(unsafe_code)]
 mod limit;
+mod plan;
 pub mod reference;
 mod rule;
 mod settings;
@@ -57,6 +58,7 @@ pub use element::{Dtype, Element, Slice, SliceMut, Values};
 pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
 pub use limit::stream;
+pub use plan::{Plan, Prefetch};
 pub use settings::{Clip, Ema, Gradient, Step};
 pub use statistics::{BLOCK, Statistics, block_statistics, statistics};
 pub use step::Tensors;

@@ -1,0 +1,80 @@
+//! How work is done on a machine: with which instructions, on how many threads, in pieces of what size.
+//!
+//! A plan changes the speed of a call, never a bit of its result. So nothing in it can be wrong: a number beyond
+//! what makes sense is taken as the nearest that does.
+
+use core::num::NonZeroUsize;
+
+use crate::dispatch::Backend;
+use crate::statistics::BLOCK;
+
+/// Which instruction set, how many threads, and how work is cut among them.
+///
+/// ```
+/// use lion_kernels::{Backend, Plan};
+///
+/// let plan = Plan::new(Backend::best()).threads(2).chunk(100_000);
+/// assert_eq!(plan.chunk, 98_304, "whole blocks of 4,096 elements");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The instruction set.
+    pub backend: Backend,
+    /// The most threads that share a call; `None` for as many as the thread pool has.
+    pub threads: Option<NonZeroUsize>,
+    /// Elements of a piece of work, a multiple of [`BLOCK`].
+    pub chunk: usize,
+    /// Bytes of a call's tensors below which it stays on the calling thread.
+    pub parallel_from: usize,
+    /// Whether to ask for memory ahead of its use.
+    pub prefetch: Prefetch,
+}
+
+/// Whether a pass asks for memory ahead of its use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Prefetch {
+    /// Where it is known to pay: for tensors of 4 MiB and more on Intel's cores.
+    #[default]
+    Auto,
+    /// In every pass.
+    On,
+    /// In none.
+    Off,
+}
+
+impl Plan {
+    /// What does well on most machines.
+    pub const fn new(backend: Backend) -> Self {
+        Plan { backend, threads: None, chunk: 8 * BLOCK, parallel_from: 1 << 20, prefetch: Prefetch::Auto }
+    }
+
+    /// At most this many threads; 0 is 1.
+    #[must_use]
+    pub const fn threads(self, threads: usize) -> Self {
+        let threads = match NonZeroUsize::new(threads) {
+            None => NonZeroUsize::MIN,
+            some => return Plan { threads: some, ..self },
+        };
+        Plan { threads: Some(threads), ..self }
+    }
+
+    /// Pieces of this many elements, in whole blocks of [`BLOCK`], at least one.
+    #[must_use]
+    pub const fn chunk(self, elements: usize) -> Self {
+        let blocks = elements / BLOCK;
+        Plan { chunk: if blocks == 0 { BLOCK } else { blocks * BLOCK }, ..self }
+    }
+
+    /// Calls of fewer bytes stay on the calling thread.
+    #[must_use]
+    pub const fn parallel_from(self, bytes: usize) -> Self {
+        Plan { parallel_from: bytes, ..self }
+    }
+
+    /// Asks for memory ahead of its use, or not.
+    #[must_use]
+    pub const fn prefetch(self, prefetch: Prefetch) -> Self {
+        Plan { prefetch, ..self }
+    }
+}
