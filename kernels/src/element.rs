@@ -8,6 +8,9 @@ mod bf16;
 mod f16;
 mod f32;
 
+use core::ptr::NonNull;
+use core::slice::{from_raw_parts, from_raw_parts_mut};
+
 use crate::buffer::Buffer;
 use crate::error::Error;
 use crate::isa::Isa;
@@ -136,8 +139,28 @@ macro_rules! dtypes {
                 match self { $(Slice::$variant(slice) => slice.len(),)+ }
             }
 
+            /// # Safety
+            /// `len` initialised elements of the format lie at `start`, aligned, and stay borrowed.
+            pub(crate) unsafe fn from_raw(dtype: Dtype, start: NonNull<u8>, len: usize) -> Self {
+                let start = start.as_ptr();
+                match dtype {
+                    // SAFETY: by this function's contract.
+                    $(Dtype::$variant => Slice::$variant(unsafe { from_raw_parts(start.cast(), len) }),)+
+                }
+            }
+
             pub(crate) fn as_ptr(&self) -> *const u8 {
                 match self { $(Slice::$variant(slice) => slice.as_ptr().cast(),)+ }
+            }
+
+            /// The first `middle` elements, and the others.
+            pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+                match self {
+                    $(Slice::$variant(slice) => {
+                        let (head, tail) = slice.split_at(middle);
+                        (Slice::$variant(head), Slice::$variant(tail))
+                    })+
+                }
             }
 
             /// The elements of `range`, or `None` where the range does not lie within the tensor.
@@ -157,8 +180,28 @@ macro_rules! dtypes {
                 match self { $(SliceMut::$variant(slice) => slice.len(),)+ }
             }
 
+            /// # Safety
+            /// As for [`Slice::from_raw`], and borrowed exclusively.
+            pub(crate) unsafe fn from_raw(dtype: Dtype, start: NonNull<u8>, len: usize) -> Self {
+                let start = start.as_ptr();
+                match dtype {
+                    // SAFETY: by this function's contract.
+                    $(Dtype::$variant => SliceMut::$variant(unsafe { from_raw_parts_mut(start.cast(), len) }),)+
+                }
+            }
+
             pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
                 match self { $(SliceMut::$variant(slice) => slice.as_mut_ptr().cast(),)+ }
+            }
+
+            /// The first `middle` elements, and the others.
+            pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+                match self {
+                    $(SliceMut::$variant(slice) => {
+                        let (head, tail) = slice.split_at_mut(middle);
+                        (SliceMut::$variant(head), SliceMut::$variant(tail))
+                    })+
+                }
             }
 
             /// The same tensor, for reading.

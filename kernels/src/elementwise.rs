@@ -199,7 +199,7 @@ impl<I: Isa, S: Storage, T: Storage> Visit<I> for Convert<S, T> {
     }
 }
 
-fn same_length(
+pub(crate) fn same_length(
     tensor: &'static str,
     found: usize,
     reference: &'static str,

@@ -41,6 +41,7 @@ mod error;
 mod isa;
 #[allow(unsafe_code)]
 mod limit;
+mod parallel;
 mod plan;
 pub mod reference;
 mod rule;
@@ -51,14 +52,17 @@ mod statistics;
 mod step;
 #[allow(unsafe_code)]
 mod sweep;
+mod task;
 
-pub use buffer::Buffer;
+pub use buffer::{Arena, Buffer, HugePages, TensorsMut, advise_huge_pages};
 pub use dispatch::Backend;
 pub use element::{Dtype, Element, Slice, SliceMut, Values};
 pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
 pub use limit::stream;
+pub use parallel::run;
 pub use plan::{Plan, Prefetch};
 pub use settings::{Clip, Ema, Gradient, Step};
 pub use statistics::{BLOCK, Statistics, block_statistics, statistics};
 pub use step::Tensors;
+pub use task::Task;

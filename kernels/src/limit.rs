@@ -2,6 +2,7 @@
 //!
 //! It reads parameter, gradient and momentum and writes parameter and momentum, in whole vectors of raw bits, with
 //! one operation for each vector written. What a step takes longer than this is arithmetic; the rest is memory.
+//! The traffic of a pass with other tensors is put together from passes that read one, or rewrite one.
 
 use crate::dispatch::Backend;
 use crate::element::{Slice, SliceMut, Storage, with_dtype};
@@ -46,6 +47,63 @@ fn stream_slices(
             len: expected,
         })
     })))
+}
+
+/// Reads a tensor, and does nothing with it.
+pub(crate) fn read(backend: Backend, tensor: Slice<'_>) -> Result<(), Error> {
+    let (from, bytes) = (tensor.as_ptr(), tensor.len() * tensor.dtype().size());
+    backend.run(Read { from, bytes })
+}
+
+/// Writes the complement of each bit of a tensor.
+pub(crate) fn rewrite(backend: Backend, mut tensor: SliceMut<'_>) -> Result<(), Error> {
+    let bytes = tensor.len() * tensor.dtype().size();
+    backend.run(Rewrite { tensor: tensor.as_mut_ptr(), bytes })
+}
+
+struct Read {
+    from: *const u8,
+    bytes: usize,
+}
+
+impl Kernel for Read {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let vector = size_of::<I::U32>();
+        let mut sums = [isa.splat_u32(0); 2];
+        for block in 0..self.bytes / (2 * vector) {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the vector lies within the tensor's bytes.
+                let bits = unsafe { isa.load::<I::U32>(self.from.add((2 * block + index) * vector).cast()) };
+                *sum = isa.xor(*sum, bits);
+            }
+        }
+        core::hint::black_box(isa.xor(sums[0], sums[1]));
+    }
+}
+
+struct Rewrite {
+    tensor: *mut u8,
+    bytes: usize,
+}
+
+impl Kernel for Rewrite {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let vector = size_of::<I::U32>();
+        let ones = isa.splat_u32(u32::MAX);
+        for index in 0..self.bytes / vector {
+            // SAFETY: the vector lies within the tensor's bytes.
+            unsafe {
+                let place = self.tensor.add(index * vector).cast::<I::U32>();
+                isa.store(place, isa.xor(isa.load(place), ones));
+            }
+        }
+    }
 }
 
 struct Stream<P, G, M> {

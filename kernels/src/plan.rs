@@ -5,7 +5,7 @@
 
 use core::num::NonZeroUsize;
 
-use crate::dispatch::Backend;
+use crate::dispatch::{Backend, prefetch_pays};
 use crate::statistics::BLOCK;
 
 /// Which instruction set, how many threads, and how work is cut among them.
@@ -34,13 +34,27 @@ pub struct Plan {
 /// Whether a pass asks for memory ahead of its use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prefetch {
-    /// Where it is known to pay: for tensors of 4 MiB and more on Intel's cores.
+    /// Where it is known to pay: in calls with tensors of 4 MiB and more together, on Intel's cores.
     #[default]
     Auto,
     /// In every pass.
     On,
     /// In none.
     Off,
+}
+
+/// Bytes of tensors from which they are taken not to be in the second-level cache.
+const DISTANT: usize = 4 << 20;
+
+impl Prefetch {
+    /// Whether a call with tensors of this many bytes asks ahead.
+    pub(crate) fn pays_for(self, bytes: usize) -> bool {
+        match self {
+            Prefetch::Auto => bytes >= DISTANT && prefetch_pays(),
+            Prefetch::On => true,
+            Prefetch::Off => false,
+        }
+    }
 }
 
 impl Plan {

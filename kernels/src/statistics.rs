@@ -100,16 +100,42 @@ pub fn block_statistics<'a>(
     blocks: &mut [Statistics],
 ) -> Result<(), Error> {
     let gradient = gradient.into();
-    let (found, elements) = (blocks.len(), gradient.len());
-    let expected = elements.div_ceil(BLOCK);
-    if found != expected {
-        return Err(Error::Blocks { found, expected, elements });
-    }
+    check_blocks(settings, &gradient, accumulator, blocks)?;
     each_block(backend, settings, gradient, accumulator, &mut |index, block| {
         if let Some(place) = blocks.get_mut(index) {
             *place = block;
         }
     })
+}
+
+/// Whether gradient, settings, accumulator and room fit.
+pub(crate) fn check_blocks(
+    settings: &Gradient,
+    gradient: &Slice<'_>,
+    accumulator: Option<&[f32]>,
+    blocks: &[Statistics],
+) -> Result<(), Error> {
+    check_accumulator(settings, gradient, accumulator)?;
+    let (found, elements) = (blocks.len(), gradient.len());
+    let expected = elements.div_ceil(BLOCK);
+    if found == expected { Ok(()) } else { Err(Error::Blocks { found, expected, elements }) }
+}
+
+fn check_accumulator(
+    settings: &Gradient,
+    gradient: &Slice<'_>,
+    accumulator: Option<&[f32]>,
+) -> Result<(), Error> {
+    let expected = gradient.len();
+    match (settings.accumulation_steps, accumulator.map(<[f32]>::len)) {
+        (Some(_), None) => Err(Error::MissingTensor { tensor: "accumulator" }),
+        (None, Some(_)) => Err(Error::UnusedTensor { tensor: "accumulator" }),
+        (Some(_), Some(found)) if found != expected => {
+            let (tensor, reference) = ("accumulator", "gradient");
+            Err(Error::Length { tensor, found, reference, expected })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn each_block(
@@ -119,16 +145,8 @@ fn each_block(
     accumulator: Option<&[f32]>,
     take: &mut dyn FnMut(usize, Statistics),
 ) -> Result<(), Error> {
+    check_accumulator(settings, &gradient, accumulator)?;
     let len = gradient.len();
-    match (settings.accumulation_steps, accumulator.map(<[f32]>::len)) {
-        (Some(_), None) => return Err(Error::MissingTensor { tensor: "accumulator" }),
-        (None, Some(_)) => return Err(Error::UnusedTensor { tensor: "accumulator" }),
-        (Some(_), Some(found)) if found != len => {
-            let (tensor, reference) = ("accumulator", "gradient");
-            return Err(Error::Length { tensor, found, reference, expected: len });
-        }
-        _ => {}
-    }
     let accumulator = accumulator.map_or(core::ptr::null(), <[f32]>::as_ptr);
     let from = gradient.as_ptr();
     with_dtype!(gradient.dtype(), G => {

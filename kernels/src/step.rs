@@ -3,22 +3,23 @@
 //! All that a call of an optimizer does to an element happens in one pass, while the element is in a register:
 //! unscaling, averaging with accumulated gradients, clipping, decay, the step, the parameter's moving average and
 //! a copy of the parameter in a second format. [`Tensors`] says what the pass reads and writes,
-//! [`Step`](crate::Step) what it does.
+//! [`Step`](crate::Step) what it does. Steps over many tensors of the same formats share one dispatch.
 //!
 //! A pass is compiled in three sizes ([`Part`]): bare, with decay, and with everything else decided by branches
 //! that go the same way for every element. The bare ones cost what moving their bytes costs; in the full one a
 //! part that is off costs a predicted branch per block.
 
 use core::marker::PhantomData;
-use core::ops::Range;
 
-use crate::dispatch::{Backend, prefetch_pays};
+use crate::dispatch::Backend;
 use crate::element::{Dtype, Pair, Slice, SliceMut, Storage, with_dtype};
 use crate::error::Error;
 use crate::isa::{Isa, Kernel};
+use crate::plan::Prefetch;
 use crate::rule::{EmaRule, GradientRule, StepRule};
-use crate::settings::Step;
+use crate::settings::{Gradient, Step};
 use crate::sweep::{Visit, Window, both, sweep};
+use crate::task::Task;
 
 /// The tensors of one step, all of the same length, each of any format.
 ///
@@ -124,11 +125,46 @@ impl<'a> Tensors<'a> {
         optional("EMA", step.ema.is_some(), self.ema.as_deref().map(<[f32]>::len))
     }
 
+    fn len(&self) -> usize {
+        self.parameter.len()
+    }
+
+    /// Bytes that all tensors have for each element of the parameter.
     #[inline(always)]
-    fn streams(&mut self) -> Streams {
-        let each =
+    fn bytes_per_element(&self) -> usize {
+        let sizes =
             self.parameter.dtype().size() + self.gradient.dtype().size() + self.momentum.dtype().size();
-        let distant = prefetch_pays() && self.parameter.len() >= DISTANT / each;
+        let source = self.source.map_or(0, |source| source.dtype().size());
+        let copy = self.copy.as_ref().map_or(0, |copy| copy.dtype().size());
+        let single = usize::from(self.accumulator.is_some()) + usize::from(self.ema.is_some());
+        sizes + source + copy + single * size_of::<f32>()
+    }
+
+    /// The first `middle` elements of each tensor, and the others.
+    fn split_at(self, middle: usize) -> (Self, Self) {
+        let (parameter, parameters) = self.parameter.split_at(middle);
+        let (gradient, gradients) = self.gradient.split_at(middle);
+        let (momentum, momenta) = self.momentum.split_at(middle);
+        let (source, sources) = self.source.map(|source| source.split_at(middle)).unzip();
+        let (accumulator, accumulators) = self.accumulator.map(|sum| sum.split_at_mut(middle)).unzip();
+        let (ema, emas) = self.ema.map(|ema| ema.split_at_mut(middle)).unzip();
+        let (copy, copies) = self.copy.map(|copy| copy.split_at(middle)).unzip();
+        (
+            Tensors { source, parameter, gradient, momentum, accumulator, ema, copy },
+            Tensors {
+                source: sources,
+                parameter: parameters,
+                gradient: gradients,
+                momentum: momenta,
+                accumulator: accumulators,
+                ema: emas,
+                copy: copies,
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn streams(&mut self, prefetch: bool) -> Streams {
         let to = self.parameter.as_mut_ptr();
         Streams {
             from: self.source.as_ref().map_or(to.cast_const(), Slice::as_ptr),
@@ -138,7 +174,7 @@ impl<'a> Tensors<'a> {
             accumulator: self.accumulator.as_deref_mut().map_or(core::ptr::null_mut(), <[f32]>::as_mut_ptr),
             ema: self.ema.as_deref_mut().map_or(core::ptr::null_mut(), <[f32]>::as_mut_ptr),
             copy: self.copy.as_mut().map(|copy| (copy.dtype(), copy.as_mut_ptr())),
-            distant,
+            prefetch,
         }
     }
 }
@@ -152,20 +188,88 @@ impl Step {
     /// [`Error::Length`], [`Error::SourceDtype`], [`Error::MissingTensor`] or [`Error::UnusedTensor`] where the
     /// tensors do not fit each other or the settings, [`Error::UnavailableBackend`] where this machine lacks the
     /// backend. Nothing is written then.
-    pub fn apply(&self, backend: Backend, mut tensors: Tensors<'_>) -> Result<(), Error> {
-        tensors.check(self)?;
-        let part = match self.ema.is_none() && tensors.copy.is_none() && self.gradient == Default::default() {
-            true if self.weight_decay.is_none() => Part::Bare,
+    pub fn apply(&self, backend: Backend, tensors: Tensors<'_>) -> Result<(), Error> {
+        let mut one = [Task::from(Stepping::new(*self, tensors)?)];
+        let prefetch = Prefetch::Auto.pays_for(one[0].bytes());
+        apply_all(backend, prefetch, &mut one)
+    }
+}
+
+/// A step and tensors that fit it.
+#[derive(Debug)]
+pub(crate) struct Stepping<'a> {
+    step: Step,
+    tensors: Tensors<'a>,
+    form: Form,
+}
+
+/// Which compiled pass a step takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    part: Part,
+    parameter: Dtype,
+    gradient: Dtype,
+    momentum: Dtype,
+}
+
+/// The sizes in which the pass is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Bare,
+    Decay,
+    Full,
+}
+
+impl<'a> Stepping<'a> {
+    #[inline(always)]
+    pub(crate) fn new(step: Step, tensors: Tensors<'a>) -> Result<Self, Error> {
+        tensors.check(&step)?;
+        let part = match step.ema.is_none() && tensors.copy.is_none() && step.gradient == Gradient::default()
+        {
+            true if step.weight_decay.is_none() => Part::Bare,
             true => Part::Decay,
             false => Part::Full,
         };
-        let (p, g, m) = (tensors.parameter.dtype(), tensors.gradient.dtype(), tensors.momentum.dtype());
-        let range = 0..tensors.parameter.len();
-        let streams = tensors.streams();
-        with_dtype!(p, P => with_dtype!(g, G => with_dtype!(m, M => {
-            launch::<P, G, M>(backend, part, self, &streams, range)
-        })))
+        let form = Form {
+            part,
+            parameter: tensors.parameter.dtype(),
+            gradient: tensors.gradient.dtype(),
+            momentum: tensors.momentum.dtype(),
+        };
+        Ok(Stepping { step, tensors, form })
     }
+
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_per_element(&self) -> usize {
+        self.tensors.bytes_per_element()
+    }
+
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+        let (head, tail) = self.tensors.split_at(middle);
+        (Stepping { tensors: head, ..self }, Stepping { tensors: tail, ..self })
+    }
+}
+
+/// Makes the steps of a list, all of the form of the first, with one dispatch.
+pub(crate) fn apply_all(backend: Backend, prefetch: bool, list: &mut [Task<'_>]) -> Result<(), Error> {
+    let Some(Stepping { form, .. }) = list.first().and_then(Task::stepping) else { return Ok(()) };
+    let form = *form;
+    with_dtype!(form.parameter, P => with_dtype!(form.gradient, G => with_dtype!(form.momentum, M => {
+        let types = PhantomData::<(P, G, M)>;
+        match form.part {
+            Part::Bare => backend.run(Bare::<_, false> { list, prefetch, types }),
+            Part::Decay => backend.run(Bare::<_, true> { list, prefetch, types }),
+            Part::Full => backend.run(Full { list, prefetch, types }),
+        }
+    })))
 }
 
 /// The tensors without their types; the lengths have been checked.
@@ -178,55 +282,30 @@ struct Streams {
     accumulator: *mut f32,
     ema: *mut f32,
     copy: Option<(Dtype, *mut u8)>,
-    /// Whether to prefetch.
-    distant: bool,
-}
-
-/// Bytes of a parameter, its gradient and its momentum from which they are taken not to be in the second-level cache.
-const DISTANT: usize = 4 << 20;
-
-/// The sizes in which the pass is compiled.
-enum Part {
-    Bare,
-    Decay,
-    Full,
-}
-
-fn launch<P: Storage, G: Storage, M: Storage>(
-    backend: Backend,
-    part: Part,
-    step: &Step,
-    streams: &Streams,
-    range: Range<usize>,
-) -> Result<(), Error> {
-    let types = PhantomData::<(P, G, M)>;
-    match part {
-        Part::Bare => backend.run(Bare::<_, false> { step, streams, range, types }),
-        Part::Decay => backend.run(Bare::<_, true> { step, streams, range, types }),
-        Part::Full => backend.run(Full { step, streams, range, types }),
-    }
+    prefetch: bool,
 }
 
 /// The step alone, with or without decay.
-struct Bare<'a, Types, const DECAY: bool> {
-    step: &'a Step,
-    streams: &'a Streams,
-    range: Range<usize>,
+struct Bare<'l, 't, Types, const DECAY: bool> {
+    list: &'l mut [Task<'t>],
+    prefetch: bool,
     types: PhantomData<Types>,
 }
 
-impl<P: Storage, G: Storage, M: Storage, const DECAY: bool> Kernel for Bare<'_, (P, G, M), DECAY> {
+impl<P: Storage, G: Storage, M: Storage, const DECAY: bool> Kernel for Bare<'_, '_, (P, G, M), DECAY> {
     type Output = ();
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
-        let mut visitor = BareVisitor::<I, _, DECAY> {
-            rule: StepRule::new(isa, self.step),
-            streams: *self.streams,
-            types: self.types,
-        };
-        // SAFETY: the range is that of the tensors, whose lengths are equal.
-        unsafe { sweep(isa, self.range, &mut visitor) }
+        for Stepping { step, tensors, .. } in self.list.iter_mut().filter_map(Task::stepping_mut) {
+            let mut visitor = BareVisitor::<I, _, DECAY> {
+                rule: StepRule::new(isa, step),
+                streams: tensors.streams(self.prefetch),
+                types: self.types,
+            };
+            // SAFETY: the range is that of the tensors, whose lengths are equal.
+            unsafe { sweep(isa, 0..tensors.len(), &mut visitor) }
+        }
     }
 }
 
@@ -242,8 +321,8 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage, const DECAY: bool> Visit<I>
     #[inline(always)]
     unsafe fn visit<const WHOLE: bool>(&mut self, window: Window<I, WHOLE>) {
         let split = P::SPLITS && G::SPLITS && M::SPLITS;
-        let Streams { from, to, gradient, momentum, distant, .. } = self.streams;
-        if WHOLE && distant {
+        let Streams { from, to, gradient, momentum, prefetch, .. } = self.streams;
+        if WHOLE && prefetch {
             window.prefetch(from.cast::<P>());
             window.prefetch(gradient.cast::<G>());
             window.prefetch(momentum.cast::<M>());
@@ -274,28 +353,29 @@ fn step_pair<I: Isa, const DECAY: bool>(
 }
 
 /// The step with every optional part, each behind a branch.
-struct Full<'a, Types> {
-    step: &'a Step,
-    streams: &'a Streams,
-    range: Range<usize>,
+struct Full<'l, 't, Types> {
+    list: &'l mut [Task<'t>],
+    prefetch: bool,
     types: PhantomData<Types>,
 }
 
-impl<P: Storage, G: Storage, M: Storage> Kernel for Full<'_, (P, G, M)> {
+impl<P: Storage, G: Storage, M: Storage> Kernel for Full<'_, '_, (P, G, M)> {
     type Output = ();
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
-        let mut visitor = FullVisitor::<I, (P, G, M)> {
-            isa,
-            step: self.step,
-            rule: StepRule::new(isa, self.step),
-            gradient: GradientRule::new(isa, &self.step.gradient),
-            streams: *self.streams,
-            types: PhantomData,
-        };
-        // SAFETY: the range is that of the tensors, whose lengths are equal.
-        unsafe { sweep(isa, self.range, &mut visitor) }
+        for Stepping { step, tensors, .. } in self.list.iter_mut().filter_map(Task::stepping_mut) {
+            let mut visitor = FullVisitor::<I, (P, G, M)> {
+                isa,
+                step,
+                rule: StepRule::new(isa, step),
+                gradient: GradientRule::new(isa, &step.gradient),
+                streams: tensors.streams(self.prefetch),
+                types: self.types,
+            };
+            // SAFETY: the range is that of the tensors, whose lengths are equal.
+            unsafe { sweep(isa, 0..tensors.len(), &mut visitor) }
+        }
     }
 }
 
@@ -313,7 +393,7 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
     unsafe fn visit<const WHOLE: bool>(&mut self, window: Window<I, WHOLE>) {
         let isa = self.isa;
         let streams = self.streams;
-        if WHOLE && streams.distant {
+        if WHOLE && streams.prefetch {
             window.prefetch(streams.from.cast::<P>());
             window.prefetch(streams.gradient.cast::<G>());
             window.prefetch(streams.momentum.cast::<M>());
