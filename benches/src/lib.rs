@@ -1,36 +1,24 @@
 //! What the benchmarks share: tensors of any formats, a step on them, and the streaming limit on the same ones.
 
-use lion_kernels::{Backend, Buffer, Element, Slice, SliceMut, Step, Tensors, stream};
+use lion_kernels::{Backend, Buffer, Element, Step, Tensors, stream};
 
 /// A format with an ordinary value to fill tensors with.
 pub trait Trial: Element {
     /// A number whose step changes neither its exponent nor its sign for as long as a benchmark runs.
     const ORDINARY: Self;
-    /// The tensor for the kernels.
-    fn slice(tensor: &[Self]) -> Slice<'_>;
-    /// The tensor for the kernels.
-    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_>;
 }
 
-macro_rules! trial {
-    ($type:ty, $ordinary:expr) => {
-        impl Trial for $type {
-            const ORDINARY: Self = $ordinary;
-
-            fn slice(tensor: &[Self]) -> Slice<'_> {
-                tensor.into()
-            }
-
-            fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_> {
-                tensor.into()
-            }
-        }
-    };
+impl Trial for f32 {
+    const ORDINARY: Self = 1.0;
 }
 
-trial!(f32, 1.0);
-trial!(half::f16, half::f16::ONE);
-trial!(half::bf16, half::bf16::ONE);
+impl Trial for half::f16 {
+    const ORDINARY: Self = half::f16::ONE;
+}
+
+impl Trial for half::bf16 {
+    const ORDINARY: Self = half::bf16::ONE;
+}
 
 /// The tensors of a step.
 #[derive(Debug)]

@@ -1,16 +1,22 @@
-//! The `lion` command: `lion replay` applies the optimizer to a recorded run, `lion doctor` says what it finds on this
-//! machine.
+//! The `lion` command: `lion replay` applies the optimizer to a recorded run, `lion bench` times it beside the streaming
+//! limit, `lion doctor` says what it finds on this machine.
 //!
 //! It ends with 0; with 1 where its input is bad, and one line on stderr says which file, which tensor and why; with 2
 //! where it is called in a wrong way.
 
+mod bench;
 mod doctor;
 mod failure;
 mod replay;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lion::Backend;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::failure::Failure;
 
 /// The Lion optimizer of Keras, with the same bits on every machine.
 #[derive(Debug, Parser)]
@@ -23,6 +29,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Replay(replay::Arguments),
+    Bench(bench::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -30,10 +37,31 @@ fn main() -> ExitCode {
     // Ends the process itself for --help and for bad usage, with 0 and with 2.
     let done = match Arguments::parse().command {
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// A backend that this machine has, by name.
+fn backend(name: &str) -> Result<Backend, String> {
+    Backend::from_name(name).map_err(|error| error.to_string())
+}
+
+fn backend_from_env() -> Result<Backend, Failure> {
+    Backend::from_env().map_err(|error| Failure::Usage(format!("LION_ISA: {error}")))
+}
+
+/// A number of threads that a machine may have.
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number: Option<NonZeroUsize> = text.parse().ok();
+    number.filter(|number| number.get() <= 1024).ok_or_else(|| "must be a number from 1 to 1024".into())
+}
+
+fn pool(threads: NonZeroUsize) -> Result<ThreadPool, Failure> {
+    let built = ThreadPoolBuilder::new().num_threads(threads.get()).build();
+    built.map_err(|error| Failure::Usage(format!("--threads {threads}: {error}")))
 }

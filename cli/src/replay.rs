@@ -37,10 +37,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "REGEX")]
     exclude_from_weight_decay: Vec<Regex>,
     /// The instruction set: scalar, avx2, avx512, neon or auto; without this what LION_ISA says. Changes no bit
-    #[arg(long, value_parser = backend)]
+    #[arg(long, value_parser = crate::backend)]
     isa: Option<Backend>,
     /// The number of threads. Changes no bit
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = crate::threads)]
     threads: Option<NonZeroUsize>,
     /// The number of elements of a piece of work. Changes no bit
     #[arg(long, value_name = "N")]
@@ -53,18 +53,21 @@ pub(crate) struct Arguments {
     momentum_dtype: Option<Dtype>,
 }
 
-fn backend(name: &str) -> Result<Backend, String> {
-    Backend::from_name(name).map_err(|error| error.to_string())
-}
-
 fn dtype(name: &str) -> Result<Dtype, String> {
     name.parse().map_err(|error: lion_kernels::Error| error.to_string())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match arguments.threads {
+        Some(threads) => crate::pool(threads)?.install(|| replay(arguments)),
+        None => replay(arguments),
+    }
+}
+
+fn replay(arguments: &Arguments) -> Result<(), Failure> {
     let backend = match arguments.isa {
         Some(backend) => backend,
-        None => Backend::from_env().map_err(|error| Failure::Usage(format!("LION_ISA: {error}")))?,
+        None => crate::backend_from_env()?,
     };
     check_output(&arguments.output)?;
     let config = read_config(&arguments.config)?;

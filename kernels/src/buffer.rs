@@ -49,7 +49,7 @@ impl<T: Element> Buffer<T> {
 
     fn allocated(len: usize) -> Option<Self> {
         let mut memory = Memory::zeroed(len.checked_mul(size_of::<T>())?)?;
-        memory.advise_huge_pages();
+        memory.advise(true);
         Some(Buffer { memory, len, elements: PhantomData })
     }
 }

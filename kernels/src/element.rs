@@ -25,6 +25,18 @@ pub(crate) type Pair<I> = [<I as Isa>::F32; 2];
 pub trait Element: Copy + Default + Send + Sync + core::fmt::Debug + sealed::Sealed + 'static {
     /// The format's run-time name.
     const DTYPE: Dtype;
+
+    /// A tensor of this format as one of any.
+    fn slice(tensor: &[Self]) -> Slice<'_>;
+
+    /// A tensor of this format as one of any, for writing.
+    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_>;
+
+    /// The elements of a tensor of this format; `None` of another's.
+    fn elements(tensor: Slice<'_>) -> Option<&[Self]>;
+
+    /// The elements of a tensor of this format, for writing; `None` of another's.
+    fn elements_mut(tensor: SliceMut<'_>) -> Option<&mut [Self]>;
 }
 
 mod sealed {
@@ -87,6 +99,22 @@ macro_rules! dtypes {
             impl sealed::Sealed for $type {}
             impl Element for $type {
                 const DTYPE: Dtype = Dtype::$variant;
+
+                fn slice(tensor: &[Self]) -> Slice<'_> {
+                    Slice::$variant(tensor)
+                }
+
+                fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_> {
+                    SliceMut::$variant(tensor)
+                }
+
+                fn elements(tensor: Slice<'_>) -> Option<&[Self]> {
+                    if let Slice::$variant(elements) = tensor { Some(elements) } else { None }
+                }
+
+                fn elements_mut(tensor: SliceMut<'_>) -> Option<&mut [Self]> {
+                    if let SliceMut::$variant(elements) = tensor { Some(elements) } else { None }
+                }
             }
         )+
 

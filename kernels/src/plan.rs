@@ -63,6 +63,12 @@ impl Plan {
         Plan { backend, threads: None, chunk: 8 * BLOCK, parallel_from: 1 << 20, prefetch: Prefetch::Auto }
     }
 
+    /// On this instruction set.
+    #[must_use]
+    pub const fn backend(self, backend: Backend) -> Self {
+        Plan { backend, ..self }
+    }
+
     /// At most this many threads; 0 is 1.
     #[must_use]
     pub const fn threads(self, threads: usize) -> Self {

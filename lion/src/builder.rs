@@ -1,4 +1,4 @@
-use lion_kernels::{Backend, Dtype};
+use lion_kernels::{Backend, Dtype, Plan};
 use regex::{Regex, RegexBuilder};
 
 use crate::json::excerpt;
@@ -30,6 +30,7 @@ pub struct Builder {
     patterns: Vec<String>,
     pub(crate) ema_cadence: EmaCadence,
     backend: Option<Backend>,
+    plan: Option<Plan>,
     pub(crate) momentum_dtype: Option<Dtype>,
 }
 
@@ -147,6 +148,13 @@ impl Builder {
         self
     }
 
+    /// How calls are cut and where they run: threads, chunk, prefetching, and the instruction set where
+    /// [`backend`](Self::backend) does not name one. The result is the same, bit for bit.
+    pub fn plan(mut self, plan: Plan) -> Self {
+        self.plan = Some(plan);
+        self
+    }
+
     /// The optimizer.
     ///
     /// # Errors
@@ -154,11 +162,13 @@ impl Builder {
     pub fn build(self) -> Result<Lion, Error> {
         self.config.validate()?;
         let patterns = self.patterns.iter().map(|pattern| compile(pattern)).collect::<Result<_, _>>()?;
-        let backend = match self.backend {
-            Some(backend) => backend.required()?,
-            None => Backend::from_env()?,
+        let backend = match (self.backend, self.plan) {
+            (Some(backend), _) => backend.required()?,
+            (None, Some(plan)) => plan.backend.required()?,
+            (None, None) => Backend::from_env()?,
         };
-        Ok(Lion::new(self.config, self.ema_cadence, self.momentum_dtype, patterns, backend))
+        let plan = self.plan.unwrap_or(Plan::new(backend)).backend(backend);
+        Ok(Lion::new(self.config, self.ema_cadence, self.momentum_dtype, patterns, plan))
     }
 }
 

@@ -1,11 +1,13 @@
 //! The optimizer: the variables with their state, and the call that moves them.
 
 mod call;
+mod passes;
+mod queue;
 mod state;
 
 use std::collections::HashMap;
 
-use lion_kernels::{Backend, Dtype, Gradient, Statistics};
+use lion_kernels::{Dtype, Gradient, Plan, Statistics, Task, convert};
 use regex::Regex;
 
 use self::call::{Call, Room};
@@ -15,6 +17,7 @@ use crate::clip::{Clipping, Found, Norms};
 use crate::ema::Averaging;
 use crate::group::{Rates, Steps};
 use crate::loss_scale::LossScale;
+use crate::memory::Memory;
 use crate::variable::{Variable, Wanted};
 use crate::{
     Config, EmaCadence, Error, Group, GroupId, Metrics, Outcome, Update, VariableId, VariableOptions,
@@ -39,7 +42,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Lion {
     config: Config,
-    backend: Backend,
+    plan: Plan,
     momentum_dtype: Option<Dtype>,
     patterns: Vec<Regex>,
     clipping: Clipping,
@@ -49,21 +52,30 @@ pub struct Lion {
     /// The first is the optimizer's own hyperparameters.
     groups: Vec<Group>,
     variables: Vec<Variable>,
+    memory: Memory,
     names: HashMap<String, VariableId>,
     iterations: u64,
     scratch: Scratch,
 }
 
 /// What a call works in, kept so that calls need not allocate.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Scratch {
-    /// The variables of the call in the order of registration, each with its place among the updates.
-    order: Vec<(usize, usize)>,
     /// By group.
     steps: Vec<Steps>,
-    /// In the order of `order`, where the call looks ahead.
+    /// Of each update's gradient, where the call looks ahead.
     measured: Vec<Statistics>,
+    /// Of each block of each gradient.
+    blocks: Vec<Statistics>,
+    /// Empty between calls.
+    tasks: Vec<Task<'static>>,
     room: Room,
+}
+
+impl Clone for Scratch {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Lion {
@@ -86,10 +98,10 @@ impl Lion {
         ema_cadence: EmaCadence,
         momentum_dtype: Option<Dtype>,
         patterns: Vec<Regex>,
-        backend: Backend,
+        plan: Plan,
     ) -> Self {
         Lion {
-            backend,
+            plan,
             momentum_dtype,
             patterns,
             clipping: Clipping::new(&config),
@@ -98,6 +110,7 @@ impl Lion {
             loss_scale: LossScale::new(&config),
             groups: vec![Group::new()],
             variables: Vec::new(),
+            memory: Memory::default(),
             names: HashMap::new(),
             iterations: 0,
             scratch: Scratch::default(),
@@ -136,7 +149,9 @@ impl Lion {
             accumulator: self.window.calls.is_some(),
         };
         let id = VariableId(self.variables.len());
-        self.variables.push(Variable::new(name, shape, dtype, options, wanted)?);
+        let variable = Variable::new(name, shape, dtype, options, wanted)?;
+        self.memory.push(&variable).map_err(|source| variable.error(source))?;
+        self.variables.push(variable);
         self.names.insert(name.into(), id);
         Ok(id)
     }
@@ -153,6 +168,9 @@ impl Lion {
 
     /// Applies gradients to the variables of the call, each named at most once and in any order, as one call of
     /// Keras's `optimizer.apply`. In a call that names none nothing happens.
+    ///
+    /// The updates are put in the order of registration. The work is cut among the threads of the rayon pool that this
+    /// is called in, as the [`Plan`] says.
     ///
     /// With a moving average a call must name every variable, but those overwritten with their gradient: use
     /// [`Update::without_gradient`] for one that has none.
@@ -173,7 +191,7 @@ impl Lion {
         }
         // All that can be wrong, while nothing has been changed.
         self.check(updates)?;
-        let mut call = self.plan(updates)?;
+        let mut call = self.call(updates)?;
         let learning_rate = self.evaluate()?;
         // The pass over the gradients that a joint norm and the finite check need first.
         if call.looks_ahead {
@@ -184,7 +202,7 @@ impl Lion {
             call.outcome = Outcome::Skipped;
             for update in updates {
                 update.keep();
-                update.refresh_copy(self.backend)?;
+                update.refresh_copy(self.plan.backend)?;
             }
             let metrics = self.metrics(&call, learning_rate);
             self.loss_scale.overflowed();
@@ -192,7 +210,8 @@ impl Lion {
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
         // decay, step, average; and then its constraint.
-        self.visit(&mut call, updates)?;
+        self.visit(&call, updates)?;
+        self.finish(&call, updates)?;
         let metrics = self.metrics(&call, learning_rate);
         // The iteration; and a dynamic loss scale has had a finite call.
         self.iterations = self.iterations.saturating_add(1);
@@ -207,39 +226,34 @@ impl Lion {
     /// As [`apply`](Self::apply). Nothing has been changed then.
     pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.check(updates)?;
+        let backend = self.plan.backend;
         for update in updates {
-            let Some(variable) = self.variables.get(update.variable.0) else { continue };
-            let of_variable = |source| variable.error(source);
-            match &variable.ema {
-                Some(ema) => lion_kernels::convert(self.backend, &ema[..], update.parameter.reborrow())
-                    .map_err(of_variable)?,
+            let Some(view) = self.view(update.variable) else { continue };
+            let of_variable = |source| Error::Tensor { name: view.name.into(), source };
+            match view.ema {
+                Some(ema) => convert(backend, ema, update.parameter.reborrow()).map_err(of_variable)?,
                 None => update.keep(),
             }
-            update.refresh_copy(self.backend).map_err(of_variable)?;
+            update.refresh_copy(backend).map_err(of_variable)?;
         }
         Ok(())
     }
 
     /// Puts the updates in the order of registration, and finds what is wrong with them.
-    fn check(&mut self, updates: &[Update<'_>]) -> Result<(), Error> {
-        let order = &mut self.scratch.order;
-        order.clear();
-        for (place, update) in updates.iter().enumerate() {
+    fn check(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        // Mostly they are in this order already, which takes one look at each.
+        updates.sort_unstable_by_key(|update| update.variable);
+        let mut expected = 0;
+        for update in updates.iter() {
             let index = update.variable.0;
             let Some(variable) = self.variables.get(index) else {
                 return Err(Error::UnknownVariable { index, registered: self.variables.len() });
             };
+            if index < expected {
+                return Err(Error::RepeatedVariable { name: variable.name.clone() });
+            }
             update.check(variable)?;
             self.scratch.room.reserve(variable)?;
-            order.push((index, place));
-        }
-        // Updates mostly are in this order already, which takes one look at each.
-        order.sort_unstable();
-        let mut expected = 0;
-        for &(index, _) in &self.scratch.order {
-            if index < expected {
-                return Err(Error::RepeatedVariable { name: self.name_at(index) });
-            }
             self.require_unaveraged(expected..index)?;
             expected = index + 1;
         }
@@ -249,7 +263,7 @@ impl Lion {
     /// Variables that a call leaves out must not be ones that it averages.
     fn require_unaveraged(&self, range: std::ops::Range<usize>) -> Result<(), Error> {
         let missing = match self.averaging {
-            Some(_) => self.variables.get(range).unwrap_or_default().iter().find(|it| it.ema.is_some()),
+            Some(_) => self.variables.get(range).unwrap_or_default().iter().find(|it| it.averaged),
             None => None,
         };
         match missing {
@@ -271,7 +285,7 @@ impl Lion {
     }
 
     /// What kind of call this is.
-    fn plan(&self, updates: &[Update<'_>]) -> Result<Call, Error> {
+    fn call(&self, updates: &[Update<'_>]) -> Result<Call, Error> {
         let overwritten = |update: &Update<'_>| {
             self.variables.get(update.variable.0).is_some_and(|variable| variable.overwritten)
         };
@@ -297,71 +311,22 @@ impl Lion {
             }
             _ => None,
         };
-        let global = matches!(self.clipping, Clipping::Global(_)) && outcome == Outcome::Updated;
+        let by_norm = matches!(self.clipping, Clipping::Global(_) | Clipping::Norm(_));
         Ok(Call {
-            backend: self.backend,
+            backend: self.plan.backend,
             outcome,
             ends_window,
             gradient,
             clipping: self.clipping,
             ema,
-            looks_ahead: global || self.loss_scale.is_dynamic(),
+            looks_ahead: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
             found: Found::default(),
         })
     }
 
-    /// The statistics of every gradient, before any of them is used.
-    fn measure(&mut self, call: &mut Call, updates: &[Update<'_>]) -> Result<(), Error> {
-        let dynamic = self.loss_scale.is_dynamic();
-        self.scratch.measured.clear();
-        for &(index, place) in &self.scratch.order {
-            let gradient = updates.get(place).and_then(|update| update.gradient);
-            let mut measured = Statistics::default();
-            if let (Some(variable), Some(gradient)) = (self.variables.get(index), gradient) {
-                if dynamic || !variable.overwritten {
-                    measured = call.measure(variable, gradient).map_err(|source| variable.error(source))?;
-                }
-                if variable.overwritten {
-                    call.found.non_finite += measured.non_finite;
-                } else {
-                    call.found.add(self.clipping, &measured);
-                }
-            }
-            self.scratch.measured.push(measured);
-        }
-        Ok(())
-    }
-
-    /// Does the call's work on every variable, in the order of registration.
-    fn visit(&mut self, call: &mut Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
-        let Scratch { order, steps, measured, room } = &mut self.scratch;
-        for (turn, &(index, place)) in order.iter().enumerate() {
-            let (Some(variable), Some(update)) = (self.variables.get_mut(index), updates.get_mut(place))
-            else {
-                continue;
-            };
-            let Some(steps) = steps.get(variable.group.0) else { continue };
-            let measured = if call.looks_ahead { measured.get(turn) } else { None };
-            call.visit(variable, update, steps, measured, room)?;
-        }
-        // An update ends the window of variables too that it does not name.
-        if call.outcome == Outcome::Updated
-            && self.window.calls.is_some()
-            && order.len() < self.variables.len()
-        {
-            let mut named = order.iter().map(|&(index, _)| index).peekable();
-            for (index, variable) in self.variables.iter_mut().enumerate() {
-                if named.next_if_eq(&index).is_none() {
-                    variable.clear_accumulator();
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn metrics(&self, call: &Call, learning_rate: f32) -> Metrics {
         let updated = call.outcome == Outcome::Updated;
-        let measured = updated && (call.looks_ahead || matches!(self.clipping, Clipping::Norm(_)));
+        let measured = updated && call.looks_ahead;
         let norms = match self.clipping {
             _ if measured => call.found.norms(self.clipping),
             Clipping::Off if updated => Norms { clipped: Some(false), ..Norms::default() },
@@ -380,9 +345,5 @@ impl Lion {
     fn require_group(&self, id: GroupId) -> Result<(), Error> {
         let (index, groups) = (id.0, self.groups.len());
         if index < groups { Ok(()) } else { Err(Error::UnknownGroup { index, groups }) }
-    }
-
-    fn name_at(&self, index: usize) -> String {
-        self.variables.get(index).map(|variable| variable.name.clone()).unwrap_or_default()
     }
 }

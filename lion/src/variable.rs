@@ -1,6 +1,6 @@
 //! Variables: what an optimizer knows of a parameter between calls.
 
-use lion_kernels::{Buffer, Dtype, Slice, SliceMut, Values};
+use lion_kernels::{Dtype, Slice, SliceMut};
 
 use crate::{Constraint, Error, GroupId};
 
@@ -71,7 +71,15 @@ pub struct StateMut<'a> {
     pub accumulator: Option<&'a mut [f32]>,
 }
 
-/// A registered variable and its state.
+impl StateMut<'_> {
+    pub(crate) fn clear_accumulator(&mut self) {
+        if let Some(accumulator) = &mut self.accumulator {
+            accumulator.fill(0.0);
+        }
+    }
+}
+
+/// A registered variable; its state is in [`Memory`](crate::memory::Memory).
 #[derive(Clone, Debug)]
 pub(crate) struct Variable {
     pub(crate) name: String,
@@ -82,9 +90,10 @@ pub(crate) struct Variable {
     pub(crate) decays: bool,
     pub(crate) overwritten: bool,
     pub(crate) constraint: Option<Constrained>,
-    pub(crate) momentum: Option<Values>,
-    pub(crate) ema: Option<Buffer<f32>>,
-    pub(crate) accumulator: Option<Buffer<f32>>,
+    /// None where there is no momentum.
+    pub(crate) momentum_dtype: Option<Dtype>,
+    pub(crate) averaged: bool,
+    pub(crate) accumulated: bool,
 }
 
 /// A constraint that fits the variable's shape.
@@ -125,8 +134,6 @@ impl Variable {
             Ok::<_, Error>(Constrained { constraint, norms })
         });
         let trained = !options.overwrite_with_gradient;
-        let of_tensor = |source| Error::Tensor { name: name.into(), source };
-        let zeros = |wanted: bool| wanted.then(|| Buffer::zeroed(len)).transpose().map_err(of_tensor);
         let momentum_dtype = options.momentum_dtype.or(wanted.momentum_dtype).unwrap_or(dtype);
         Ok(Variable {
             name: name.into(),
@@ -137,30 +144,10 @@ impl Variable {
             decays: wanted.decays && !options.exclude_from_weight_decay,
             overwritten: !trained,
             constraint: constraint.transpose()?,
-            momentum: trained.then(|| Values::zeroed(momentum_dtype, len)).transpose().map_err(of_tensor)?,
-            ema: zeros(wanted.ema && trained)?,
-            accumulator: zeros(wanted.accumulator)?,
+            momentum_dtype: trained.then_some(momentum_dtype),
+            averaged: wanted.ema && trained,
+            accumulated: wanted.accumulator,
         })
-    }
-
-    pub(crate) fn view(&self, id: VariableId) -> VariableView<'_> {
-        VariableView {
-            id,
-            name: &self.name,
-            shape: &self.shape,
-            dtype: self.dtype,
-            momentum: self.momentum.as_ref().map(Values::as_slice),
-            ema: self.ema.as_deref(),
-            accumulator: self.accumulator.as_deref(),
-        }
-    }
-
-    pub(crate) fn state_mut(&mut self) -> StateMut<'_> {
-        StateMut {
-            momentum: self.momentum.as_mut().map(Values::as_slice_mut),
-            ema: self.ema.as_deref_mut(),
-            accumulator: self.accumulator.as_deref_mut(),
-        }
     }
 
     /// Whether a tensor has the variable's length.
@@ -180,12 +167,6 @@ impl Variable {
                 let (found, expected) = (values.dtype(), self.dtype);
                 Err(Error::Dtype { name: self.name.clone(), tensor, found, expected })
             }
-        }
-    }
-
-    pub(crate) fn clear_accumulator(&mut self) {
-        if let Some(accumulator) = &mut self.accumulator {
-            accumulator.fill(0.0);
         }
     }
 

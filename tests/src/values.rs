@@ -1,6 +1,6 @@
 use half::{bf16, f16};
 use lion_kernels::reference::Number;
-use lion_kernels::{Element, Slice, SliceMut};
+use lion_kernels::{Element, Slice};
 
 use crate::Rng;
 
@@ -12,10 +12,6 @@ pub trait Sample: Element + Number + PartialEq {
     fn low_bits(self) -> u32;
     /// The bits, with every NaN the same: its payload and sign are nobody's promise.
     fn comparable(self) -> u32;
-    /// The tensor for the kernels.
-    fn slice(tensor: &[Self]) -> Slice<'_>;
-    /// The tensor for the kernels.
-    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_>;
 }
 
 macro_rules! sample {
@@ -31,14 +27,6 @@ macro_rules! sample {
 
             fn comparable(self) -> u32 {
                 if self.is_nan() { <$type>::NAN.low_bits() } else { self.low_bits() }
-            }
-
-            fn slice(tensor: &[Self]) -> Slice<'_> {
-                tensor.into()
-            }
-
-            fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_> {
-                tensor.into()
             }
         }
     };

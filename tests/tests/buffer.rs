@@ -1,7 +1,8 @@
 //! State memory: aligned, zeroed, whole.
 
-use half::bf16;
-use lion_kernels::Buffer;
+use half::{bf16, f16};
+use lion_kernels::{Arena, Buffer, Dtype, Error, Slice, SliceMut, advise_huge_pages};
+use lion_tests::{Rng, slice_bits};
 
 #[test]
 fn buffers_are_aligned_zeroed_and_writable_to_the_end() {
@@ -24,4 +25,83 @@ fn buffers_cross_threads() {
     let buffer = Buffer::<f32>::zeroed(100).expect("memory");
     let sum: f32 = std::thread::spawn(move || buffer.iter().sum()).join().expect("no panic");
     assert_eq!(sum, 0.0);
+}
+
+#[test]
+fn arenas_hold_every_tensor_apart_and_zero() {
+    let mut rng = Rng::with_seed(0xa1);
+    for round in 0..40 {
+        let mut arena = Arena::new();
+        let mut expected: Vec<(Dtype, Vec<u32>)> = Vec::new();
+        for turn in 0..rng.usize(1..60) {
+            if rng.usize(..8) == 0 {
+                let len = rng.usize(..=arena.len());
+                arena.truncate(len);
+                expected.truncate(len);
+            }
+            let dtype = Dtype::ALL[rng.usize(..Dtype::ALL.len())];
+            let len = if rng.usize(..20) == 0 { rng.usize(..1 << 20) } else { rng.usize(..300) };
+            assert_eq!(arena.push(dtype, len), Ok(expected.len()), "round {round}, tensor {turn}");
+            expected.push((dtype, vec![0; len]));
+            if rng.usize(..4) == 0 {
+                // Writes to all of the tensor, and to no other.
+                let place = rng.usize(..arena.len());
+                let fill = rng.u32(1..100);
+                match arena.tensor_mut(place).expect("is there") {
+                    SliceMut::F32(elements) => elements.fill(f32::from_bits(fill)),
+                    SliceMut::F16(elements) => elements.fill(f16::from_bits(fill as u16)),
+                    SliceMut::BF16(elements) => elements.fill(bf16::from_bits(fill as u16)),
+                }
+                expected[place].1.fill(fill);
+            }
+        }
+        let mut copy = arena.clone();
+        for arena in [&mut arena, &mut copy] {
+            for (place, (dtype, bits)) in expected.iter().enumerate() {
+                let tensor = arena.tensor(place).expect("is there");
+                assert_eq!(
+                    (tensor.dtype(), &slice_bits(tensor)),
+                    (*dtype, bits),
+                    "round {round}, tensor {place}"
+                );
+            }
+            let writable = arena.tensors_mut();
+            assert_eq!(writable.len(), expected.len());
+            for (tensor, (dtype, bits)) in writable.zip(&expected) {
+                assert_eq!((tensor.dtype(), tensor.len()), (*dtype, bits.len()));
+                assert!(start(&tensor).is_multiple_of(64));
+            }
+        }
+        assert!(arena.tensor(expected.len()).is_none() && arena.tensor_mut(expected.len()).is_none());
+    }
+}
+
+fn start(tensor: &SliceMut<'_>) -> usize {
+    match tensor.as_slice() {
+        Slice::F32(elements) => elements.as_ptr() as usize,
+        Slice::F16(elements) => elements.as_ptr() as usize,
+        Slice::BF16(elements) => elements.as_ptr() as usize,
+    }
+}
+
+#[test]
+fn lengths_that_no_memory_has_are_errors() {
+    let mut arena = Arena::new();
+    arena.push(Dtype::F32, 100).expect("memory");
+    for len in [usize::MAX, usize::MAX / 4, isize::MAX as usize / 4, 1 << 58] {
+        let failed = Err(Error::OutOfMemory { elements: len, dtype: Dtype::F32 });
+        assert_eq!(arena.push(Dtype::F32, len), failed);
+        assert_eq!(Buffer::<f32>::zeroed(len).map(drop), failed.map(drop));
+    }
+    assert_eq!(arena.push(Dtype::F16, 3), Ok(1));
+}
+
+#[test]
+fn advice_changes_no_content() {
+    for len in [0, 1, 1 << 18, (2 << 20) + 17] {
+        let mut tensor: Vec<f32> = (0..len).map(|value| value as f32).collect();
+        let pages = advise_huge_pages(&mut tensor);
+        assert!(pages.collapsed <= pages.whole && pages.whole <= len * 4 >> 21, "{pages:?}");
+        assert!(tensor.iter().enumerate().all(|(place, value)| *value == place as f32));
+    }
 }

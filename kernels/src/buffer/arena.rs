@@ -43,6 +43,7 @@ pub struct Arena {
     fitted: bool,
     /// Whether it may hold anything but zeros.
     written: bool,
+    huge_pages: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +61,24 @@ impl Default for Arena {
 
 impl Arena {
     /// No tensors.
-    pub const fn new() -> Self {
-        Arena { memory: Memory::empty(), used: 0, places: Vec::new(), fitted: false, written: false }
+    pub fn new() -> Self {
+        Self::on(true)
+    }
+
+    /// No tensors, on the pages that the system gives unasked: to measure what huge pages are worth.
+    pub fn on_ordinary_pages() -> Self {
+        Self::on(false)
+    }
+
+    fn on(huge_pages: bool) -> Self {
+        Arena {
+            memory: Memory::empty(),
+            used: 0,
+            places: Vec::new(),
+            fitted: false,
+            written: false,
+            huge_pages,
+        }
     }
 
     /// Adds a tensor of `len` zeros, and gives its index: the number of tensors before it.
@@ -85,12 +102,24 @@ impl Arena {
         Ok(index)
     }
 
+    /// Takes away all tensors but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        let Some(first) = self.places.get(len) else { return };
+        let size = self.used - first.offset;
+        if self.written {
+            // SAFETY: the bytes from the first tensor that goes to the end of the last lie within the memory.
+            unsafe { self.memory.start().add(first.offset).write_bytes(0, size) };
+        }
+        self.used = first.offset;
+        self.places.truncate(len);
+    }
+
     /// Doubles at least, which takes no memory as long as it is not touched, and which [`Self::settle`] takes back.
     fn grow(&mut self, needed: usize) -> Option<()> {
         let generous = needed.max(2 * self.memory.size()).max(Memory::LEAST_MAPPED);
         let mut grown = Memory::zeroed(generous).or_else(|| Memory::zeroed(needed))?;
         if self.written {
-            grown.advise_huge_pages();
+            grown.advise(self.huge_pages);
             // SAFETY: both are at least `used` bytes long, and no two pieces of memory overlap.
             unsafe { grown.start().copy_from_nonoverlapping(self.memory.start(), self.used) };
         }
@@ -103,7 +132,7 @@ impl Arena {
     fn settle(&mut self) {
         if !self.fitted {
             self.memory.shrink(self.used);
-            self.memory.advise_huge_pages();
+            self.memory.advise(self.huge_pages);
             (self.fitted, self.written) = (true, true);
         }
     }
@@ -187,7 +216,7 @@ impl Clone for Arena {
     fn clone(&self) -> Self {
         let Some(mut memory) = Memory::zeroed(self.used) else { Memory::give_up(self.used) };
         if self.written {
-            memory.advise_huge_pages();
+            memory.advise(self.huge_pages);
             // SAFETY: both are at least `used` bytes long, and no two pieces of memory overlap.
             unsafe { memory.start().copy_from_nonoverlapping(self.memory.start(), self.used) };
         }
@@ -197,6 +226,7 @@ impl Clone for Arena {
             places: self.places.clone(),
             fitted: self.written,
             written: self.written,
+            huge_pages: self.huge_pages,
         }
     }
 }

@@ -42,6 +42,7 @@ impl Memory {
             return Some(Self::empty());
         }
         if size >= HUGE_PAGE && sys::MAPS {
+            let size = sys::rounded(size)?;
             let start = sys::map(size)?;
             return Some(Memory { start, size, mapped: true });
         }
@@ -60,8 +61,10 @@ impl Memory {
 
     /// Gives back what lies beyond the first `size` bytes, where it is mapped.
     pub(super) fn shrink(&mut self, size: usize) {
-        if self.mapped && size > 0 {
-            self.size = sys::shrink(self.start, self.size, size);
+        if let (true, Some(kept @ 1..)) = (self.mapped && size < self.size, sys::rounded(size)) {
+            // SAFETY: whole pages within the mapping, of which more than none are kept.
+            sys::unmap(unsafe { self.start.add(kept) }, self.size - kept);
+            self.size = kept;
         }
     }
 
@@ -70,11 +73,11 @@ impl Memory {
         handle_alloc_error(layout(size).unwrap_or(Layout::new::<u8>()))
     }
 
-    /// Asks for huge pages, where there is room for one.
-    pub(super) fn advise_huge_pages(&mut self) {
+    /// Asks for huge pages, where there is room for one, or for none.
+    pub(super) fn advise(&mut self, huge_pages: bool) {
         if self.mapped {
             // SAFETY: the mapping is this value's.
-            unsafe { super::pages::advise(self.start, self.size) };
+            unsafe { super::pages::advise(self.start, self.size, huge_pages) };
         }
     }
 }
@@ -102,12 +105,16 @@ mod sys {
 
     pub(super) const MAPS: bool = true;
 
-    /// A multiple of every page size that Linux has for ordinary pages.
+    /// A multiple of every size that Linux has for ordinary pages.
     const PAGE: usize = 64 << 10;
 
-    /// At a multiple of 2 MiB: maps that much more, and gives back what lies before and behind.
+    /// In whole pages.
+    pub(super) fn rounded(size: usize) -> Option<usize> {
+        size.checked_next_multiple_of(PAGE)
+    }
+
+    /// Whole pages, at a multiple of 2 MiB: maps that much more, and gives back what lies before and behind.
     pub(super) fn map(size: usize) -> Option<NonNull<u8>> {
-        let size = size.checked_next_multiple_of(PAGE)?;
         let whole = size.checked_add(HUGE_PAGE)?;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -129,20 +136,10 @@ mod sys {
         Some(start)
     }
 
-    /// What is left of the mapping's size.
-    pub(super) fn shrink(start: NonNull<u8>, old: usize, new: usize) -> usize {
-        let (kept, mapped) = (new.next_multiple_of(PAGE), old.next_multiple_of(PAGE));
-        if kept < mapped {
-            // SAFETY: `kept` lies within the mapping.
-            unmap(unsafe { start.add(kept) }, mapped - kept);
-        }
-        kept.min(mapped)
-    }
-
     pub(super) fn unmap(start: NonNull<u8>, size: usize) {
         // SAFETY: the callers own these pages. Unmapping them can fail only where the system has no room to note
         // a hole in a mapping; they then stay mapped, which harms nothing.
-        unsafe { libc::munmap(start.as_ptr().cast(), size.next_multiple_of(PAGE)) };
+        unsafe { libc::munmap(start.as_ptr().cast(), size) };
     }
 }
 
@@ -152,12 +149,12 @@ mod sys {
 
     pub(super) const MAPS: bool = false;
 
-    pub(super) fn map(_: usize) -> Option<NonNull<u8>> {
-        None
+    pub(super) fn rounded(size: usize) -> Option<usize> {
+        Some(size)
     }
 
-    pub(super) fn shrink(_: NonNull<u8>, old: usize, _: usize) -> usize {
-        old
+    pub(super) fn map(_: usize) -> Option<NonNull<u8>> {
+        None
     }
 
     pub(super) fn unmap(_: NonNull<u8>, _: usize) {}

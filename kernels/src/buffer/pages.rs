@@ -41,20 +41,21 @@ pub fn advise_huge_pages<T: Element>(memory: &mut [T]) -> HugePages {
     // SAFETY: the whole pages lie within the borrowed memory.
     unsafe {
         let first = start.add(before);
-        let advised = advise(first, whole * HUGE_PAGE);
+        let advised = advise(first, whole * HUGE_PAGE, true);
         let collapsed = (0..whole).filter(|page| collapse(first.add(page * HUGE_PAGE))).count();
         HugePages { whole, collapsed, advised }
     }
 }
 
-/// Asks for huge pages when the memory is next touched.
+/// Asks for huge pages, or for ordinary ones, when the memory is next touched.
 ///
 /// # Safety
 /// The memory is the caller's.
 #[cfg(all(target_os = "linux", feature = "std"))]
-pub(super) unsafe fn advise(start: NonNull<u8>, size: usize) -> bool {
+pub(super) unsafe fn advise(start: NonNull<u8>, size: usize, huge: bool) -> bool {
+    let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
     // SAFETY: by this function's contract; the advice changes no content.
-    unsafe { libc::madvise(start.as_ptr().cast(), size, libc::MADV_HUGEPAGE) == 0 }
+    unsafe { libc::madvise(start.as_ptr().cast(), size, advice) == 0 }
 }
 
 /// Makes the 2 MiB from `start` a huge page.
@@ -71,7 +72,7 @@ unsafe fn collapse(start: NonNull<u8>) -> bool {
 /// # Safety
 /// None is needed here.
 #[cfg(not(all(target_os = "linux", feature = "std")))]
-pub(super) unsafe fn advise(_: NonNull<u8>, _: usize) -> bool {
+pub(super) unsafe fn advise(_: NonNull<u8>, _: usize, _: bool) -> bool {
     false
 }
 

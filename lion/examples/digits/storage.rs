@@ -1,40 +1,21 @@
 //! The formats that the example trains in.
 
 use half::bf16;
-use lion::{Slice, SliceMut};
 use lion_kernels::{Element, reference::Number};
 
 /// A storage format: the library's [`Element`], the reference's [`Number`], and to and from f32 for the network.
 pub(crate) trait Storage: Element + Number + Into<f32> {
     fn nearest(value: f32) -> Self;
-    fn slice(tensor: &[Self]) -> Slice<'_>;
-    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_>;
 }
 
 impl Storage for f32 {
     fn nearest(value: f32) -> Self {
         value
     }
-
-    fn slice(tensor: &[Self]) -> Slice<'_> {
-        tensor.into()
-    }
-
-    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_> {
-        tensor.into()
-    }
 }
 
 impl Storage for bf16 {
     fn nearest(value: f32) -> Self {
         bf16::from_f32(value)
-    }
-
-    fn slice(tensor: &[Self]) -> Slice<'_> {
-        tensor.into()
-    }
-
-    fn slice_mut(tensor: &mut [Self]) -> SliceMut<'_> {
-        tensor.into()
     }
 }

@@ -1,15 +1,15 @@
 //! What a call does to one variable: everything between reading its gradient and storing its parameter.
 
 use lion_kernels::{
-    Backend, Ema, Error as KernelError, Gradient, Slice, SliceMut, Statistics, Step, Tensors, accumulate,
-    average, convert, statistics,
+    Backend, Ema, Error as KernelError, Gradient, Slice, SliceMut, Statistics, Step, Task, Tensors, convert,
 };
 
+use super::queue::Queue;
 use crate::accumulation::raise;
 use crate::clip::{Clipping, Found};
 use crate::group::Steps;
 use crate::update::Update;
-use crate::variable::Variable;
+use crate::variable::{StateMut, Variable};
 use crate::{Error, Outcome};
 
 /// A call, as its number and the settings decide it.
@@ -56,116 +56,103 @@ impl Room {
 }
 
 impl Call {
-    /// The statistics of a variable's gradient as this call uses it.
-    pub(super) fn measure(
+    /// The statistics of each block of a variable's gradient as this call uses it.
+    pub(super) fn measure<'t>(
         &self,
         variable: &Variable,
-        gradient: Slice<'_>,
-    ) -> Result<Statistics, KernelError> {
+        gradient: Slice<'t>,
+        accumulator: Option<&'t [f32]>,
+        blocks: &'t mut [Statistics],
+    ) -> Result<Task<'t>, KernelError> {
         if variable.overwritten || self.outcome != Outcome::Updated {
-            return statistics(self.backend, &Gradient::new(), gradient, None);
+            return Task::statistics(&Gradient::new(), gradient, None, blocks);
         }
-        statistics(self.backend, &self.gradient, gradient, variable.accumulator.as_deref())
+        Task::statistics(&self.gradient, gradient, accumulator, blocks)
     }
 
-    /// Does the call's work on one variable that it names. `measured` are the statistics of its gradient, in a call
-    /// that looks ahead.
-    pub(super) fn visit(
-        &mut self,
-        variable: &mut Variable,
-        update: &mut Update<'_>,
+    /// Does the call's work on one variable that it names, or queues it. `measured` are the statistics of
+    /// its gradient, in a call that looks ahead.
+    pub(super) fn visit<'t>(
+        &self,
+        variable: &Variable,
+        mut state: StateMut<'t>,
+        update: &'t mut Update<'_>,
         steps: &Steps,
         measured: Option<&Statistics>,
-        room: &mut Room,
-    ) -> Result<(), Error> {
-        let gradient = update.gradient;
-        let mut copied = false;
-        let done = match gradient {
-            Some(gradient) if variable.overwritten => self.overwrite(variable, update, gradient),
+        queue: &mut Queue<'t>,
+    ) -> Result<(), KernelError> {
+        match update.gradient {
+            Some(gradient) if variable.overwritten => self.overwrite(state, update, gradient),
             Some(gradient) if self.outcome == Outcome::Updated => {
-                copied = variable.constraint.is_none();
-                self.step(variable, update, gradient, steps, measured)
+                let copies = self.copies(variable, update);
+                let step = if variable.decays { steps.decaying } else { steps.plain };
+                match self.step(step, state, update, gradient, measured, copies)? {
+                    Some(task) => queue.push(task),
+                    None => Ok(()),
+                }
             }
             Some(gradient) if self.outcome == Outcome::Accumulated => {
-                self.accumulate(variable, update, gradient)
+                if let Some(accumulator) = state.accumulator {
+                    queue.push(Task::accumulate(&self.gradient, accumulator, gradient)?)?;
+                }
+                self.average(state.ema, update, queue)
             }
-            _ => self.pass_over(variable, update),
-        };
-        done.map_err(|source| variable.error(source))?;
-        if gradient.is_some() && !variable.overwritten {
-            self.constrain(variable, update, room)?;
+            _ => {
+                if self.outcome == Outcome::Updated {
+                    state.clear_accumulator();
+                }
+                self.average(state.ema, update, queue)
+            }
         }
-        if !copied {
-            update.refresh_copy(self.backend).map_err(|source| variable.error(source))?;
-        }
-        Ok(())
+    }
+
+    /// Whether the step makes the update's copy, which is of the parameter as the call leaves it.
+    pub(super) fn copies(&self, variable: &Variable, update: &Update<'_>) -> bool {
+        let steps = update.gradient.is_some() && !variable.overwritten && self.outcome == Outcome::Updated;
+        steps && variable.constraint.is_none()
     }
 
     /// Unscaling, averaging, clipping, decay, step and moving average in one pass.
-    fn step(
-        &mut self,
-        variable: &mut Variable,
-        update: &mut Update<'_>,
-        gradient: Slice<'_>,
-        steps: &Steps,
+    fn step<'t>(
+        &self,
+        step: Step,
+        state: StateMut<'t>,
+        update: &'t mut Update<'_>,
+        gradient: Slice<'t>,
         measured: Option<&Statistics>,
-    ) -> Result<(), KernelError> {
+        copies: bool,
+    ) -> Result<Option<Task<'t>>, KernelError> {
         let mut settings = self.gradient;
-        let own = match (measured, self.clipping) {
-            (Some(measured), _) => *measured,
-            (None, Clipping::Norm(_)) => {
-                let measured = self.measure(variable, gradient)?;
-                self.found.add(self.clipping, &measured);
-                measured
-            }
-            (None, _) => Statistics::default(),
-        };
-        if let Some(clip) = self.clipping.of(&own, &self.found.all) {
+        if let Some(clip) = self.clipping.of(measured.unwrap_or(&Statistics::default()), &self.found.all) {
             settings = settings.clip(clip)?;
         }
-        let mut step: Step = if variable.decays { steps.decaying } else { steps.plain }.gradient(settings);
-
-        let Some(momentum) = &mut variable.momentum else { return Ok(()) };
-        let (parameter, momentum) = (update.parameter.reborrow(), momentum.as_slice_mut());
+        let mut step = step.gradient(settings);
+        let Some(momentum) = state.momentum else { return Ok(None) };
         let mut tensors = match update.source {
-            Some(source) => Tensors::out_of_place(source, parameter, gradient, momentum),
-            None => Tensors::in_place(parameter, gradient, momentum),
+            Some(source) => Tensors::out_of_place(source, update.parameter.reborrow(), gradient, momentum),
+            None => Tensors::in_place(update.parameter.reborrow(), gradient, momentum),
         };
-        if let Some(accumulator) = &mut variable.accumulator {
+        if let Some(accumulator) = state.accumulator {
             tensors = tensors.accumulator(accumulator);
         }
-        if let (Some(ema), Some(average)) = (self.ema, &mut variable.ema) {
+        if let (Some(ema), Some(average)) = (self.ema, state.ema) {
             step = step.ema(ema);
             tensors = tensors.ema(average);
         }
-        if let (None, Some(copy)) = (&variable.constraint, &mut update.copy) {
+        if let (true, Some(copy)) = (copies, &mut update.copy) {
             tensors = tensors.copy(copy.reborrow());
         }
-        step.apply(self.backend, tensors)
-    }
-
-    /// Adds the gradient to its accumulator, and leaves the parameter to the moving average.
-    fn accumulate(
-        &self,
-        variable: &mut Variable,
-        update: &mut Update<'_>,
-        gradient: Slice<'_>,
-    ) -> Result<(), KernelError> {
-        if let Some(accumulator) = &mut variable.accumulator {
-            accumulate(self.backend, &self.gradient, accumulator, gradient)?;
-        }
-        update.keep();
-        self.average(variable, update)
+        Task::step(step, tensors).map(Some)
     }
 
     /// Makes the gradient the parameter's value, at the end of a window.
     fn overwrite(
         &self,
-        variable: &mut Variable,
+        state: StateMut<'_>,
         update: &mut Update<'_>,
         gradient: Slice<'_>,
     ) -> Result<(), KernelError> {
-        let Some(accumulator) = &mut variable.accumulator else {
+        let Some(accumulator) = state.accumulator else {
             return convert(self.backend, gradient, update.parameter.reborrow());
         };
         raise(accumulator, gradient);
@@ -178,24 +165,27 @@ impl Call {
         Ok(())
     }
 
-    /// A variable without a gradient: its parameter is averaged, its accumulator cleared, like any other's.
-    fn pass_over(&self, variable: &mut Variable, update: &mut Update<'_>) -> Result<(), KernelError> {
+    /// Leaves a parameter as it is, to its moving average.
+    fn average<'t>(
+        &self,
+        average: Option<&'t mut [f32]>,
+        update: &'t mut Update<'_>,
+        queue: &mut Queue<'t>,
+    ) -> Result<(), KernelError> {
         update.keep();
-        if self.outcome == Outcome::Updated {
-            variable.clear_accumulator();
+        if let (Some(ema), Some(average)) = (&self.ema, average) {
+            queue.push(Task::average(ema, average, update.parameter.reborrow())?)?;
         }
-        self.average(variable, update)
-    }
-
-    fn average(&self, variable: &mut Variable, update: &mut Update<'_>) -> Result<(), KernelError> {
-        match (&self.ema, &mut variable.ema) {
-            (Some(ema), Some(values)) => average(self.backend, ema, values, update.parameter.reborrow()),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// There is room for it, see [`Room::reserve`].
-    fn constrain(&self, variable: &Variable, update: &mut Update<'_>, room: &mut Room) -> Result<(), Error> {
+    pub(super) fn constrain(
+        &self,
+        variable: &Variable,
+        update: &mut Update<'_>,
+        room: &mut Room,
+    ) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let constraint = &constrained.constraint;
         if let SliceMut::F32(values) = &mut update.parameter {

@@ -1,6 +1,6 @@
 //! What an optimizer tells of itself between calls, and lets be changed.
 
-use lion_kernels::{Backend, Slice, Values};
+use lion_kernels::{Backend, Plan, Slice};
 
 use super::Lion;
 use crate::loss_scale::LossScale;
@@ -27,7 +27,12 @@ impl Lion {
 
     /// The instruction set that the calls use.
     pub fn backend(&self) -> Backend {
-        self.backend
+        self.plan.backend
+    }
+
+    /// How the work of calls is cut and where it runs.
+    pub fn plan(&self) -> Plan {
+        self.plan
     }
 
     /// The learning rate of the next call, without the multiplier of a group.
@@ -141,12 +146,15 @@ impl Lion {
 
     /// Every variable with its state, in the order of registration.
     pub fn variables(&self) -> impl ExactSizeIterator<Item = VariableView<'_>> {
-        self.variables.iter().enumerate().map(|(index, variable)| variable.view(VariableId(index)))
+        self.variables
+            .iter()
+            .enumerate()
+            .map(|(index, variable)| self.memory.view(VariableId(index), variable))
     }
 
     /// The variable with its state.
     pub fn view(&self, variable: VariableId) -> Option<VariableView<'_>> {
-        self.variables.get(variable.0).map(|found| found.view(variable))
+        self.variables.get(variable.0).map(|found| self.memory.view(variable, found))
     }
 
     /// The variable's state, to be overwritten with one that comes from elsewhere.
@@ -163,12 +171,12 @@ impl Lion {
     /// # Ok::<(), lion::Error>(())
     /// ```
     pub fn state_mut(&mut self, variable: VariableId) -> Option<StateMut<'_>> {
-        self.variables.get_mut(variable.0).map(|variable| variable.state_mut())
+        self.variables.get(variable.0).and_then(|found| self.memory.states_mut().nth(variable.0, found))
     }
 
     /// The variable's momentum.
     pub fn momentum(&self, variable: VariableId) -> Option<Slice<'_>> {
-        self.variables.get(variable.0)?.momentum.as_ref().map(Values::as_slice)
+        self.view(variable)?.momentum
     }
 
     /// The variable's name.

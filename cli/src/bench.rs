@@ -1,0 +1,217 @@
+//! `lion bench`: what a call of the optimizer costs on this machine, beside what moving its bytes costs.
+//!
+//! Each line times [`Lion::apply`] and the streaming limit in turn: a pass over tensors of the same formats, with the same
+//! traffic, on as many threads, that does nothing but one bit operation per vector. One tensor is streamed in its own
+//! memory; of many, the limit is that of one tensor with the same bytes.
+//!
+//! [`Lion::apply`]: lion::Lion::apply
+
+mod model;
+mod table;
+mod work;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lion::{Backend, Dtype, Plan};
+use lion_autotune::measure::Comparison;
+
+use self::model::{Model, Tensors};
+use self::table::Table;
+use crate::failure::Failure;
+
+/// Times calls of the optimizer beside the streaming limit of this machine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// One JSON object per line on stdout, and no table
+    #[arg(long)]
+    json: bool,
+    /// Elements of the tensor; K and M are 1,024 and 1,048,576
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size)]
+    #[arg(default_value = "1K,16K,256K,4M,64M", conflicts_with_all = ["tensors", "model"])]
+    sizes: Vec<usize>,
+    /// Formats of parameter, gradient and momentum
+    #[arg(long, value_name = "P/G/M,…", value_delimiter = ',', value_parser = triple)]
+    #[arg(default_value = "f32/f32/f32,bf16/bf16/bf16")]
+    dtypes: Vec<Triple>,
+    /// Numbers of threads; without this 1, and as many as there are
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = crate::threads)]
+    threads: Vec<NonZeroUsize>,
+    /// The instruction set: scalar, avx2, avx512, neon or auto; without this what LION_ISA says
+    #[arg(long, value_parser = crate::backend)]
+    isa: Option<Backend>,
+    /// A number of tensors of the same length, such as 2000x4096
+    #[arg(long, value_name = "N×LEN", value_parser = model::many, conflicts_with = "model")]
+    tensors: Option<Tensors>,
+    /// The tensors of a network
+    #[arg(long)]
+    model: Option<Model>,
+    /// The step alone, or unscaling, clipping by the global norm, weight decay, the step and a moving average
+    #[arg(long, default_value = "plain")]
+    pipeline: Pipeline,
+    /// Where parameters and gradients lie: on huge pages, or where a framework's allocator puts them. The optimizer's
+    /// own state always asks for huge pages
+    #[arg(long, default_value = "huge")]
+    pages: Pages,
+    /// About how long a line is measured, in seconds
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    seconds: Duration,
+}
+
+/// What a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Pipeline {
+    Plain,
+    Full,
+}
+
+/// What kind of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Pages {
+    Small,
+    Huge,
+}
+
+/// The formats of parameter, gradient and momentum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Triple {
+    parameter: Dtype,
+    gradient: Dtype,
+    momentum: Dtype,
+}
+
+/// What a line measures.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    tensors: Tensors,
+    dtypes: Triple,
+    pipeline: Pipeline,
+    pages: Pages,
+    plan: Plan,
+    threads: NonZeroUsize,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    const RANGE: &str = "must be a number of elements from 1 to 4096M, such as 16K or 4M";
+    let (digits, unit) = match text.char_indices().last() {
+        Some((end, 'K' | 'k')) => (text.get(..end), 1 << 10),
+        Some((end, 'M' | 'm')) => (text.get(..end), 1 << 20),
+        _ => (Some(text), 1),
+    };
+    let number: Option<usize> = digits.and_then(|digits| digits.parse().ok());
+    let elements = number.and_then(|number| number.checked_mul(unit));
+    elements.filter(|elements| (1..=4096 << 20).contains(elements)).ok_or_else(|| RANGE.into())
+}
+
+fn triple(text: &str) -> Result<Triple, String> {
+    let mut names = text.split('/').map(str::parse::<Dtype>);
+    match (names.next(), names.next(), names.next(), names.next()) {
+        (Some(Ok(parameter)), Some(Ok(gradient)), Some(Ok(momentum)), None) => {
+            Ok(Triple { parameter, gradient, momentum })
+        }
+        _ => Err("must be three of f32, f16 and bf16, such as f32/bf16/f32".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: Option<f64> = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
+    number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 3600".into())
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let lines = lines(arguments)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|error| Failure::Usage(format!("cannot listen for Ctrl-C: {error}")))?;
+
+    let bar = progress(lines.len());
+    let mut table = Table::new(arguments.json);
+    for line in &lines {
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        bar.set_message(line.to_string());
+        let found = measure(line, arguments.seconds)?;
+        bar.suspend(|| table.add(line, &found))?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    table.finish()
+}
+
+/// Every combination, in the order of the arguments.
+fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
+    let backend = match arguments.isa {
+        Some(backend) => backend,
+        None => crate::backend_from_env()?,
+    };
+    let tensors = match (&arguments.tensors, arguments.model) {
+        (Some(tensors), _) => vec![tensors.clone()],
+        (None, Some(model)) => vec![model.tensors()],
+        (None, None) => arguments.sizes.iter().map(|&len| Tensors::one(len)).collect(),
+    };
+    let threads = match arguments.threads.is_empty() {
+        false => arguments.threads.clone(),
+        true => {
+            let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            let mut threads = vec![NonZeroUsize::MIN, all];
+            threads.dedup();
+            threads
+        }
+    };
+    let mut lines = Vec::new();
+    for &dtypes in &arguments.dtypes {
+        for tensors in &tensors {
+            for &threads in &threads {
+                let plan = Plan::new(backend).threads(threads.get());
+                let (pipeline, pages) = (arguments.pipeline, arguments.pages);
+                lines.push(Line { tensors: tensors.clone(), dtypes, pipeline, pages, plan, threads });
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// On a pool of the line's own.
+fn measure(line: &Line, time: Duration) -> Result<Comparison, Failure> {
+    crate::pool(line.threads)?.install(|| work::measure(line, time)).map_err(Failure::from)
+}
+
+fn progress(lines: usize) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr_with_hz(5));
+    match ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+impl Line {
+    /// Bytes that a call moves: each tensor is read, and parameter, momentum and average are written.
+    fn bytes(&self) -> usize {
+        let Triple { parameter, gradient, momentum } = self.dtypes;
+        let plain = 2 * parameter.size() + gradient.size() + 2 * momentum.size();
+        let more = match self.pipeline {
+            Pipeline::Plain => 0,
+            // The gradient once more for its norm, and the average.
+            Pipeline::Full => gradient.size() + 2 * Dtype::F32.size(),
+        };
+        self.tensors.elements() * (plain + more)
+    }
+}
+
+impl std::fmt::Display for Triple {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.parameter, self.gradient, self.momentum)
+    }
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Line { tensors, dtypes, threads, .. } = self;
+        write!(f, "{dtypes} {tensors}, {threads} thread{}", if threads.get() == 1 { "" } else { "s" })
+    }
+}

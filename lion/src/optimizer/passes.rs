@@ -1,0 +1,112 @@
+//! The passes of a call over its tensors: the one that looks ahead, the one that does the work, and what must wait for
+//! it. Each is a queue, so the tensors share a dispatch and the threads share the elements.
+
+use std::mem;
+
+use lion_kernels::{BLOCK, Slice, Statistics, Task};
+
+use super::call::Call;
+use super::queue::Queue;
+use super::{Lion, Scratch};
+use crate::memory::StatesMut;
+use crate::{Error, Outcome, Update};
+
+impl Lion {
+    /// The statistics of every gradient, before any of them is used.
+    pub(super) fn measure(&mut self, call: &mut Call, updates: &[Update<'_>]) -> Result<(), Error> {
+        let dynamic = self.loss_scale.is_dynamic();
+        let Scratch { blocks, measured, tasks, .. } = &mut self.scratch;
+        let looked_at = updates.iter().map(|update| {
+            let variable = self.variables.get(update.variable.0)?;
+            let gradient = update.gradient.filter(|_| dynamic || !variable.overwritten)?;
+            Some((variable, update.variable, gradient))
+        });
+        let len = |gradient: Slice<'_>| gradient.len().div_ceil(BLOCK);
+        let total = looked_at.clone().flatten().map(|(_, _, gradient)| len(gradient)).sum();
+        blocks.clear();
+        let no_memory = |_| Error::OutOfMemory { what: "statistics", elements: total };
+        blocks.try_reserve(total).map_err(no_memory)?;
+        blocks.resize(total, Statistics::default());
+
+        let mut queue = Queue::new(self.plan, tasks, updates.len());
+        let mut room = &mut blocks[..];
+        for (variable, id, gradient) in looked_at.clone().flatten() {
+            let (own, rest) = mem::take(&mut room).split_at_mut_checked(len(gradient)).unwrap_or_default();
+            room = rest;
+            let accumulator = self.memory.accumulator(id, variable);
+            let queued = call.measure(variable, gradient, accumulator, own).and_then(|task| queue.push(task));
+            queued.map_err(|source| variable.error(source))?;
+        }
+        queue.finish(tasks)?;
+
+        measured.clear();
+        let mut room = &blocks[..];
+        for looked_at in looked_at {
+            let mut whole = Statistics::default();
+            if let Some((variable, _, gradient)) = looked_at {
+                let (own, rest) = room.split_at_checked(len(gradient)).unwrap_or_default();
+                room = rest;
+                whole = Statistics::of_blocks(own);
+                match variable.overwritten {
+                    true => call.found.non_finite += whole.non_finite,
+                    false => call.found.add(self.clipping, &whole),
+                }
+            }
+            measured.push(whole);
+        }
+        Ok(())
+    }
+
+    /// Does the call's work on every variable but what must wait for it, in the order of registration.
+    pub(super) fn visit(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        let Scratch { steps, measured, tasks, .. } = &mut self.scratch;
+        let mut queue = Queue::new(self.plan, tasks, updates.len());
+        let mut states = self.memory.states_mut();
+        // An update ends the window of variables too that it does not name.
+        let clears = call.outcome == Outcome::Updated && self.window.calls.is_some();
+        let mut next = 0;
+        let mut pass = |states: &mut StatesMut<'_>, to: usize| {
+            if clears {
+                for variable in self.variables.get(next..to).unwrap_or_default() {
+                    if let Some(mut state) = states.nth(0, variable) {
+                        state.clear_accumulator();
+                    }
+                }
+                next = to;
+            }
+            let skipped = to.saturating_sub(next);
+            next = to + 1;
+            skipped
+        };
+        for (turn, update) in updates.iter_mut().enumerate() {
+            let index = update.variable.0;
+            let skipped = pass(&mut states, index);
+            let Some(variable) = self.variables.get(index) else { continue };
+            let (Some(state), Some(steps)) = (states.nth(skipped, variable), steps.get(variable.group.0))
+            else {
+                continue;
+            };
+            let done = call.visit(variable, state, update, steps, measured.get(turn), &mut queue);
+            done.map_err(|source| variable.error(source))?;
+        }
+        pass(&mut states, self.variables.len());
+        Ok(queue.finish(tasks)?)
+    }
+
+    /// What needs the parameters as the call leaves them: constraints, and copies that the step did not make.
+    pub(super) fn finish(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        let Scratch { tasks, room, .. } = &mut self.scratch;
+        let mut queue = Queue::new(self.plan, tasks, updates.len());
+        for update in updates {
+            let Some(variable) = self.variables.get(update.variable.0) else { continue };
+            if update.gradient.is_some() && !variable.overwritten {
+                call.constrain(variable, update, room)?;
+            }
+            if let (false, Some(copy)) = (call.copies(variable, update), &mut update.copy) {
+                let task = Task::convert(update.parameter.as_slice(), copy.reborrow());
+                task.and_then(|task| queue.push(task)).map_err(|source| variable.error(source))?;
+            }
+        }
+        Ok(queue.finish(tasks)?)
+    }
+}
