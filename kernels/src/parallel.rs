@@ -43,13 +43,16 @@ pub fn run(plan: &Plan, tasks: &mut [Task<'_>]) -> Result<(), Error> {
 
 #[cfg(feature = "rayon")]
 mod workers {
-    use core::array;
-    use core::mem;
     use core::num::NonZeroUsize;
     use core::ops::Range;
+    use core::sync::atomic::{AtomicUsize, Ordering};
+    use core::{array, hint, mem};
     use std::sync::{Mutex, PoisonError};
 
     use super::{Error, Plan, Task, run_in_turn};
+
+    /// Turns of a waiting loop, some 50 microseconds.
+    const PATIENCE: usize = 1500;
 
     /// More threads than this do not make memory faster.
     const MOST: usize = 64;
@@ -70,7 +73,9 @@ mod workers {
         }
         let shares = shares(tasks, bytes, count);
         let shares = shares.get(..count).unwrap_or(&shares);
+        let busy = AtomicUsize::new(0);
         let work = |worker: usize| -> Result<(), Error> {
+            busy.fetch_add(1, Ordering::Relaxed);
             // A thread of the pool begins with the same share each time.
             let home = rayon::current_thread_index().unwrap_or(worker);
             for turn in 0..count {
@@ -86,9 +91,22 @@ mod workers {
                     }
                 }
             }
+            busy.fetch_sub(1, Ordering::Relaxed);
+            wait_for(&busy);
             Ok(())
         };
         fan_out(0..count, &work)
+    }
+
+    /// Waits a little for workers that have not finished their last piece. A thread that goes to sleep instead is woken
+    /// later than such a piece takes, which can be as late as half of the call.
+    fn wait_for(busy: &AtomicUsize) {
+        for _ in 0..PATIENCE {
+            if busy.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            hint::spin_loop();
+        }
     }
 
     fn fan_out(
