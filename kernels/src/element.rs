@@ -108,10 +108,12 @@ macro_rules! dtypes {
                     SliceMut::$variant(tensor)
                 }
 
+                #[inline]
                 fn elements(tensor: Slice<'_>) -> Option<&[Self]> {
                     if let Slice::$variant(elements) = tensor { Some(elements) } else { None }
                 }
 
+                #[inline]
                 fn elements_mut(tensor: SliceMut<'_>) -> Option<&mut [Self]> {
                     if let SliceMut::$variant(elements) = tensor { Some(elements) } else { None }
                 }
@@ -158,17 +160,20 @@ macro_rules! dtypes {
 
         impl Slice<'_> {
             /// The format.
+            #[inline]
             pub fn dtype(&self) -> Dtype {
                 match self { $(Slice::$variant(_) => Dtype::$variant,)+ }
             }
 
             /// The number of elements.
+            #[inline]
             pub fn len(&self) -> usize {
                 match self { $(Slice::$variant(slice) => slice.len(),)+ }
             }
 
             /// # Safety
             /// `len` initialised elements of the format lie at `start`, aligned, and stay borrowed.
+            #[inline]
             pub(crate) unsafe fn from_raw(dtype: Dtype, start: NonNull<u8>, len: usize) -> Self {
                 let start = start.as_ptr();
                 match dtype {
@@ -199,17 +204,20 @@ macro_rules! dtypes {
 
         impl SliceMut<'_> {
             /// The format.
+            #[inline]
             pub fn dtype(&self) -> Dtype {
                 match self { $(SliceMut::$variant(_) => Dtype::$variant,)+ }
             }
 
             /// The number of elements.
+            #[inline]
             pub fn len(&self) -> usize {
                 match self { $(SliceMut::$variant(slice) => slice.len(),)+ }
             }
 
             /// # Safety
             /// As for [`Slice::from_raw`], and borrowed exclusively.
+            #[inline]
             pub(crate) unsafe fn from_raw(dtype: Dtype, start: NonNull<u8>, len: usize) -> Self {
                 let start = start.as_ptr();
                 match dtype {
@@ -238,6 +246,7 @@ macro_rules! dtypes {
             }
 
             /// The same tensor, borrowed anew for a shorter time.
+            #[inline]
             pub fn reborrow(&mut self) -> SliceMut<'_> {
                 match self { $(SliceMut::$variant(slice) => SliceMut::$variant(slice),)+ }
             }

@@ -239,10 +239,12 @@ impl<'a> Stepping<'a> {
         Ok(Stepping { step, tensors, form })
     }
 
+    #[inline(always)]
     pub(crate) fn form(&self) -> Form {
         self.form
     }
 
+    #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.tensors.len()
     }

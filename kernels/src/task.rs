@@ -179,6 +179,7 @@ impl<'a> Task<'a> {
         Task(head)
     }
 
+    #[inline(always)]
     pub(crate) fn stepping(&self) -> Option<&Stepping<'a>> {
         match &self.0 {
             Pass::Step(stepping) => Some(stepping),

@@ -115,6 +115,15 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
+    /// Whether these are the same numbers, to the sign of a zero.
+    pub(crate) fn same(&self, other: &Rates) -> bool {
+        let bits = |rates: &Rates| {
+            let decay = rates.weight_decay.map(f32::to_bits);
+            ([rates.learning_rate, rates.beta_1, rates.beta_2].map(f32::to_bits), decay)
+        };
+        bits(self) == bits(other)
+    }
+
     pub(crate) fn new(config: &Config, call: u64) -> Self {
         Rates {
             learning_rate: config.learning_rate.at(call),
@@ -134,15 +143,19 @@ impl Rates {
         check::positive_fraction("beta_1", self.beta_1.into())?;
         check::fraction("beta_2", self.beta_2.into())?;
         let plain = Step::new(self.learning_rate, self.beta_1, self.beta_2)?;
-        let Some(weight_decay) = self.weight_decay else { return Ok(Steps { plain, decaying: plain }) };
+        let rates = *self;
+        let Some(weight_decay) = self.weight_decay else {
+            return Ok(Steps { rates, plain, decaying: plain });
+        };
         check::not_negative("weight_decay", weight_decay.into())?;
-        Ok(Steps { plain, decaying: plain.weight_decay(weight_decay)? })
+        Ok(Steps { rates, plain, decaying: plain.weight_decay(weight_decay)? })
     }
 }
 
 /// A group's step, for variables with and without weight decay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steps {
+    pub(crate) rates: Rates,
     pub(crate) plain: Step,
     pub(crate) decaying: Step,
 }

@@ -210,8 +210,9 @@ impl Lion {
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
         // decay, step, average; and then its constraint.
-        self.visit(&call, updates)?;
-        self.finish(&call, updates)?;
+        if self.visit(&call, updates)? {
+            self.finish(&call, updates)?;
+        }
         let metrics = self.metrics(&call, learning_rate);
         // The iteration; and a dynamic loss scale has had a finite call.
         self.iterations = self.iterations.saturating_add(1);
@@ -277,9 +278,15 @@ impl Lion {
     fn evaluate(&mut self) -> Result<f32, Error> {
         let call = self.iterations;
         let own = Rates::new(&self.config, call);
-        self.scratch.steps.clear();
-        for group in &self.groups {
-            self.scratch.steps.push(group.rates(&own, call).steps(call)?);
+        let steps = &mut self.scratch.steps;
+        for (index, group) in self.groups.iter().enumerate() {
+            let rates = group.rates(&own, call);
+            match steps.get_mut(index) {
+                // Mostly they are the numbers of the last call, which have been checked.
+                Some(known) if known.rates.same(&rates) => {}
+                Some(known) => *known = rates.steps(call)?,
+                None => steps.push(rates.steps(call)?),
+            }
         }
         Ok(own.learning_rate)
     }

@@ -101,7 +101,7 @@ fn advice_changes_no_content() {
     for len in [0, 1, 1 << 18, (2 << 20) + 17] {
         let mut tensor: Vec<f32> = (0..len).map(|value| value as f32).collect();
         let pages = advise_huge_pages(&mut tensor);
-        assert!(pages.collapsed <= pages.whole && pages.whole <= len * 4 >> 21, "{pages:?}");
+        assert!(pages.collapsed <= pages.whole && pages.whole <= (len * 4) >> 21, "{pages:?}");
         assert!(tensor.iter().enumerate().all(|(place, value)| *value == place as f32));
     }
 }

@@ -129,12 +129,18 @@ impl Arena {
     }
 
     /// Fits the memory to the tensors, before it is written.
+    #[inline]
     fn settle(&mut self) {
         if !self.fitted {
-            self.memory.shrink(self.used);
-            self.memory.advise(self.huge_pages);
-            (self.fitted, self.written) = (true, true);
+            self.fit();
         }
+    }
+
+    #[cold]
+    fn fit(&mut self) {
+        self.memory.shrink(self.used);
+        self.memory.advise(self.huge_pages);
+        (self.fitted, self.written) = (true, true);
     }
 
     /// The number of tensors.
@@ -156,11 +162,13 @@ impl Arena {
     }
 
     /// The tensor at an index, for writing.
+    #[inline]
     pub fn tensor_mut(&mut self, index: usize) -> Option<SliceMut<'_>> {
         self.tensors_mut().nth(index)
     }
 
     /// All tensors for writing, in order.
+    #[inline]
     pub fn tensors_mut(&mut self) -> TensorsMut<'_> {
         self.settle();
         TensorsMut { start: self.memory.start(), places: self.places.iter(), arena: PhantomData }
@@ -181,6 +189,7 @@ unsafe impl Send for TensorsMut<'_> {}
 unsafe impl Sync for TensorsMut<'_> {}
 
 impl<'a> TensorsMut<'a> {
+    #[inline]
     fn tensor(&self, place: &Place) -> SliceMut<'a> {
         // SAFETY: as in `Arena::tensor`. The arena is borrowed exclusively, places do not overlap, and each is taken
         // from the iterator once.

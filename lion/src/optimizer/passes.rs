@@ -57,13 +57,15 @@ impl Lion {
         Ok(())
     }
 
-    /// Does the call's work on every variable but what must wait for it, in the order of registration.
-    pub(super) fn visit(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
+    /// Does the call's work on every variable, in the order of registration, but what must wait for it; says whether
+    /// anything must.
+    pub(super) fn visit(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<bool, Error> {
         let Scratch { steps, measured, tasks, .. } = &mut self.scratch;
         let mut queue = Queue::new(self.plan, tasks, updates.len());
         let mut states = self.memory.states_mut();
         // An update ends the window of variables too that it does not name.
         let clears = call.outcome == Outcome::Updated && self.window.calls.is_some();
+        let mut waits = false;
         let mut next = 0;
         let mut pass = |states: &mut StatesMut<'_>, to: usize| {
             if clears {
@@ -86,11 +88,13 @@ impl Lion {
             else {
                 continue;
             };
+            waits |= variable.constraint.is_some() || update.copy.is_some() && !call.copies(variable, update);
             let done = call.visit(variable, state, update, steps, measured.get(turn), &mut queue);
             done.map_err(|source| variable.error(source))?;
         }
         pass(&mut states, self.variables.len());
-        Ok(queue.finish(tasks)?)
+        queue.finish(tasks)?;
+        Ok(waits)
     }
 
     /// What needs the parameters as the call leaves them: constraints, and copies that the step did not make.

@@ -33,7 +33,7 @@ impl<'t> Queue<'t> {
     pub(super) fn finish(mut self, spare: &mut Vec<Task<'static>>) -> Result<(), Error> {
         let done = run(&self.plan, &mut self.tasks);
         // Collecting what a vector yields takes the vector's own memory; nothing is left to yield.
-        *spare = self.tasks.into_iter().filter_map(|_| None).collect();
+        *spare = self.tasks.into_iter().map_while(|_| None).collect();
         done
     }
 }
