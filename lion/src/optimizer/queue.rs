@@ -3,7 +3,7 @@
 use lion_kernels::{Error, Plan, Task, run};
 
 /// Passes that run together. More make neither a call faster nor its memory small.
-const LONGEST: usize = 1024;
+const LONGEST: usize = 512;
 
 /// Passes that do not depend on each other: they run when there are many, and at the end.
 #[derive(Debug)]
