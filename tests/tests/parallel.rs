@@ -21,6 +21,9 @@ struct Job {
 
 const KINDS: usize = 7;
 
+/// The bits of a block's sum and of its largest magnitude, and the count between them.
+type Block = (u64, u64, u32);
+
 fn fill<T: Sample>(rng: &mut Rng, tensor: &mut [T]) {
     // Some values are enough for a long tensor.
     let some: Vec<T> = values(rng, tensor.len().min(1000));
@@ -113,7 +116,8 @@ impl Job {
         done.expect("a pass");
     }
 
-    fn bits(&self) -> (Vec<Vec<u32>>, Vec<(u64, u64, u32)>) {
+    /// Of each tensor, and of each block's statistics.
+    fn bits(&self) -> (Vec<Vec<u32>>, Vec<Block>) {
         let tensors =
             (0..self.tensors.len()).map(|index| slice_bits(self.tensors.tensor(index).expect("is there")));
         let sum = |of: f64| if of.is_nan() { f64::NAN.to_bits() } else { of.to_bits() };
