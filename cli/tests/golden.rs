@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::tensor_file::{self, Entry, TensorFile};
-use lion::{Slice, Values};
+use lion::{Backend, Slice, Values};
 use tempfile::tempdir;
 
 struct Case {
@@ -92,6 +92,24 @@ fn every_case_is_as_keras_has_it() {
                 let differ =
                     ours.iter().zip(theirs).find(|&(&ours, &theirs)| !same(ours, theirs, case.exact));
                 assert_eq!(differ, None, "{name}: section {section}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_file_on_every_backend_thread_count_and_chunk() {
+    let folder = tempdir().expect("a folder");
+    let [first, other] = ["first", "other"].map(|name| folder.path().join(name));
+    for case in cases() {
+        let run = case.path.join("run.safetensors");
+        replay(&case, &run, &first, &[], true);
+        for backend in Backend::available() {
+            for (threads, chunk) in [("1", "1"), ("2", "4096"), ("2", "1000000")] {
+                let plan = ["--isa", backend.name(), "--threads", threads, "--chunk", chunk];
+                replay(&case, &run, &other, &plan, true);
+                let same = fs::read(&first).expect("bytes") == fs::read(&other).expect("bytes");
+                assert!(same, "{}, {plan:?}", case.path.display());
             }
         }
     }
