@@ -97,6 +97,19 @@ fn every_case_is_as_keras_has_it() {
     }
 }
 
+/// A file's bytes with every NaN the same: its payload and sign are nobody's promise. All tensors are f32.
+fn without_payloads(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).expect("bytes");
+    let (header, rest) = bytes.split_first_chunk_mut::<8>().expect("a header");
+    let (_, elements) = rest.split_at_mut(u64::from_le_bytes(*header) as usize);
+    for element in elements.as_chunks_mut::<4>().0 {
+        if f32::from_le_bytes(*element).is_nan() {
+            *element = f32::NAN.to_le_bytes();
+        }
+    }
+    bytes
+}
+
 #[test]
 fn one_file_on_every_backend_thread_count_and_chunk() {
     let folder = tempdir().expect("a folder");
@@ -108,8 +121,8 @@ fn one_file_on_every_backend_thread_count_and_chunk() {
             for (threads, chunk) in [("1", "1"), ("2", "4096"), ("2", "1000000")] {
                 let plan = ["--isa", backend.name(), "--threads", threads, "--chunk", chunk];
                 replay(&case, &run, &other, &plan, true);
-                let same = fs::read(&first).expect("bytes") == fs::read(&other).expect("bytes");
-                assert!(same, "{}, {plan:?}", case.path.display());
+                let (first, other) = (without_payloads(&first), without_payloads(&other));
+                assert!(first == other, "{}, {plan:?}", case.path.display());
             }
         }
     }
