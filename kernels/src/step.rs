@@ -244,6 +244,11 @@ impl<'a> Stepping<'a> {
         self.form
     }
 
+    pub(crate) fn dtypes(&self) -> [Dtype; 3] {
+        let Form { parameter, gradient, momentum, .. } = self.form;
+        [parameter, gradient, momentum]
+    }
+
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.tensors.len()

@@ -4,7 +4,7 @@ use core::mem;
 
 use crate::Error;
 use crate::dispatch::Backend;
-use crate::element::{Slice, SliceMut};
+use crate::element::{Dtype, Slice, SliceMut};
 use crate::elementwise::{accumulate, average, convert, same_length};
 use crate::limit::{read, rewrite, stream};
 use crate::settings::{Ema, Gradient, Step};
@@ -165,6 +165,21 @@ impl<'a> Task<'a> {
             Pass::Rewrite(tensor) => tensor.dtype().size(),
         };
         self.elements() * each
+    }
+
+    /// The formats of parameter, gradient and momentum; of a pass that lacks one, that of the tensor it is about.
+    pub fn dtypes(&self) -> [Dtype; 3] {
+        match &self.0 {
+            Pass::Step(stepping) => stepping.dtypes(),
+            Pass::Accumulate(_, _, gradient) | Pass::Statistics(_, gradient, ..) => [gradient.dtype(); 3],
+            Pass::Average(_, _, parameter) => [parameter.dtype(); 3],
+            Pass::Convert(source, target) => [target.dtype(), source.dtype(), target.dtype()],
+            Pass::Stream(parameter, gradient, momentum) => {
+                [parameter.dtype(), gradient.dtype(), momentum.dtype()]
+            }
+            Pass::Read(tensor) => [tensor.dtype(); 3],
+            Pass::Rewrite(tensor) => [tensor.dtype(); 3],
+        }
     }
 
     /// Takes elements off the front, as a task of their own, for callers who spread tasks over threads themselves: at

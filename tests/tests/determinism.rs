@@ -1,0 +1,165 @@
+//! One run with everything on, and one digest of all that it comes to: on every backend, number of threads and chunk, at
+//! any alignment, on small and on huge pages, as one tensor and as a thousand.
+
+use std::sync::LazyLock;
+
+use half::{bf16, f16};
+use lion::prelude::*;
+use lion::{Plan, Slice, SliceMut};
+use lion_kernels::{Arena, Backend, convert};
+use lion_tests::{Rng, on_each_backend};
+use rayon::ThreadPoolBuilder;
+use sha2::{Digest, Sha256};
+
+/// The digest that the README states.
+const STATED: &str = "0c5f135a1ef658fe2a0eba80c073fc2e8fe8110ce32503c7496d7241d72feffc";
+
+on_each_backend!(one_digest);
+
+const PIECES: usize = 1000;
+const PIECE: usize = 600;
+const CALLS: usize = 7;
+
+/// How the run is laid out, which changes no bit.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    pieces: usize,
+    /// Elements between a 64-byte boundary and the first element.
+    misalignment: usize,
+    huge_pages: bool,
+}
+
+/// Numbers of many magnitudes, zeros and subnormals among them.
+fn numbers(rng: &mut Rng, len: usize) -> Vec<f32> {
+    let number = |rng: &mut Rng| match rng.u32(0..16) {
+        0 => 0.0,
+        1 => -0.0,
+        2 => f32::from_bits(rng.u32(1..1 << 23)),
+        _ => (rng.f32() * 2.0 - 1.0) * 2.0_f32.powi(rng.i32(-12..4)),
+    };
+    (0..len).map(|_| number(rng)).collect()
+}
+
+/// The parameter and the gradient of each call.
+static VALUES: LazyLock<[Vec<f32>; 1 + CALLS]> = LazyLock::new(|| {
+    let mut rng = Rng::with_seed(0x5eed);
+    let mut values = std::array::from_fn(|_| numbers(&mut rng, PIECES * PIECE));
+    // The dynamic loss scale skips this call.
+    values[5][PIECES * PIECE / 2] = f32::INFINITY;
+    values
+});
+
+/// A tensor that does not begin where its memory does.
+struct Tensor {
+    arena: Arena,
+    misalignment: usize,
+}
+
+impl Tensor {
+    fn new(layout: Layout, dtype: Dtype, values: &[f32]) -> Self {
+        let mut arena = if layout.huge_pages { Arena::new() } else { Arena::on_ordinary_pages() };
+        let padded = [&vec![0.0; layout.misalignment], values].concat();
+        arena.push(dtype, padded.len()).expect("memory");
+        let tensor = arena.tensor_mut(0).expect("is there");
+        convert(Backend::Scalar, &padded, tensor).expect("equal lengths");
+        Tensor { arena, misalignment: layout.misalignment }
+    }
+
+    fn pieces(&self, len: usize) -> Vec<Slice<'_>> {
+        let from = self.misalignment;
+        match self.arena.tensor(0).expect("is there") {
+            Slice::F32(elements) => elements[from..].chunks(len).map(Slice::from).collect(),
+            Slice::F16(elements) => elements[from..].chunks(len).map(Slice::from).collect(),
+            Slice::BF16(elements) => elements[from..].chunks(len).map(Slice::from).collect(),
+        }
+    }
+
+    fn pieces_mut(&mut self, len: usize) -> Vec<SliceMut<'_>> {
+        let from = self.misalignment;
+        match self.arena.tensor_mut(0).expect("is there") {
+            SliceMut::F32(elements) => elements[from..].chunks_mut(len).map(SliceMut::from).collect(),
+            SliceMut::F16(elements) => elements[from..].chunks_mut(len).map(SliceMut::from).collect(),
+            SliceMut::BF16(elements) => elements[from..].chunks_mut(len).map(SliceMut::from).collect(),
+        }
+    }
+}
+
+fn feed(digest: &mut Sha256, tensor: Slice<'_>) {
+    let bytes: Vec<u8> = match tensor {
+        Slice::F32(elements) => elements.iter().flat_map(|it| it.to_le_bytes()).collect(),
+        Slice::F16(elements) => elements.iter().flat_map(|it| f16::to_le_bytes(*it)).collect(),
+        Slice::BF16(elements) => elements.iter().flat_map(|it| bf16::to_le_bytes(*it)).collect(),
+    };
+    digest.update(bytes);
+}
+
+/// Decay, a schedule, accumulation, clipping by the norm over all tensors, a moving average that overwrites, a dynamic
+/// loss scale that doubles and halves.
+fn optimizer(plan: Plan, momentum: Dtype) -> Lion {
+    let mut scale = DynamicLossScale::default();
+    (scale.initial_scale, scale.dynamic_growth_steps) = (256.0, 2);
+    let builder = Lion::builder().learning_rate(CosineDecay::new(0.01, 20.0).expect("valid"));
+    let builder = builder.weight_decay(0.1).global_clipnorm(30.0);
+    let builder = builder.gradient_accumulation_steps(2).ema(0.9).ema_overwrite_frequency(2);
+    builder.dynamic_loss_scale(scale).momentum_dtype(momentum).plan(plan).build().expect("valid")
+}
+
+fn run(digest: &mut Sha256, plan: Plan, layout: Layout, [p, g, m]: [Dtype; 3]) {
+    let [values, gradients @ ..] = &*VALUES;
+    let mut parameter = Tensor::new(layout, p, values);
+    let mut optimizer = optimizer(plan, m);
+    let each = values.len() / layout.pieces;
+    let ids: Vec<_> = (0..layout.pieces)
+        .map(|piece| optimizer.register(&format!("v{piece}"), &[each], p).expect("new"))
+        .collect();
+    for gradient in gradients {
+        let gradient = Tensor::new(layout, g, gradient);
+        let tensors = parameter.pieces_mut(each).into_iter().zip(gradient.pieces(each)).zip(&ids);
+        let mut updates: Vec<_> = tensors.map(|((p, g), &id)| Update::new(id, p, g)).collect();
+        let metrics = optimizer.apply(&mut updates).expect("valid");
+        digest.update(metrics.gradient_norm.unwrap_or(0.0).to_le_bytes());
+    }
+    parameter.pieces(each).into_iter().for_each(|piece| feed(digest, piece));
+    let views: Vec<_> = optimizer.variables().collect();
+    views.iter().filter_map(|view| view.momentum).for_each(|tensor| feed(digest, tensor));
+    views.iter().filter_map(|view| view.ema).for_each(|tensor| feed(digest, tensor.into()));
+    views.iter().filter_map(|view| view.accumulator).for_each(|tensor| feed(digest, tensor.into()));
+    let (scale, counter) = optimizer.dynamic_loss_scale().expect("is on");
+    digest.update(scale.to_le_bytes());
+    digest.update(counter.to_le_bytes());
+}
+
+fn digest(plan: Plan, layout: Layout) -> String {
+    let mut digest = Sha256::new();
+    run(&mut digest, plan, layout, [Dtype::F32; 3]);
+    run(&mut digest, plan, layout, [Dtype::BF16, Dtype::F16, Dtype::F32]);
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn one_digest(backend: Backend) {
+    let mut combinations = 0_usize;
+    for threads in [1, 2, 3, 8] {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        for chunk in [1, 4096, 12_288, 40_000, 262_144, usize::MAX] {
+            // Every layout with every number of threads, and with half of the chunks.
+            let bit = |place: usize| ((combinations + combinations / 8) >> place) & 1 == 1;
+            let layout = Layout {
+                pieces: if bit(0) { PIECES } else { 1 },
+                misalignment: if bit(1) { 1 + combinations % 15 } else { 0 },
+                huge_pages: bit(2),
+            };
+            let plan = Plan::new(backend).threads(threads).chunk(chunk).parallel_from(0);
+            let found = pool.install(|| digest(plan, layout));
+            assert_eq!(found, STATED, "{plan:?}, {layout:?}");
+            combinations += 1;
+        }
+    }
+    println!("{backend}: {STATED}");
+}
+
+#[test]
+fn the_readme_states_it() {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("a README");
+    assert!(readme.contains(STATED), "the README does not state {STATED}");
+}
