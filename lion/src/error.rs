@@ -134,6 +134,12 @@ pub enum Error {
         /// The variable.
         name: String,
     },
+    /// A question about the momentum of a variable that is overwritten with its gradient.
+    #[error("variable {name:?} is overwritten with its gradient, and has no momentum")]
+    NoMomentum {
+        /// The variable.
+        name: String,
+    },
     /// A regular expression that cannot be used.
     #[error(
         "exclude_from_weight_decay is {pattern}, which is no regular expression that can be used: {reason}"

@@ -109,7 +109,7 @@ impl Group {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
     pub(crate) learning_rate: f32,
-    beta_1: f32,
+    pub(crate) beta_1: f32,
     beta_2: f32,
     weight_decay: Option<f32>,
 }

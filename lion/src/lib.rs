@@ -36,6 +36,7 @@ mod metrics;
 mod optimizer;
 pub mod replay;
 pub mod schedule;
+mod sign_agreement;
 mod stalled;
 pub mod state;
 pub mod tensor_file;

@@ -3,9 +3,10 @@
 use lion_kernels::{Backend, Plan, Slice};
 
 use super::Lion;
+use crate::group::Rates;
 use crate::loss_scale::LossScale;
-use crate::variable::{StateMut, VariableView};
-use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, stalled};
+use crate::variable::{StateMut, Variable, VariableView};
+use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, sign_agreement, stalled};
 
 impl Lion {
     /// The options, with the hyperparameters as they were last set.
@@ -212,14 +213,59 @@ impl Lion {
     /// A parameter that is not the variable's.
     pub fn stalled<'a>(&self, variable: VariableId, parameter: impl Into<Slice<'a>>) -> Result<f64, Error> {
         let parameter = parameter.into();
-        let index = variable.0;
-        let Some(found) = self.variables.get(index) else {
-            return Err(Error::UnknownVariable { index, registered: self.variables.len() });
-        };
+        let found = self.registered(variable)?;
         found.check_parameter("parameter", &parameter)?;
-        let own = crate::group::Rates::new(&self.config, self.iterations);
-        let group = self.groups.get(found.group.0);
-        let rates = group.map_or(own, |group| group.rates(&own, self.iterations));
-        Ok(stalled::share(parameter, rates.learning_rate))
+        Ok(stalled::share(parameter, self.rates(found).learning_rate))
+    }
+
+    /// The share of elements, from 0 to 1, for which the next call steps against the sign of this gradient, so that the
+    /// momentum has not turned it: those whose `c = momentum * beta_1 + gradient * (1 - beta_1)`, each operation
+    /// rounded to f32, is above zero where the gradient is, below zero where it is, and zero where it is. Ask before
+    /// the gradient is applied; afterwards it is in the momentum.
+    ///
+    /// Zeros of both signs are one zero. A NaN, of the gradient, the momentum or `c`, agrees with nothing, but is an
+    /// element; of no elements the share is 0. The gradient is given as to [`apply`](Self::apply): it is divided by the
+    /// loss scale, but neither averaged with those that wait in an accumulator nor clipped.
+    ///
+    /// ```
+    /// use lion::{Dtype, Lion, Update};
+    ///
+    /// let mut optimizer = Lion::builder().build()?;
+    /// let weights = optimizer.register("weights", &[2], Dtype::F32)?;
+    /// let mut parameter = [0.0_f32; 2];
+    /// optimizer.apply(&mut [Update::new(weights, &mut parameter[..], &[1.0_f32, 1.0][..])])?;
+    /// // The momentum of 0.01 outweighs the second of these, and not the first.
+    /// assert_eq!(optimizer.sign_agreement(weights, &[-1.0_f32, -0.0001][..])?, 0.5);
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A gradient that has not the variable's length, and a variable that is overwritten with its gradient and so has
+    /// no momentum.
+    pub fn sign_agreement<'a>(
+        &self,
+        variable: VariableId,
+        gradient: impl Into<Slice<'a>>,
+    ) -> Result<f64, Error> {
+        let gradient = gradient.into();
+        let found = self.registered(variable)?;
+        found.check_length("gradient", gradient.len())?;
+        let Some(momentum) = &found.momentum else {
+            return Err(Error::NoMomentum { name: found.name.clone() });
+        };
+        let (beta_1, factor) = (self.rates(found).beta_1, self.loss_scale.factor());
+        Ok(sign_agreement::share(momentum.as_slice(), gradient, beta_1, factor))
+    }
+
+    fn registered(&self, variable: VariableId) -> Result<&Variable, Error> {
+        let (index, registered) = (variable.0, self.variables.len());
+        self.variables.get(index).ok_or(Error::UnknownVariable { index, registered })
+    }
+
+    /// The hyperparameters of a variable in the next call.
+    fn rates(&self, variable: &Variable) -> Rates {
+        let own = Rates::new(&self.config, self.iterations);
+        let group = self.groups.get(variable.group.0);
+        group.map_or(own, |group| group.rates(&own, self.iterations))
     }
 }
