@@ -14,8 +14,11 @@ mod readmes {
     struct Kernels;
 }
 
+pub mod counting;
 mod guarded;
+pub mod model;
 pub mod safetensors;
+pub mod scenario;
 mod values;
 
 pub use fastrand::Rng;

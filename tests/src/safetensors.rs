@@ -1,5 +1,7 @@
 //! Safetensors files built from their parts, valid or not.
 
+use lion_kernels::Slice;
+
 /// A file of this header and these data.
 pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
@@ -20,4 +22,32 @@ pub fn zeros(tensors: &[(&str, usize)]) -> Vec<u8> {
         begin = end;
     }
     file(&format!("{{{}}}", entries.join(",")), &vec![0; begin])
+}
+
+/// A valid file of these tensors.
+pub fn tensors(tensors: &[(String, &[usize], Slice<'_>)]) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut entries = Vec::new();
+    for (name, shape, values) in tensors {
+        let begin = data.len();
+        let dtype = match values {
+            Slice::F32(values) => {
+                data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                "F32"
+            }
+            Slice::F16(values) => {
+                data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                "F16"
+            }
+            Slice::BF16(values) => {
+                data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                "BF16"
+            }
+        };
+        let end = data.len();
+        entries.push(format!(
+            "{name:?}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"
+        ));
+    }
+    file(&format!("{{{}}}", entries.join(",")), &data)
 }

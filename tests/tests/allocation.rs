@@ -1,32 +1,9 @@
 //! A call of the optimizer allocates nothing once it has been made before: allocators give large blocks back to the
 //! system, and a training loop pays for their pages again.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use half::bf16;
 use lion::prelude::*;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-#[allow(unsafe_code)]
-// SAFETY: every request goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use lion_tests::counting::{Counting, allocations};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -52,13 +29,13 @@ fn calls_allocate_nothing() {
         let (mut p, mut q, mut r) = (vec![1.0_f32; 1000], vec![bf16::ONE; 999], [1.0_f32; 3]);
         let (g, h) = (vec![0.5_f32; 1000], vec![0.5_f32; 999]);
         for call in 0..8 {
-            let before = ALLOCATIONS.get();
+            let before = allocations();
             // Not in the order of registration.
             let last = Update::without_gradient(c, &mut r[..]);
             let updates = &mut [Update::new(b, &mut q, &h), last, Update::new(a, &mut p, &g)];
             optimizer.apply(updates).unwrap();
-            let allocations = ALLOCATIONS.get() - before;
-            assert!(call < 2 || allocations == 0, "{allocations} allocations in call {call}");
+            let made = allocations() - before;
+            assert!(call < 2 || made == 0, "{made} allocations in call {call}");
         }
     }
 }
