@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use lion_tests::safetensors::file;
 use tempfile::{TempDir, tempdir};
 
 fn lion(arguments: &[&str]) -> Output {
@@ -144,6 +145,152 @@ fn bad_input() {
     run(None, Some(result.clone())).refused(&result, "is neither param/<name> nor grad/<step>/<name>");
     let empty = file("empty.safetensors", b"");
     run(None, Some(empty.clone())).refused(&empty, "has 0 bytes");
+}
+
+#[test]
+fn bad_runs() {
+    let files = tempdir().expect("a folder");
+    let tensor = |name: &str, dtype: &str, shape: &str, begin: usize, end: usize| {
+        format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[{begin},{end}]}}")
+    };
+    let parameter = || tensor("param/a", "F32", "[2]", 0, 8);
+    let huge = "[4611686018427387903]";
+    for (tensors, expected) in [
+        (vec![parameter(), tensor("grad/0/a", "F64", "[2]", 8, 24)], "grad/0/a: its dtype is \"F64\""),
+        (vec![parameter(), tensor("grad/0/a", "I32", "[2]", 8, 16)], "grad/0/a: its dtype is \"I32\""),
+        (
+            vec![
+                parameter(),
+                tensor("grad/0/a", "F32", "[2]", 8, 16),
+                tensor("grad/1/a", "F32", "[2,1]", 16, 24),
+            ],
+            "grad/1/a: has the shape [2, 1], and param/a has [2]",
+        ),
+        (
+            vec![parameter(), tensor("grad/0/a", "F32", "[3]", 8, 20)],
+            "grad/0/a: has the shape [3], and param/a has [2]",
+        ),
+        (
+            vec![parameter(), tensor("param/a", "F32", "[2]", 8, 16)],
+            "param/a: there are two tensors of this name",
+        ),
+        (
+            vec![
+                parameter(),
+                tensor("grad/0/a", "F32", "[2]", 8, 16),
+                tensor("grad/00/a", "F32", "[2]", 16, 24),
+            ],
+            "this step has the gradient twice",
+        ),
+        (vec![tensor("param/a", "F32", huge, 0, 8)], "param/a: f32 of shape [4611686018427387903] is"),
+        (
+            vec![tensor("param/a", "F32", "[2]", 0, 1 << 60)],
+            "param/a: its data_offsets are [0, 1152921504606846976]",
+        ),
+        (
+            vec![parameter(), tensor("grad/18446744073709551615/a", "F32", "[2]", 8, 16)],
+            "the run goes to step 18446744073709551615, and step 0 has no gradient",
+        ),
+    ] {
+        let path = files.path().join("run.safetensors");
+        let text = format!("{{{}}}", tensors.join(","));
+        fs::write(&path, file(&text, &[0; 24][..last_end(&text)])).expect("written");
+        let run = Run { input: path.to_string_lossy().into_owned(), ..Run::new("plain") };
+        run.refused(&run.input, expected);
+    }
+    let path = files.path().join("long.safetensors");
+    fs::write(&path, u64::MAX.to_le_bytes()).expect("written");
+    let run = Run { input: path.to_string_lossy().into_owned(), ..Run::new("plain") };
+    run.refused(&run.input, "its header claims 18446744073709551615 bytes");
+}
+
+/// Where the last of the tensors ends, if there are as many bytes to take.
+fn last_end(header: &str) -> usize {
+    let ends = header.split("]}").filter_map(|part| part.rsplit(',').next()?.parse::<usize>().ok());
+    ends.max().unwrap_or(0).min(24)
+}
+
+#[test]
+fn bad_states() {
+    let run = Run::new("everything");
+    let refused = |state: &str, expected: &str| {
+        let done = run.with(&["--state", state]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("lion: {state}: ")) && said.contains(expected), "{said:?}");
+        assert!(said.lines().count() == 1 && done.stdout.is_empty() && !run.output().exists(), "{said:?}");
+    };
+    refused(&golden("ema", "result.safetensors"), "is missing");
+    refused(
+        &golden("dynamic_everything", "result.safetensors"),
+        "dynamic_scale: is there, and the optimizer has none",
+    );
+    refused(&golden("names_like_steps", "result.safetensors"), "the optimizer has no such variable");
+    refused(&run.input, "is no checkpoint: its metadata has no iterations");
+    refused("/nowhere/state", "cannot open: ");
+    let state = golden("everything", "result.safetensors");
+    assert!(run.with(&["--state", &state]).status.success());
+    fs::remove_file(run.output()).expect("it was there");
+    // A checkpoint of a program that keeps its parameters elsewhere.
+    let mut checkpoint = lion::state::Checkpoint::read(&state).expect("a checkpoint");
+    checkpoint.variables[0].parameter = None;
+    let files = tempdir().expect("a folder");
+    let path = files.path().join("without.safetensors");
+    checkpoint.write(&path).expect("written");
+    let name = format!("param/{}: is missing", checkpoint.variables[0].name);
+    refused(&path.to_string_lossy(), &name);
+}
+
+/// Whatever has been changed in a file, the command does its work or says in one line why not.
+#[test]
+fn damaged_files() {
+    let files = tempdir().expect("a folder");
+    let path = |name: &str| files.path().join(name).to_string_lossy().into_owned();
+    let [damaged, output] = ["damaged", "output"].map(path);
+    let whole = Run::new("names_like_steps");
+    let state = golden("names_like_steps", "result.safetensors");
+    let mut outcomes = [0; 2];
+    for (bytes, is_state) in [
+        (fs::read(&whole.input).expect("bytes"), false),
+        (fs::read(&state).expect("bytes"), true),
+        (fs::read(&whole.config).expect("bytes"), false),
+    ] {
+        let is_config = bytes.first() == Some(&b'{');
+        for round in 0..60 {
+            let mut bytes = bytes.clone();
+            let place = round * bytes.len() / 60;
+            match round % 3 {
+                0 => bytes.truncate(place),
+                1 => bytes[place] ^= 1 << (round % 8),
+                _ => bytes[place] = b'9',
+            }
+            fs::write(&damaged, bytes).expect("written");
+            let input = if is_state || is_config { &whole.input } else { &damaged };
+            let config = if is_config { &damaged } else { &whole.config };
+            let mut arguments = vec!["replay", "--config", config, "--input", input, "--output", &output];
+            if is_state {
+                arguments.extend(["--state", &damaged]);
+            }
+            let done = lion(&arguments);
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            match done.status.code() {
+                Some(0) => {
+                    assert!(said.is_empty(), "{said}");
+                    fs::remove_file(&output).expect("the result");
+                }
+                code => {
+                    assert_eq!(code, Some(1), "{said}");
+                    assert!(
+                        said.starts_with(&format!("lion: {damaged}: ")) && said.lines().count() == 1,
+                        "{said}"
+                    );
+                }
+            }
+            outcomes[usize::from(done.status.success())] += 1;
+            assert_eq!(fs::read_dir(files.path()).expect("listed").count(), 1);
+        }
+    }
+    assert!(outcomes.iter().all(|&count| count > 0), "{outcomes:?}");
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! What goes wrong outside the command: a full disk, files that may not be read or written. It says so in one line,
+//! ends with 1, and leaves the files as they were.
+#![cfg(unix)]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::{TempDir, tempdir};
+
+const LION: &str = env!("CARGO_BIN_EXE_lion");
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases/everything").join(file)
+}
+
+/// A folder that everybody may look into, with a config, a run, and an old result.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempdir().expect("a folder");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("permitted");
+        for file in ["config.json", "run.safetensors"] {
+            fs::copy(golden(file), folder.path().join(file)).expect("copied");
+        }
+        fs::create_dir(folder.path().join("results")).expect("a folder");
+        let files = Files(folder);
+        fs::write(files.output(), "old").expect("written");
+        files
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn output(&self) -> String {
+        self.path("results/result.safetensors")
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let [config, input] = ["config.json", "run.safetensors"].map(|name| self.path(name));
+        let words = ["replay", "--config", &config, "--input", &input, "--output", &self.output()];
+        words.map(str::to_owned).into()
+    }
+
+    /// That the command said this in one line, and left the old result, alone.
+    #[track_caller]
+    fn is_as_it_was(&self, done: &Output, place: &str, expected: &str) {
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        assert!(said.starts_with(&format!("lion: {place}: ")) && said.contains(expected), "{said:?}");
+        assert_eq!(said.lines().count(), 1, "{said:?}");
+        assert_eq!(fs::read(self.output()).expect("there"), b"old");
+        assert_eq!(fs::read_dir(self.0.path().join("results")).expect("listed").count(), 1);
+    }
+}
+
+/// The shell's limit on the size of a file: a write beyond it fails, as one to a full disk does.
+#[test]
+fn a_file_that_does_not_fit() {
+    let files = Files::new();
+    let done = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"", LION])
+        .args(files.arguments())
+        .output()
+        .expect("it runs");
+    files.is_as_it_was(&done, &files.output(), "cannot write: File too large");
+    // Without the limit it does fit.
+    let done = Command::new(LION).args(files.arguments()).output().expect("it runs");
+    assert!(done.status.success(), "{done:?}");
+    assert_ne!(fs::read(files.output()).expect("there"), b"old");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_device() {
+    let full = || fs::File::options().write(true).open("/dev/full").expect("Linux has one");
+    let done = Command::new(LION).arg("doctor").stdout(full()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("lion: stdout: ") && said.lines().count() == 1, "{said:?}");
+    // That stderr too is full is no reason for more.
+    let arguments = ["replay", "--config", "/nowhere", "--input", "/nowhere", "--output", "/nowhere"];
+    let status = Command::new(LION).args(arguments).stderr(full()).status().expect("it runs");
+    assert_eq!(status.code(), Some(1));
+}
+
+/// As a user who is not the superuser, to whom everything is permitted.
+fn as_nobody(arguments: &[String]) -> Option<Output> {
+    const NOBODY: u32 = 65_534;
+    let mut command = Command::new(LION);
+    command.args(arguments);
+    // A process without the right to change its user has no need to.
+    if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    match command.output() {
+        Ok(done) => Some(done),
+        Err(error) => {
+            println!("skipped: another user cannot run {LION}: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn what_is_not_permitted() {
+    for (name, mode, about, expected) in [
+        ("config.json", 0o000, "config.json", "cannot open: Permission denied"),
+        ("run.safetensors", 0o000, "run.safetensors", "cannot open: Permission denied"),
+        ("results", 0o555, "results/result.safetensors", "cannot write: Permission denied"),
+    ] {
+        let files = Files::new();
+        let path = files.path(name);
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("permitted");
+        let done = as_nobody(&files.arguments());
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("permitted");
+        let Some(done) = done else { return };
+        files.is_as_it_was(&done, &files.path(about), expected);
+    }
+}
