@@ -1,0 +1,56 @@
+//! What the targets share: files made of a fuzzer's bytes, and an account of the memory that reading them takes.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use lion_tests::counting::{Counting, peak_of};
+use tempfile::TempDir;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Does something with `input` bytes of input, and fails where it has more than a small multiple of them allocated at
+/// any time.
+pub fn in_bounded_memory<T>(input: usize, work: impl FnOnce() -> T) -> T {
+    // A byte of JSON can be a whole value of a list, of 32 bytes, and a list that grows has room for as many again.
+    const MULTIPLE: usize = 100;
+    const BASE: usize = 256 << 10;
+    let (done, taken) = peak_of(work);
+    assert!(taken <= BASE + MULTIPLE * input, "{taken} bytes for an input of {input}");
+    done
+}
+
+/// A tensor file of a fuzzer's bytes. An even first byte says that the rest is the file; with an odd one the rest is
+/// the text of a header, to which come its length and as many bytes of data as the text's own `data_offsets` go to, so
+/// that changes of the text do not all end at the length.
+pub fn tensor_file(bytes: &[u8]) -> Vec<u8> {
+    let Some((mode, rest)) = bytes.split_first() else { return Vec::new() };
+    if mode % 2 == 0 {
+        return rest.to_vec();
+    }
+    let mut file = (rest.len() as u64).to_le_bytes().to_vec();
+    file.extend(rest);
+    let data = (0..last_offset(rest)).map(|place| (place as u8).wrapping_mul(37));
+    file.extend(data);
+    file
+}
+
+/// The largest number before `]}`, where it is not a large one.
+fn last_offset(header: &[u8]) -> usize {
+    const LARGEST: usize = 1 << 12;
+    let ends = header.windows(2).enumerate().filter(|(_, pair)| *pair == b"]}").map(|(place, _)| place);
+    let numbers = ends.filter_map(|end| {
+        let digits = header[..end].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        std::str::from_utf8(&header[end - digits..end]).ok()?.parse::<usize>().ok()
+    });
+    numbers.filter(|&number| number <= LARGEST).max().unwrap_or(0)
+}
+
+/// The path of a scratch file, in memory where the machine has a file system there.
+pub fn scratch(name: &str) -> PathBuf {
+    static FOLDER: OnceLock<TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder to work in")
+    });
+    folder.path().join(name)
+}
