@@ -250,11 +250,11 @@ impl Lion {
         let gradient = gradient.into();
         let found = self.registered(variable)?;
         found.check_length("gradient", gradient.len())?;
-        let Some(momentum) = &found.momentum else {
+        let Some(momentum) = self.momentum(variable) else {
             return Err(Error::NoMomentum { name: found.name.clone() });
         };
         let (beta_1, factor) = (self.rates(found).beta_1, self.loss_scale.factor());
-        Ok(sign_agreement::share(momentum.as_slice(), gradient, beta_1, factor))
+        Ok(sign_agreement::share(momentum, gradient, beta_1, factor))
     }
 
     fn registered(&self, variable: VariableId) -> Result<&Variable, Error> {
