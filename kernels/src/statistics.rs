@@ -247,6 +247,8 @@ impl<I: Isa> Sums<I> {
             let raw = window.load(gradient, false);
             (raw, prepared(&self.rule, window, raw, accumulator))
         };
+        // Divided by a scale of zero, the zeros beyond the end are NaN.
+        let used = window.cleared(used);
         for vector in 0..2 {
             let magnitude = isa.and(isa.to_bits(raw[vector]), isa.splat_u32(ABSOLUTE));
             let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));

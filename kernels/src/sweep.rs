@@ -15,6 +15,17 @@ const AHEAD: usize = 1024;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
+/// The numbers of the lanes of two vectors, of as many as the longest have.
+static LANE_NUMBERS: [u32; 32] = {
+    let mut numbers = [0; 32];
+    let mut lane = 0;
+    while lane < numbers.len() {
+        numbers[lane] = lane as u32;
+        lane += 1;
+    }
+    numbers
+};
+
 /// What happens to the elements of one window. `visit` must be `#[inline(always)]`.
 pub(crate) trait Visit<I: Isa> {
     /// # Safety
@@ -84,6 +95,21 @@ impl<I: Isa, const WHOLE: bool> Window<I, WHOLE> {
     pub(crate) unsafe fn store<T: Storage>(self, stream: *mut T, split: bool, value: Pair<I>) {
         // SAFETY: `start` is within the stream, and what the place spans is writable, by the contract.
         unsafe { T::store(self.place::<T>(), stream.add(self.start), split, value) }
+    }
+
+    /// The value of a window that was not split, with zeros once more in the lanes beyond it.
+    #[inline(always)]
+    pub(crate) fn cleared(self, value: Pair<I>) -> Pair<I> {
+        if WHOLE {
+            return value;
+        }
+        both!(i => {
+            // SAFETY: the table has a number for each lane of two vectors of at most 16.
+            let lanes = unsafe { self.isa.load(LANE_NUMBERS.as_ptr().add(i * I::LANES).cast::<I::U32>()) };
+            let within = self.isa.less_u31(lanes, self.isa.splat_u32(self.len as u32));
+            let kept = self.isa.select(within, self.isa.to_bits(value[i]), self.isa.splat_u32(0));
+            self.isa.of_bits(kept)
+        })
     }
 
     /// Asks for the stream's lines that a window [`AHEAD`] of this one will need.

@@ -133,6 +133,28 @@ fn metrics_of_clips() {
     assert_eq!(metrics(Lion::builder().global_clipnorm(8.0)), (Some(5.0), Some(5.0), Some(false), Some(0)));
 }
 
+/// A dynamic scale can come to zero. What is divided by it is infinite or NaN, though what was passed is finite.
+#[test]
+fn metrics_of_clips_at_a_scale_of_zero() {
+    let clipped = |builder: Builder, gradient: f32| {
+        let mut optimizer = builder.dynamic_loss_scale(DynamicLossScale::default()).build().unwrap();
+        let a = optimizer.register("a", &[1], Dtype::F32).unwrap();
+        optimizer.set_dynamic_loss_scale(0.0, 0).unwrap();
+        let metrics = optimizer.apply(&mut [Update::new(a, &mut [0.0_f32][..], &[gradient][..])]).unwrap();
+        assert_eq!((metrics.outcome, metrics.non_finite), (Outcome::Updated, Some(0)));
+        (metrics.gradient_norm.unwrap().is_nan(), metrics.clipped)
+    };
+    assert_eq!(clipped(Lion::builder().clipvalue(1.0), 1.0), (false, Some(true)));
+    // No finite element is above the limit, and whether an infinite one is cannot be known beside a NaN.
+    assert_eq!(clipped(Lion::builder().clipvalue(1.0), 0.0), (true, None));
+    // A norm that is not finite counts as clipped.
+    for gradient in [0.0, 1.0] {
+        assert_eq!(clipped(Lion::builder().clipnorm(1.0), gradient).1, Some(true));
+        assert_eq!(clipped(Lion::builder().global_clipnorm(1.0), gradient).1, Some(true));
+        assert_eq!(clipped(Lion::builder(), gradient).1, Some(false));
+    }
+}
+
 #[test]
 fn a_skipped_call_touches_nothing_else() {
     let mut scale = DynamicLossScale::default();

@@ -8,6 +8,7 @@ use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
 on_each_backend!(
     every_length,
     unscaled_and_averaged,
+    unscaled_by_zero_and_infinity,
     every_split_into_chunks,
     non_finite_elements_are_counted
 );
@@ -71,6 +72,24 @@ fn unscaled_and_averaged(backend: Backend) {
         let settings = Gradient::new().unscale(7.0).and_then(|it| it.accumulated(3)).expect("valid");
         let found = statistics(backend, &settings, &gradient, Some(&sums)).expect("statistics");
         assert_same(found, of_reference(&pass, &gradient, Some(&sums)), &format!("{len} elements"));
+    }
+}
+
+/// What a dynamic loss scale can come to. Lanes beyond the end of the gradient must not show in the result.
+fn unscaled_by_zero_and_infinity(backend: Backend) {
+    let mut rng = Rng::with_seed(0x64);
+    for len in lengths() {
+        let zeros = finite::<f32>(&mut rng, len);
+        let none: Vec<f32> = zeros.iter().map(|&value| if value == 0.0 { 1.0 } else { value }).collect();
+        for (gradient, unscale) in [(&none, 0.0), (&zeros, 0.0), (&none, f32::INFINITY)] {
+            let pass = Pass { unscale: Some(unscale), ..Pass::default() };
+            let settings = Gradient::new().unscale(unscale).expect("valid");
+            let found = statistics(backend, &settings, gradient, None).expect("statistics");
+            let what = format!("{len} elements over {unscale}");
+            assert_same(found, of_reference(&pass, gradient, None), &what);
+        }
+        let infinite = statistics(backend, &Gradient::new().unscale(0.0).expect("valid"), &none, None);
+        assert_eq!(infinite.expect("statistics").sum_of_squares, if len == 0 { 0.0 } else { f64::INFINITY });
     }
 }
 
