@@ -182,8 +182,8 @@ impl Lion {
     ///
     /// # Panics
     /// Where a schedule's or constraint's closure does. A schedule's runs before anything is changed. A constraint's
-    /// runs right after its variable was moved: where it panics, this variable and those registered before it have
-    /// been moved and the others not, and the call has not been counted.
+    /// runs when all variables have been moved, in the order of registration: where it panics, those registered after
+    /// its own have been moved and not constrained, and the call has not been counted.
     pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         // No variables: nothing happens.
         if updates.is_empty() {
