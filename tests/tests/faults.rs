@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +21,7 @@ use tempfile::tempdir;
 static COUNTING: Counting = Counting;
 
 /// Elements of a tensor that is large: no memory of its size is given out but where a test says so.
-const MANY: usize = 1 << 20;
+const MANY: usize = 1 << 18;
 const LARGE: usize = 1 << 20;
 
 /// All that an optimizer knows, as text.
@@ -28,25 +29,49 @@ fn text(optimizer: &Lion) -> String {
     format!("{:?} {}", optimizer.checkpoint(), optimizer.variables().len())
 }
 
+/// State is mapped from the system, so it is the system that must refuse it: in a process that may have 1 GB.
 #[test]
 fn no_memory_for_state() {
-    let build = || Lion::builder().ema(0.9).gradient_accumulation_steps(2).build().unwrap();
-    let mut optimizer = build();
-    let small = optimizer.register("small", &[2], Dtype::F32).unwrap();
-    let before = text(&optimizer);
-    // Momentum, average, accumulator: each in turn is the one that cannot be had.
-    for granted in 0..3 {
-        let refused = with_memory_for(granted, LARGE, || optimizer.register("large", &[MANY], Dtype::F32));
-        let error = refused.unwrap_err().to_string();
-        assert_eq!(error, "variable \"large\": no memory for 1048576 elements of f32", "{granted}");
-        assert_eq!(text(&optimizer), before);
+    let test = std::env::current_exe().unwrap();
+    let limited = Command::new("sh")
+        .args(["-c", "ulimit -v 1000000 && exec \"$0\" \"$@\""])
+        .arg(test)
+        .args(["--exact", "state_beyond_what_the_system_gives", "--ignored", "--test-threads", "1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&limited.stdout);
+    assert!(limited.status.success() && text.contains("1 passed"), "{limited:?}");
+}
+
+#[test]
+#[ignore = "run by no_memory_for_state, in a process with a limit"]
+fn state_beyond_what_the_system_gives() {
+    let (mut had, mut refused) = (0, 0);
+    // Sizes so close to each other that momentum, average and accumulator are each the first that is refused.
+    let mut len = 1 << 20;
+    while len < 1 << 29 {
+        let builder = Lion::builder().ema(0.9).gradient_accumulation_steps(2);
+        let mut optimizer = builder.build().unwrap();
+        let small = optimizer.register("small", &[2], Dtype::F32).unwrap();
+        let before = text(&optimizer);
+        match optimizer.register("large", &[len], Dtype::F32) {
+            Ok(_) => had += 1,
+            Err(error) => {
+                let expected = format!("variable \"large\": no memory for {len} elements of f32");
+                assert_eq!(error.to_string(), expected);
+                assert_eq!(text(&optimizer), before);
+                refused += 1;
+                // The name is still free, and what was registered goes on.
+                let large = optimizer.register("large", &[1], Dtype::F32).unwrap();
+                let (mut p, mut q, g, h) = ([1.0_f32; 2], [1.0_f32], [1.0_f32; 2], [1.0_f32]);
+                let first = Update::new(small, &mut p[..], &g[..]);
+                let updates = &mut [first, Update::new(large, &mut q[..], &h[..])];
+                assert_eq!(optimizer.apply(updates).unwrap().outcome, Outcome::Accumulated);
+            }
+        }
+        len += len / 5;
     }
-    // The name is still free, and what was registered goes on.
-    let large = with_memory_for(3, LARGE, || optimizer.register("large", &[MANY], Dtype::F32)).unwrap();
-    let (mut p, mut q) = ([1.0_f32; 2], vec![1.0_f32; MANY]);
-    let (g, h) = ([1.0_f32; 2], vec![1.0_f32; MANY]);
-    let updates = &mut [Update::new(small, &mut p[..], &g[..]), Update::new(large, &mut q, &h)];
-    assert_eq!(optimizer.apply(updates).unwrap().outcome, Outcome::Accumulated);
+    assert!(had > 3 && refused > 6, "{had} sizes were had, {refused} refused");
 }
 
 #[test]
@@ -64,7 +89,7 @@ fn no_memory_for_a_constraint() {
         (done.map(|metrics| metrics.outcome).map_err(|error| error.to_string()), text(&optimizer))
     };
     let (refused, after) = call(0, &mut p, &mut q);
-    assert_eq!(refused.unwrap_err(), "no memory for 1048576 constrained values");
+    assert_eq!(refused.unwrap_err(), "no memory for 262144 constrained values");
     assert_eq!((p, q[0], after), ([1.0], bf16::ONE, before));
     assert_eq!(call(1, &mut p, &mut q).0, Ok(Outcome::Updated));
     assert_eq!((p, q[0]), ([0.5], bf16::from_f32(0.5)));
@@ -79,7 +104,7 @@ fn no_memory_for_what_a_file_holds() {
     variable.momentum = Some(Tensor::from(values.as_slice()));
     Checkpoint { variables: vec![variable], ..Checkpoint::default() }.write(&path).unwrap();
     let refused = with_memory_for(0, LARGE, || Checkpoint::read(&path).map(drop));
-    let expected = format!("{}: momentum/w: no memory for 1048576 elements of f32", path.display());
+    let expected = format!("{}: momentum/w: no memory for 262144 elements of f32", path.display());
     assert_eq!(refused.unwrap_err().to_string(), expected);
     assert!(Checkpoint::read(&path).is_ok());
 }
@@ -112,7 +137,7 @@ fn a_schedule_that_panics() {
     assert_eq!((p, optimizer.iterations()), ([0.0; 2], 2));
 }
 
-/// As documented: the variable whose constraint it is and those before it have been moved, the others have not, and the
+/// As documented: all variables have been moved, those after the one whose constraint it is are not constrained, and the
 /// call is not counted.
 #[test]
 fn a_constraint_that_panics() {
@@ -139,22 +164,23 @@ fn a_constraint_that_panics() {
         let momentum = |id| lion_tests::slice_bits(optimizer.momentum(id).unwrap())[0] != 0;
         (done.is_ok(), optimizer.iterations(), ids.map(momentum))
     };
-    assert_eq!(call(&mut values), (false, 0, [true, true, false, false]));
-    assert_eq!(values, [[0.5], [7.0], [1.0], [1.0]]);
+    assert_eq!(call(&mut values), (false, 0, [true; 4]));
+    assert_eq!(values, [[0.5], [7.0], [0.5], [0.5]]);
     broken.store(false, Ordering::Relaxed);
     assert_eq!(call(&mut values), (true, 1, [true; 4]));
-    assert_eq!(values, [[0.0], [7.0], [7.0], [0.5]]);
+    assert_eq!(values, [[0.0], [7.0], [7.0], [0.0]]);
 }
 
 /// As many elements as no test has memory for: that they are too many is found by arithmetic, which does not overflow.
 #[test]
 fn ten_thousand_million_elements() {
     let mut optimizer = Lion::builder().build().unwrap();
-    let shape = [100_000, 100_000];
+    // More than an address can reach, so that no system gives it.
+    let shape = [10_000_000_000, 100_000];
     for (constraint, dtype) in [(None, Dtype::F32), (Some(Constraint::unit_norm(0)), Dtype::BF16)] {
         let options = VariableOptions { constraint, ..Default::default() };
-        let refused = with_memory_for(0, LARGE, || optimizer.register_with("a", &shape, dtype, options));
-        let expected = format!("variable \"a\": no memory for 10000000000 elements of {dtype}");
+        let refused = optimizer.register_with("a", &shape, dtype, options);
+        let expected = format!("variable \"a\": no memory for 1000000000000000 elements of {dtype}");
         assert_eq!(refused.unwrap_err().to_string(), expected);
     }
     for shape in [&[1 << 32, 1 << 32][..], &[usize::MAX, 2], &[3, usize::MAX / 2]] {
@@ -192,10 +218,6 @@ fn a_file_longer_than_32_bits() {
     assert_eq!(read.find("param/a").unwrap().elements(), 10_000_000_000);
     let values = read.read_values(read.find("param/b").unwrap()).unwrap();
     assert_eq!(lion_tests::slice_bits(values.as_slice()), [1.5_f32, -2.5].map(f32::to_bits));
-    let refused = with_memory_for(0, LARGE, || read.read_values(read.find("param/a").unwrap()));
-    assert!(
-        refused.unwrap_err().to_string().ends_with("param/a: no memory for 10000000000 elements of bf16")
-    );
     // A byte less, and it is refused for what it is.
     file.set_len(behind + 7).unwrap();
     let error = TensorFile::open(&path).unwrap_err().to_string();
