@@ -1,6 +1,24 @@
-//! Measuring Lion's kernels against the memory's speed.
+//! Which plan for which work on this machine: a profile that is looked up, and the tuner that measures it.
 //!
-//! [`measure`] times two pieces of work in turn, so that whatever disturbs the machine disturbs both alike, and
-//! answers with quantiles of each and of their ratio.
+//! [`Profile::load`] finds the profile of the machine, or what is built in; [`Profile::plan`] is the look-up, of a
+//! few nanoseconds. [`Tuner`] measures a machine and makes a [`Document`], the profile as a file. [`measure`] is
+//! timing that can be trusted on a machine that others use too.
+//!
+//! A plan changes the time that a call takes and never a bit of its result. Nothing here prints: warnings go to `log`.
 
+pub mod candidate;
+mod case;
+mod error;
+mod machine;
 pub mod measure;
+pub mod profile;
+pub mod report;
+mod search;
+
+pub use case::{Case, Dtypes, Operation, SizeClass};
+pub use error::Error;
+pub use machine::{Cache, Machine, Microarchitecture};
+pub use profile::{Document, Environment, Overrides, Profile, Source};
+pub use search::{
+    Finding, Journal, LEAST_GAIN, Level, Progress, Record, Regret, Trial, Tuned, Tuner, verify,
+};

@@ -4,6 +4,17 @@
 //! turn, each sample of the one next to a sample of the other, and what is quoted is the median of the ratios of
 //! such pairs, with the 10th and the 90th percentile beside it. A sample repeats its work until it takes a hundred
 //! times what the clock can tell apart.
+//!
+//! [`compare`] does that for two; the tuner's races do it for many, on a [`Rig`].
+
+mod check;
+mod estimate;
+mod rig;
+mod scratch;
+
+pub(crate) use estimate::{bootstrap, median_interval, midmean};
+pub use rig::{Caches, Rig};
+pub use scratch::Scratch;
 
 use std::time::{Duration, Instant};
 

@@ -12,6 +12,9 @@ mod readmes {
 
     #[doc = include_str!("../../kernels/README.md")]
     struct Kernels;
+
+    #[doc = include_str!("../../autotune/README.md")]
+    struct Autotune;
 }
 
 pub mod counting;
@@ -19,6 +22,7 @@ mod guarded;
 pub mod model;
 pub mod safetensors;
 pub mod scenario;
+pub mod simulated;
 mod values;
 
 pub use fastrand::Rng;

@@ -1,0 +1,308 @@
+//! What a plan is chosen for: an operation, the formats of its tensors, and how many bytes a call touches.
+//!
+//! Bytes, and not elements, because what a plan depends on is which cache they lie in. They are counted once for each
+//! tensor of a call, read or written. Each [`SizeClass`] spans a factor of four and is measured at its middle.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lion_kernels::Dtype;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::error::excerpt;
+
+/// A pass over tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Operation {
+    /// The step, with all that it does in one pass.
+    Step,
+    /// The norm and the finite check of a gradient.
+    Statistics,
+    /// Adding a gradient to its accumulator.
+    Accumulate,
+    /// The moving average of a parameter alone.
+    Average,
+    /// Conversion of a tensor in the gradient's format to the parameter's.
+    Convert,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: &'static [Operation] = &[
+        Operation::Step,
+        Operation::Statistics,
+        Operation::Accumulate,
+        Operation::Average,
+        Operation::Convert,
+    ];
+
+    /// The operation's name in a profile.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Operation::Step => "step",
+            Operation::Statistics => "statistics",
+            Operation::Accumulate => "accumulate",
+            Operation::Average => "average",
+            Operation::Convert => "convert",
+        }
+    }
+
+    /// The formats with those that the operation does not touch set to the one that it does: what a profile keeps.
+    #[must_use]
+    pub const fn relevant(self, dtypes: Dtypes) -> Dtypes {
+        match self {
+            Operation::Step => dtypes,
+            Operation::Statistics | Operation::Accumulate => Dtypes::all(dtypes.gradient),
+            Operation::Average => Dtypes::all(dtypes.parameter),
+            Operation::Convert => Dtypes { momentum: dtypes.parameter, ..dtypes },
+        }
+    }
+
+    /// Bytes of all tensors that belong to one element.
+    pub const fn bytes_per_element(self, dtypes: Dtypes) -> usize {
+        let Dtypes { parameter, gradient, momentum } = dtypes;
+        match self {
+            Operation::Step => parameter.size() + gradient.size() + momentum.size(),
+            Operation::Statistics => gradient.size(),
+            Operation::Accumulate => Dtype::F32.size() + gradient.size(),
+            Operation::Average => Dtype::F32.size() + parameter.size(),
+            Operation::Convert => parameter.size() + gradient.size(),
+        }
+    }
+
+    /// Bytes that move between memory and registers for one element: a tensor that is read and written counts twice.
+    pub const fn traffic_per_element(self, dtypes: Dtypes) -> usize {
+        let Dtypes { parameter, gradient, momentum } = dtypes;
+        match self {
+            Operation::Step => 2 * parameter.size() + gradient.size() + 2 * momentum.size(),
+            Operation::Statistics => gradient.size(),
+            Operation::Accumulate => 2 * Dtype::F32.size() + gradient.size(),
+            Operation::Average => 2 * Dtype::F32.size() + parameter.size(),
+            Operation::Convert => parameter.size() + gradient.size(),
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Operation {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Operation::ALL.iter().copied().find(|it| it.name() == name).ok_or_else(|| Error::Unknown {
+            what: "operation",
+            name: excerpt(name),
+            known: Operation::ALL.iter().map(|it| it.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// The formats of parameter, gradient and momentum, written as `f32/bf16/f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+#[allow(missing_docs)]
+pub struct Dtypes {
+    pub parameter: Dtype,
+    pub gradient: Dtype,
+    pub momentum: Dtype,
+}
+
+impl Dtypes {
+    /// The combinations that are tuned unless others are asked for: one format throughout, and gradients of
+    /// [`Dtype::BF16`] for parameters of [`Dtype::F32`].
+    pub const USUAL: &'static [Dtypes] = &[
+        Dtypes::all(Dtype::F32),
+        Dtypes::all(Dtype::BF16),
+        Dtypes { gradient: Dtype::BF16, ..Dtypes::all(Dtype::F32) },
+        Dtypes::all(Dtype::F16),
+    ];
+
+    /// One format throughout.
+    pub const fn all(dtype: Dtype) -> Self {
+        Dtypes { parameter: dtype, gradient: dtype, momentum: dtype }
+    }
+}
+
+impl fmt::Display for Dtypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.parameter, self.gradient, self.momentum)
+    }
+}
+
+impl FromStr for Dtypes {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let unknown = || Error::Unknown {
+            what: "combination of dtypes",
+            name: excerpt(text),
+            known: "one dtype, or parameter/gradient/momentum such as f32/bf16/f32".into(),
+        };
+        let mut names = text.split('/').map(|name| name.parse::<Dtype>().map_err(|_| unknown()));
+        let parameter = names.next().ok_or_else(unknown)??;
+        let Some(gradient) = names.next() else { return Ok(Dtypes::all(parameter)) };
+        let momentum = names.next().ok_or_else(unknown)??;
+        match names.next() {
+            None => Ok(Dtypes { parameter, gradient: gradient?, momentum }),
+            Some(_) => Err(unknown()),
+        }
+    }
+}
+
+/// A range of bytes that a call touches: from half to twice of 16 KiB, 64 KiB, ... 1 GiB, the first and the last open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SizeClass(u8);
+
+impl SizeClass {
+    const NAMES: [&'static str; 9] =
+        ["16 KiB", "64 KiB", "256 KiB", "1 MiB", "4 MiB", "16 MiB", "64 MiB", "256 MiB", "1 GiB"];
+
+    /// How many classes there are.
+    pub const COUNT: usize = Self::NAMES.len();
+
+    /// Every class, from the smallest.
+    pub fn all() -> impl DoubleEndedIterator<Item = SizeClass> {
+        (0..Self::COUNT as u8).map(SizeClass)
+    }
+
+    /// The class that a call of so many bytes belongs to.
+    #[inline]
+    pub const fn of(bytes: usize) -> Self {
+        let fours = ((bytes >> 13) | 1).ilog2() / 2;
+        SizeClass(if fours >= Self::COUNT as u32 { Self::COUNT as u8 - 1 } else { fours as u8 })
+    }
+
+    /// The bytes in the middle of the class, at which it is measured.
+    pub const fn bytes(self) -> usize {
+        1 << (14 + 2 * self.0 as u32)
+    }
+
+    /// The least bytes of the class.
+    pub const fn least(self) -> usize {
+        if self.0 == 0 { 0 } else { self.bytes() / 2 }
+    }
+
+    /// Its place among all, from 0.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for SizeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(Self::NAMES.get(self.index()).copied().unwrap_or_default())
+    }
+}
+
+impl FromStr for SizeClass {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        SizeClass::all().find(|class| class.to_string() == name).ok_or_else(|| Error::Unknown {
+            what: "size class",
+            name: excerpt(name),
+            known: Self::NAMES.join(", "),
+        })
+    }
+}
+
+macro_rules! as_text {
+    ($($type:ty),+) => {
+        $(
+            impl TryFrom<String> for $type {
+                type Error = Error;
+
+                fn try_from(text: String) -> Result<Self, Error> {
+                    text.parse()
+                }
+            }
+
+            impl From<$type> for String {
+                fn from(value: $type) -> String {
+                    value.to_string()
+                }
+            }
+        )+
+    };
+}
+
+as_text!(Operation, Dtypes, SizeClass);
+
+/// One piece of work to find a plan for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Case {
+    /// What is done.
+    pub operation: Operation,
+    /// In which formats.
+    pub dtypes: Dtypes,
+    /// Bytes of all tensors of a call.
+    pub bytes: usize,
+}
+
+impl Case {
+    /// The middle of a size class.
+    pub const fn new(operation: Operation, dtypes: Dtypes, class: SizeClass) -> Self {
+        Case { operation, dtypes: operation.relevant(dtypes), bytes: class.bytes() }
+    }
+
+    /// The size class.
+    pub const fn class(&self) -> SizeClass {
+        SizeClass::of(self.bytes)
+    }
+
+    /// Elements of each tensor.
+    pub const fn elements(&self) -> usize {
+        self.bytes / self.operation.bytes_per_element(self.dtypes)
+    }
+
+    /// Bytes that a call moves.
+    pub const fn traffic(&self) -> usize {
+        self.elements() * self.operation.traffic_per_element(self.dtypes)
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.operation, self.dtypes, self.class())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_meet_without_gap() {
+        for (class, next) in SizeClass::all().zip(SizeClass::all().skip(1)) {
+            assert_eq!(SizeClass::of(class.bytes()), class);
+            assert_eq!(SizeClass::of(next.least()), next);
+            assert_eq!(SizeClass::of(next.least() - 1), class);
+        }
+        assert_eq!((SizeClass::of(0).index(), SizeClass::of(usize::MAX).index()), (0, SizeClass::COUNT - 1));
+    }
+
+    #[test]
+    fn names_are_read_as_written() {
+        for class in SizeClass::all() {
+            assert_eq!(class.to_string().parse::<SizeClass>().expect("a class"), class);
+        }
+        for &operation in Operation::ALL {
+            assert_eq!(operation.name().parse::<Operation>().expect("an operation"), operation);
+        }
+        for &dtypes in Dtypes::USUAL {
+            assert_eq!(dtypes.to_string().parse::<Dtypes>().expect("dtypes"), dtypes);
+        }
+        for wrong in ["", "f64", "f32/f32", "f32/f32/f32/f32", "f32//f32"] {
+            assert!(wrong.parse::<Dtypes>().is_err(), "{wrong}");
+        }
+        assert_eq!("bf16".parse::<Dtypes>().expect("dtypes"), Dtypes::all(Dtype::BF16));
+    }
+}

@@ -1,0 +1,73 @@
+//! What samples say: a location that spikes do not move, and intervals that hold it.
+
+use fastrand::Rng;
+
+/// Logarithms of times, or of ratios of times that were taken next to each other.
+///
+/// Sorts them: the mean of the middle half is as steady as the mean where noise is ordinary, and a quarter of spikes on
+/// either side does not move it.
+pub(crate) fn midmean(samples: &mut [f64]) -> f64 {
+    samples.sort_unstable_by(f64::total_cmp);
+    let outer = samples.len() / 4;
+    let middle = samples.get(outer..samples.len() - outer).unwrap_or_default();
+    if middle.is_empty() { f64::NAN } else { middle.iter().sum::<f64>() / middle.len() as f64 }
+}
+
+/// An interval that holds the median with a confidence of `sigmas` standard deviations, from the samples' ranks alone.
+/// Sorts the samples. Of too few it is everything that they span.
+pub(crate) fn median_interval(samples: &mut [f64], sigmas: f64) -> (f64, f64) {
+    samples.sort_unstable_by(f64::total_cmp);
+    let count = samples.len() as f64;
+    let low = ((count - sigmas * count.sqrt()) / 2.0).floor().max(0.0) as usize;
+    let at = |place: usize| samples.get(place).copied().unwrap_or(f64::NAN);
+    (at(low), at(samples.len().saturating_sub(1 + low)))
+}
+
+/// The interval of the midmean that holds 95 of 100 samples drawn anew from these.
+pub(crate) fn bootstrap(samples: &[f64], rng: &mut Rng) -> (f64, f64) {
+    const DRAWS: usize = 400;
+    if samples.is_empty() {
+        return (f64::NAN, f64::NAN);
+    }
+    let mut drawn = vec![0.0; samples.len()];
+    let mut means: Vec<f64> = (0..DRAWS)
+        .map(|_| {
+            drawn.fill_with(|| samples.get(rng.usize(..samples.len())).copied().unwrap_or(f64::NAN));
+            midmean(&mut drawn)
+        })
+        .collect();
+    means.sort_unstable_by(f64::total_cmp);
+    let at = |place: usize| means.get(place).copied().unwrap_or(f64::NAN);
+    (at(DRAWS / 40), at(DRAWS - 1 - DRAWS / 40))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spike_does_not_move_the_midmean() {
+        let mut samples: Vec<f64> = (0..100).map(|i| f64::from(i % 10)).collect();
+        samples.extend([1e9; 20]);
+        let found = midmean(&mut samples);
+        assert!((4.0..7.0).contains(&found), "{found}");
+        assert!(midmean(&mut []).is_nan());
+        assert_eq!(midmean(&mut [3.0]), 3.0);
+    }
+
+    #[test]
+    fn intervals_hold_what_they_promise() {
+        let mut rng = Rng::with_seed(1);
+        let (mut by_rank, mut by_draws) = (0, 0);
+        for _ in 0..200 {
+            let mut samples: Vec<f64> = (0..40).map(|_| rng.f64() - 0.5).collect();
+            let (low, high) = bootstrap(&samples, &mut rng);
+            by_draws += usize::from(low <= 0.0 && 0.0 <= high);
+            let (low, high) = median_interval(&mut samples, 2.0);
+            by_rank += usize::from(low <= 0.0 && 0.0 <= high);
+        }
+        assert!(by_rank >= 185, "{by_rank} of 200");
+        assert!(by_draws >= 175, "{by_draws} of 200");
+        assert_eq!(median_interval(&mut [2.0, 1.0], 3.0), (1.0, 2.0));
+    }
+}

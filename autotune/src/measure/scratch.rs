@@ -1,0 +1,265 @@
+//! Tensors of the tuner's own, and the kernels on them.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use half::{bf16, f16};
+use lion_kernels::{
+    BLOCK, Dtype, Ema, Gradient, Plan, Slice, SliceMut, Statistics, Step, Task, Tensors, Values, run,
+};
+
+use super::{Caches, Rig, SAMPLE, check};
+use crate::Error;
+use crate::case::{Case, Dtypes, Operation, SizeClass};
+use crate::machine::Machine;
+
+/// More memory than this is not taken for cold caches, unless one call needs it.
+const MOST: u64 = 1 << 30;
+
+/// Elements between the tensors of neighbouring calls, so that they do not all begin at the same place of a page.
+const GAP: usize = 80;
+
+/// This machine, as a rig: three streams of memory, in which calls take turns on as many tensors as fit.
+///
+/// Calls run in rayon's global pool, as those of an optimizer do whose caller has none of its own.
+#[derive(Debug)]
+pub struct Scratch {
+    begin: Instant,
+    floor: Duration,
+    /// Bytes that are more than all caches hold.
+    beyond_caches: u64,
+    /// Parameters, gradients and momenta; also accumulators and averages, which are f32, in the place of momenta.
+    streams: [Option<Values>; 3],
+    blocks: Vec<Statistics>,
+    case: Case,
+    turns: Turns,
+    checked: HashSet<(Operation, Dtypes, Plan)>,
+}
+
+/// Which tensors of a stream a call works on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turns {
+    elements: usize,
+    slots: usize,
+    next: usize,
+}
+
+impl Turns {
+    fn of(case: &Case, footprint: u64) -> Self {
+        let slots = (footprint / case.bytes.max(1) as u64).max(1);
+        Turns { elements: case.elements(), slots: slots as usize, next: 0 }
+    }
+
+    fn total(&self) -> usize {
+        self.slots * (self.elements + GAP)
+    }
+
+    fn take(&mut self, caches: Caches) -> std::ops::Range<usize> {
+        let slot = match caches {
+            Caches::Warm => 0,
+            Caches::Cold => {
+                // Far from the one before, where no hardware prefetcher is waiting.
+                self.next = (self.next + self.slots * 5 / 8 + 1) % self.slots;
+                self.next
+            }
+        };
+        let start = slot * (self.elements + GAP);
+        start..start + self.elements
+    }
+}
+
+impl Scratch {
+    /// For a machine with caches of these sizes.
+    pub fn new(machine: &Machine) -> Self {
+        let memory = if machine.memory == 0 { MOST } else { machine.memory / 4 };
+        Scratch {
+            begin: Instant::now(),
+            floor: SAMPLE.max(clock_step() * 1000),
+            beyond_caches: machine.last_level().saturating_mul(2).min(MOST).min(memory),
+            streams: [None, None, None],
+            blocks: Vec::new(),
+            case: Case::new(Operation::Step, Dtypes::all(Dtype::F32), SizeClass::of(0)),
+            turns: Turns::default(),
+            checked: HashSet::new(),
+        }
+    }
+
+    fn time(
+        &mut self,
+        plan: &Plan,
+        caches: Caches,
+        calls: u32,
+        tasks: for<'a> fn(Operation, Call<'a>, &mut Vec<Task<'a>>) -> Result<(), Error>,
+    ) -> Result<Duration, Error> {
+        if caches == Caches::Warm {
+            self.call(plan, caches, tasks)?;
+        }
+        let start = Instant::now();
+        for _ in 0..calls {
+            self.call(plan, caches, tasks)?;
+        }
+        Ok(start.elapsed())
+    }
+
+    fn call(
+        &mut self,
+        plan: &Plan,
+        caches: Caches,
+        tasks: for<'a> fn(Operation, Call<'a>, &mut Vec<Task<'a>>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let range = self.turns.take(caches);
+        let [parameter, gradient, momentum] = &mut self.streams;
+        let call = Call {
+            parameter: parameter.as_mut().and_then(|values| part_mut(values, range.clone())),
+            gradient: gradient.as_ref().and_then(|values| part(values, range.clone())),
+            momentum: momentum.as_mut().and_then(|values| part_mut(values, range)),
+            blocks: &mut self.blocks,
+        };
+        let mut list = Vec::with_capacity(2);
+        tasks(self.case.operation, call, &mut list)?;
+        Ok(run(plan, &mut list)?)
+    }
+}
+
+impl Rig for Scratch {
+    fn prepare(&mut self, case: &Case) -> Result<(), Error> {
+        let Dtypes { parameter, gradient, momentum } = case.dtypes;
+        let wanted = match case.operation {
+            Operation::Step => [Some(parameter), Some(gradient), Some(momentum)],
+            Operation::Statistics => [None, Some(gradient), None],
+            Operation::Accumulate => [None, Some(gradient), Some(Dtype::F32)],
+            Operation::Average => [Some(parameter), None, Some(Dtype::F32)],
+            Operation::Convert => [Some(parameter), Some(gradient), None],
+        };
+        self.case = *case;
+        self.turns = Turns::of(case, self.beyond_caches);
+        let elements = self.turns.total();
+        for (stream, wanted) in self.streams.iter_mut().zip(wanted) {
+            let Some(dtype) = wanted else { continue };
+            if stream.as_ref().is_some_and(|it| it.dtype() == dtype && it.len() >= elements) {
+                continue;
+            }
+            // The old memory goes before the new comes.
+            *stream = None;
+            *stream = Some(ones(dtype, elements)?);
+        }
+        self.blocks.resize(case.elements().div_ceil(BLOCK), Statistics::default());
+        Ok(())
+    }
+
+    fn check(&mut self, plan: &Plan) -> Result<bool, Error> {
+        let Case { operation, dtypes, .. } = self.case;
+        if self.checked.contains(&(operation, dtypes, *plan)) {
+            return Ok(true);
+        }
+        let same = check::has_the_reference_s_bits(operation, dtypes, plan)?;
+        if same {
+            self.checked.insert((operation, dtypes, *plan));
+        }
+        Ok(same)
+    }
+
+    fn calls(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Duration, Error> {
+        self.time(plan, caches, calls, operation)
+    }
+
+    fn limit(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Option<Duration>, Error> {
+        self.time(plan, caches, calls, limit).map(Some)
+    }
+
+    fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    fn floor(&self) -> Duration {
+        self.floor
+    }
+}
+
+/// The tensors of one call.
+struct Call<'a> {
+    parameter: Option<SliceMut<'a>>,
+    gradient: Option<Slice<'a>>,
+    momentum: Option<SliceMut<'a>>,
+    blocks: &'a mut [Statistics],
+}
+
+fn operation<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
+    let Call { parameter, gradient, momentum, blocks } = call;
+    let task = match (operation, parameter, gradient, momentum) {
+        (Operation::Step, Some(p), Some(g), Some(m)) => Task::step(step()?, Tensors::in_place(p, g, m))?,
+        (Operation::Statistics, _, Some(g), _) => Task::statistics(&Gradient::new(), g, None, blocks)?,
+        (Operation::Accumulate, _, Some(g), Some(SliceMut::F32(sums))) => {
+            Task::accumulate(&Gradient::new(), sums, g)?
+        }
+        (Operation::Average, Some(p), _, Some(SliceMut::F32(average))) => {
+            Task::average(&Ema::new(0.99)?, average, p)?
+        }
+        (Operation::Convert, Some(p), Some(g), _) => Task::convert(g, p)?,
+        // What `prepare` makes always fits.
+        _ => return Ok(()),
+    };
+    list.push(task);
+    Ok(())
+}
+
+/// Passes that move the same bytes and do nothing else.
+fn limit<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
+    let Call { parameter, gradient, momentum, .. } = call;
+    match (operation, parameter, gradient, momentum) {
+        (Operation::Step, Some(p), Some(g), Some(m)) => list.push(Task::stream(p, g, m)?),
+        (Operation::Statistics, _, Some(g), _) => list.push(Task::read(g)),
+        (Operation::Accumulate, _, Some(g), Some(sums)) => list.extend([Task::read(g), Task::rewrite(sums)]),
+        (Operation::Average, Some(p), _, Some(average)) => {
+            list.extend([Task::rewrite(average), Task::rewrite(p)]);
+        }
+        (Operation::Convert, Some(p), Some(g), _) => list.extend([Task::read(g), Task::rewrite(p)]),
+        _ => {}
+    }
+    Ok(())
+}
+
+pub(super) fn step() -> Result<Step, Error> {
+    Ok(Step::new(1e-4, 0.9, 0.99)?.weight_decay(0.1)?)
+}
+
+fn part(values: &Values, range: std::ops::Range<usize>) -> Option<Slice<'_>> {
+    Some(match values.as_slice() {
+        Slice::F32(slice) => slice.get(range)?.into(),
+        Slice::F16(slice) => slice.get(range)?.into(),
+        Slice::BF16(slice) => slice.get(range)?.into(),
+    })
+}
+
+fn part_mut(values: &mut Values, range: std::ops::Range<usize>) -> Option<SliceMut<'_>> {
+    Some(match values.as_slice_mut() {
+        SliceMut::F32(slice) => slice.get_mut(range)?.into(),
+        SliceMut::F16(slice) => slice.get_mut(range)?.into(),
+        SliceMut::BF16(slice) => slice.get_mut(range)?.into(),
+    })
+}
+
+/// Numbers whose step changes neither exponent nor sign for as long as tuning takes.
+fn ones(dtype: Dtype, elements: usize) -> Result<Values, Error> {
+    let mut values = Values::zeroed(dtype, elements)?;
+    match values.as_slice_mut() {
+        SliceMut::F32(slice) => slice.fill(1.0),
+        SliceMut::F16(slice) => slice.fill(f16::ONE),
+        SliceMut::BF16(slice) => slice.fill(bf16::ONE),
+    }
+    Ok(values)
+}
+
+/// The least difference of two readings of the clock that differ.
+fn clock_step() -> Duration {
+    let step = || {
+        let start = Instant::now();
+        loop {
+            let elapsed = start.elapsed();
+            if !elapsed.is_zero() {
+                return elapsed;
+            }
+        }
+    };
+    (0..100).map(|_| step()).min().unwrap_or_default()
+}

@@ -1,0 +1,221 @@
+//! A profile as a file.
+//!
+//! ```toml
+//! schema = 1
+//! level = "quick"                    # how much was measured
+//!
+//! [kernels]                          # what was measured; another revision makes the profile stale
+//! version = "0.1.0"
+//! revision = 1
+//! candidates = "c0ffee0123456789"    # a checksum of all plans that were tried
+//!
+//! [machine]                          # where: architecture, processor, ISA, caches, cores, memory, system
+//! vendor = "AuthenticAMD"
+//! # ...
+//!
+//! [[entry]]
+//! operation = "step"                 # step, statistics, accumulate, average, convert
+//! dtypes = "f32/bf16/f32"            # parameter/gradient/momentum
+//! size = "4 MiB"                     # bytes of a call's tensors: from half to twice of this
+//! backend = "avx512"
+//! threads = 8                        # at most; all that there are where it is missing
+//! chunk = 32768                      # elements, a multiple of 4,096
+//! parallel_from = 1048576            # bytes of a call below which it stays on one thread
+//! prefetch = "auto"                  # auto, on or off
+//! nanoseconds = 151000.0             # of a call: geometric mean over warm and cold caches
+//! interval = [149800.0, 152100.0]    # which holds it with 95 % confidence
+//! default_nanoseconds = 173000.0     # of the plan that runs without a profile
+//! ```
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use lion_kernels::Plan;
+use serde::{Deserialize, Serialize};
+
+use super::written::Written;
+use crate::Error;
+use crate::candidate::{KERNELS_REVISION, checksum};
+use crate::case::{Case, Dtypes, Operation, SizeClass};
+use crate::error::excerpt_of;
+use crate::machine::Machine;
+use crate::search::Finding;
+
+/// The schema that this library reads and writes.
+const SCHEMA: u32 = 1;
+
+/// Bytes of the largest file that is read.
+const LARGEST: u64 = 4 << 20;
+
+/// All that a profile's file says. The keys and their units are in the example above.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// The version of the schema: 1.
+    pub schema: u32,
+    /// How much was measured.
+    pub level: String,
+    /// What was measured.
+    pub kernels: Kernels,
+    /// Where.
+    pub machine: Machine,
+    /// What was found.
+    #[serde(rename = "entry", default)]
+    pub entries: Vec<Entry>,
+}
+
+/// The kernels that were measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernels {
+    /// The library's version, for people.
+    pub version: String,
+    /// [`KERNELS_REVISION`] then.
+    pub revision: u32,
+    /// A checksum of all plans that were tried.
+    pub candidates: String,
+}
+
+/// The plan for one case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Entry {
+    pub operation: Operation,
+    pub dtypes: Dtypes,
+    pub size: SizeClass,
+    #[serde(flatten)]
+    pub plan: Written,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nanoseconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_nanoseconds: Option<f64>,
+}
+
+impl Entry {
+    /// What the entry is for.
+    pub fn case(&self) -> Case {
+        Case::new(self.operation, self.dtypes, self.size)
+    }
+}
+
+impl Document {
+    /// Of what a tuner found on a machine.
+    pub fn new(machine: &Machine, level: &str, findings: &[Finding]) -> Self {
+        let rounded = |ns: f64| (ns * 10.0).round() / 10.0;
+        let entry = |finding: &Finding| Entry {
+            operation: finding.case.operation,
+            dtypes: finding.case.dtypes,
+            size: finding.case.class(),
+            plan: finding.plan.into(),
+            nanoseconds: finding.nanoseconds.map(rounded),
+            interval: finding.interval.map(|it| it.map(rounded)),
+            default_nanoseconds: finding.default_nanoseconds.map(rounded),
+        };
+        Document {
+            schema: SCHEMA,
+            level: level.into(),
+            kernels: Kernels {
+                version: env!("CARGO_PKG_VERSION").into(),
+                revision: KERNELS_REVISION,
+                candidates: checksum(machine),
+            },
+            machine: machine.clone(),
+            entries: findings.iter().map(entry).collect(),
+        }
+    }
+
+    /// Reads a file. Its plans are legal; whether it fits this machine [`fit`](Self::fit) says.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it cannot be read, else as [`parse`](Self::parse).
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let failed = |action| move |source| Error::File { path: path.into(), action, source };
+        let file = File::open(path).map_err(failed("open"))?;
+        let mut bytes = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
+        let text = String::from_utf8(bytes).map_err(|error| Error::Syntax { reason: error.to_string() })?;
+        Self::parse(&text)
+    }
+
+    /// The profile in a text.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] where it is none, [`Error::Value`] where a plan is one that no tuner writes, and
+    /// [`Error::Mismatch`] where its schema is another.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.len() as u64 > LARGEST {
+            return Err(Error::Syntax { reason: format!("it has more than {LARGEST} bytes") });
+        }
+        let document: Document = toml::from_str(text).map_err(|error| syntax(text, &error))?;
+        same("the schema", &document.schema, &SCHEMA)?;
+        document.plans()?;
+        Ok(document)
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] where a number is too large for TOML.
+    pub fn to_toml(&self) -> Result<String, Error> {
+        toml::to_string(self).map_err(|error| Error::Syntax { reason: error.to_string() })
+    }
+
+    /// The plan of each entry.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for one that no tuner writes, or that needs a backend which this machine lacks.
+    pub fn plans(&self) -> Result<Vec<(Case, Plan)>, Error> {
+        let plan = |(place, entry): (usize, &Entry)| {
+            let absurd = |(key, found, expected)| Error::Value { entry: place + 1, key, found, expected };
+            Ok((entry.case(), entry.plan.plan().map_err(absurd)?))
+        };
+        self.entries.iter().enumerate().map(plan).collect()
+    }
+
+    /// Whether the plans are for this machine and these kernels, and what is otherwise than it was.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for another processor, other instruction sets, other kernels or other candidates.
+    pub fn fit(&self, here: &Machine) -> Result<Vec<String>, Error> {
+        let there = &self.machine;
+        same("the revision of the kernels", &self.kernels.revision, &KERNELS_REVISION)?;
+        same("the checksum of the candidates", &self.kernels.candidates, &checksum(there))?;
+        same("the architecture", &there.arch, &here.arch)?;
+        let processor = |it: &Machine| format!("{} family {} model {}", it.vendor, it.family, it.model);
+        same("the processor", &processor(there), &processor(here))?;
+        same("the ISA", &there.isa.join(", "), &here.isa.join(", "))?;
+        let mut differences = Vec::new();
+        let mut compare = |what: &str, there: &dyn ToString, here: &dyn ToString| {
+            let (there, here) = (there.to_string(), here.to_string());
+            if there != here {
+                differences.push(format!("{what}: {} there and {here} here", excerpt_of(&there, 40)));
+            }
+        };
+        compare("cores", &there.cores, &here.cores);
+        compare("hardware threads of a core", &there.smt, &here.smt);
+        compare("NUMA nodes", &there.numa_nodes, &here.numa_nodes);
+        compare("bytes of the last-level caches", &there.last_level(), &here.last_level());
+        compare("huge pages", &there.huge_pages, &here.huge_pages);
+        compare("system", &there.os, &here.os);
+        Ok(differences)
+    }
+}
+
+fn same<T: PartialEq + ToString>(what: &'static str, found: &T, expected: &T) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    let found = excerpt_of(&found.to_string(), 120);
+    Err(Error::Mismatch { what, found, expected: expected.to_string() })
+}
+
+/// TOML's message in one line, with the line that it is about.
+fn syntax(text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+    let message = excerpt_of(error.message(), 200).replace('\n', ", ");
+    Error::Syntax { reason: format!("{}{message}", line.unwrap_or_default()) }
+}

@@ -1,0 +1,173 @@
+//! Which profile is used.
+//!
+//! From the strongest:
+//!
+//! 1. the API: what the program sets;
+//! 2. the environment: `LION_ISA`, `LION_NUM_THREADS` and `LION_CHUNK` replace that part of every plan, whichever profile
+//!    it is from; `LION_PROFILE` names the profile's file; `LION_NO_PROFILE`, set to anything but 0 or nothing, means that
+//!    no file is read;
+//! 3. the user's profile, [`user_path`];
+//! 4. the system's, [`system_path`];
+//! 5. what is known of the processor's microarchitecture, [`default_plan`];
+//! 6. what does well on most machines, [`Plan::new`](lion_kernels::Plan::new).
+//!
+//! The first file that is there decides. Where it is bad, or of another machine, that is a warning in the log, and
+//! what is built in is used.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use lion_kernels::Backend;
+
+use super::{Document, Overrides, Profile, default_plan, system_path, user_path};
+use crate::Error;
+use crate::error::excerpt;
+use crate::machine::{Machine, Microarchitecture};
+
+/// Where a profile is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The program.
+    Api,
+    /// The file that `LION_PROFILE` names.
+    Environment(PathBuf),
+    /// The user's file.
+    User(PathBuf),
+    /// The system's file.
+    System(PathBuf),
+    /// What is known of the processor.
+    BuiltIn(Microarchitecture),
+}
+
+impl Source {
+    /// The file that it is from, if it is from one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Source::Environment(path) | Source::User(path) | Source::System(path) => Some(path),
+            Source::Api | Source::BuiltIn(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Api => f.write_str("the program's"),
+            Source::Environment(path) => write!(f, "{} (LION_PROFILE)", path.display()),
+            Source::User(path) => write!(f, "{} (the user's)", path.display()),
+            Source::System(path) => write!(f, "{} (the system's)", path.display()),
+            Source::BuiltIn(known) => write!(f, "built in ({known})"),
+        }
+    }
+}
+
+/// What decides between profiles, other than the program.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `LION_PROFILE`.
+    pub profile: Option<PathBuf>,
+    /// `LION_NO_PROFILE`.
+    pub no_profile: bool,
+    /// `LION_ISA`.
+    pub isa: Option<OsString>,
+    /// `LION_NUM_THREADS`.
+    pub threads: Option<OsString>,
+    /// `LION_CHUNK`.
+    pub chunk: Option<OsString>,
+    /// The user's profile.
+    pub user: Option<PathBuf>,
+    /// The system's profile.
+    pub system: Option<PathBuf>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn of_process() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Environment {
+            profile: variable("LION_PROFILE").map(PathBuf::from),
+            no_profile: variable("LION_NO_PROFILE").is_some_and(|value| value != "0"),
+            isa: variable("LION_ISA"),
+            threads: variable("LION_NUM_THREADS"),
+            chunk: variable("LION_CHUNK"),
+            user: user_path(),
+            system: Some(system_path()),
+        }
+    }
+
+    /// What replaces parts of every plan, and what is wrong with the variables.
+    pub fn overrides(&self) -> (Overrides, Vec<String>) {
+        let mut warnings = Vec::new();
+        let mut number = |name: &str, value: &Option<OsString>| {
+            let text = value.as_ref()?.to_string_lossy().into_owned();
+            let found = text.parse::<usize>().ok().filter(|number| *number > 0);
+            if found.is_none() {
+                warnings
+                    .push(format!("{name} is {:?}, and must be a number from 1; ignored", excerpt(&text)));
+            }
+            found
+        };
+        let threads = number("LION_NUM_THREADS", &self.threads);
+        let chunk = number("LION_CHUNK", &self.chunk);
+        let isa = self.isa.as_ref().map(|name| Backend::from_name(&name.to_string_lossy()));
+        let backend = match isa {
+            None => None,
+            Some(Ok(backend)) => Some(backend),
+            Some(Err(error)) => {
+                warnings.push(format!("LION_ISA: {error}; ignored"));
+                None
+            }
+        };
+        (Overrides { backend, threads, chunk }, warnings)
+    }
+
+    /// The file that decides, if there is one.
+    fn file(&self) -> Option<(Source, PathBuf)> {
+        if self.no_profile {
+            return None;
+        }
+        if let Some(path) = &self.profile {
+            return Some((Source::Environment(path.clone()), path.clone()));
+        }
+        let user = self.user.as_ref().map(|path| (Source::User(path.clone()), path.clone()));
+        let system = self.system.as_ref().map(|path| (Source::System(path.clone()), path.clone()));
+        user.into_iter().chain(system).find(|(_, path)| path.exists())
+    }
+}
+
+impl Profile {
+    /// The profile of this process: found at the first call, and the same ever after. It never fails; what is wrong
+    /// goes to the log as a warning.
+    pub fn load() -> Self {
+        static LOADED: OnceLock<Profile> = OnceLock::new();
+        let load = || Self::found_in(&Environment::of_process(), &Machine::detect());
+        LOADED.get_or_init(load).clone()
+    }
+
+    /// The profile that an environment leads to on a machine.
+    pub fn found_in(environment: &Environment, machine: &Machine) -> Self {
+        let (overrides, mut warnings) = environment.overrides();
+        let found = environment.file().and_then(|(source, path)| {
+            let read = Document::read(&path).and_then(|document| Self::of(&document, source, machine));
+            let with_name = |error| match error {
+                error @ Error::File { .. } => format!("{error}; using defaults"),
+                error => format!("{}: {error}; using defaults", path.display()),
+            };
+            read.map_err(|error| warnings.push(with_name(error))).ok()
+        });
+        let (profile, differences) = found.unwrap_or_else(|| (Self::built_in(machine), Vec::new()));
+        warnings.extend(differences.iter().map(|it| format!("{}: {it}", profile.source())));
+        for warning in &warnings {
+            log::warn!("{warning}");
+        }
+        profile.overridden(&overrides).with_warnings(warnings)
+    }
+
+    /// What is known of a machine without a file.
+    pub fn built_in(machine: &Machine) -> Self {
+        let plan = default_plan(machine, Backend::best());
+        Self::new(Source::BuiltIn(machine.microarchitecture()), plan, &[])
+    }
+}

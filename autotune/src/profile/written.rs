@@ -1,0 +1,90 @@
+//! A plan as files have it, and what in it is absurd.
+
+use lion_kernels::{BLOCK, Backend, Plan, Prefetch};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::candidate::MOST_THREADS;
+use crate::error::excerpt;
+
+/// Elements of the largest chunk of a profile.
+const MOST_CHUNK: u64 = 1 << 30;
+
+/// The keys of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// A backend's name.
+    pub backend: String,
+    /// The most threads; all that there are where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u64>,
+    /// Elements of a piece of work.
+    pub chunk: u64,
+    /// Bytes of a call's tensors below which it stays on one thread.
+    pub parallel_from: u64,
+    /// `auto`, `on` or `off`.
+    pub prefetch: String,
+}
+
+/// A key's value that no tuner writes: key, what was found, what is allowed.
+pub(crate) type Absurd = (&'static str, String, String);
+
+impl Written {
+    pub(crate) fn plan(&self) -> Result<Plan, Absurd> {
+        let backend = Backend::ALL.iter().copied().find(|backend| backend.name() == self.backend);
+        let backend = backend.filter(|backend| backend.is_available()).ok_or_else(|| {
+            let here = Backend::available().map(Backend::name).collect::<Vec<_>>().join(", ");
+            ("backend", format!("{:?}", excerpt(&self.backend)), format!("one of {here}"))
+        })?;
+        let prefetch = match self.prefetch.as_str() {
+            "auto" => Prefetch::Auto,
+            "on" => Prefetch::On,
+            "off" => Prefetch::Off,
+            other => return Err(("prefetch", format!("{:?}", excerpt(other)), "auto, on or off".into())),
+        };
+        if self.chunk < BLOCK as u64 || self.chunk > MOST_CHUNK || !self.chunk.is_multiple_of(BLOCK as u64) {
+            let allowed = format!("a multiple of {BLOCK} from {BLOCK} to {MOST_CHUNK}");
+            return Err(("chunk", self.chunk.to_string(), allowed));
+        }
+        let parallel_from = usize::try_from(self.parallel_from).unwrap_or(usize::MAX);
+        let plan =
+            Plan::new(backend).chunk(self.chunk as usize).parallel_from(parallel_from).prefetch(prefetch);
+        match self.threads {
+            None => Ok(plan),
+            Some(threads) if (1..=MOST_THREADS as u64).contains(&threads) => {
+                Ok(plan.threads(threads as usize))
+            }
+            Some(threads) => {
+                Err(("threads", threads.to_string(), format!("from 1 to {MOST_THREADS}, or left out")))
+            }
+        }
+    }
+}
+
+impl From<Plan> for Written {
+    fn from(plan: Plan) -> Self {
+        Written {
+            backend: plan.backend.name().into(),
+            threads: plan.threads.map(|threads| threads.get() as u64),
+            chunk: plan.chunk as u64,
+            // TOML's integers are signed.
+            parallel_from: (plan.parallel_from as u64).min(i64::MAX as u64),
+            prefetch: match plan.prefetch {
+                Prefetch::Auto => "auto",
+                Prefetch::On => "on",
+                Prefetch::Off => "off",
+            }
+            .into(),
+        }
+    }
+}
+
+pub(crate) fn serialize<S: Serializer>(plan: &Plan, serializer: S) -> Result<S::Ok, S::Error> {
+    Written::from(*plan).serialize(serializer)
+}
+
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Plan, D::Error> {
+    let absurd = |(key, found, expected)| {
+        serde::de::Error::custom(format_args!("{key} is {found}, and must be {expected}"))
+    };
+    Written::deserialize(deserializer)?.plan().map_err(absurd)
+}

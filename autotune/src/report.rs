@@ -1,0 +1,12 @@
+//! What was measured, for people: a page of its own with pictures, and tables in Markdown.
+//!
+//! The page is one HTML file without a script and without anything from elsewhere; its pictures are SVG, its colours
+//! follow the reader's choice of light or dark. Every text that comes from a file is escaped.
+
+mod chart;
+mod heat;
+mod page;
+mod table;
+
+pub use page::html;
+pub use table::{bytes, nanoseconds, plans, regrets};

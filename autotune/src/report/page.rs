@@ -1,0 +1,186 @@
+//! The page.
+
+use std::fmt::Write as _;
+
+use super::chart::{Line, lines};
+use super::heat;
+use super::table::{bytes, nanoseconds};
+use crate::candidate::describe;
+use crate::case::{Dtypes, Operation};
+use crate::machine::Machine;
+use crate::search::{Finding, Record};
+
+const STYLE: &str = include_str!("style.css");
+
+/// A text where markup is expected.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A tuning as one HTML page: the machine, the throughput against the size of a call, threads against chunks, the time
+/// against the streaming limit, and every plan.
+pub fn html(record: &Record) -> String {
+    let Record { machine, findings } = record;
+    let mut page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\">\
+         <title>Lion on {}</title><style>\n{STYLE}</style></head><body><main>\n<h1>Lion on {}</h1>\n",
+        escape(name(machine)),
+        escape(name(machine))
+    );
+    page.push_str(&description(machine));
+    let mut subjects: Vec<(Operation, Dtypes)> = Vec::new();
+    for finding in findings {
+        let subject = (finding.case.operation, finding.case.dtypes);
+        if !subjects.contains(&subject) {
+            subjects.push(subject);
+        }
+    }
+    for (operation, dtypes) in subjects {
+        let of_subject: Vec<&Finding> =
+            findings.iter().filter(|it| (it.case.operation, it.case.dtypes) == (operation, dtypes)).collect();
+        let opened = if operation == Operation::Step { " open" } else { "" };
+        // A string takes everything, here and below.
+        let _ =
+            writeln!(page, "<details{opened}><summary>{operation} · {dtypes}</summary><div class=\"row\">");
+        page.push_str(&throughput(&of_subject, machine));
+        page.push_str(&against_the_limit(&of_subject, machine));
+        page.push_str("</div>");
+        let maps: Vec<String> =
+            of_subject.iter().map(|it| heat::map(it)).filter(|map| !map.is_empty()).collect();
+        if !maps.is_empty() {
+            let _ = writeln!(
+                page,
+                "<p>How much longer than the fastest, by threads and elements of a chunk; the plan that was chosen is \
+                 framed.</p><div class=\"maps\">{}</div>",
+                maps.concat()
+            );
+        }
+        page.push_str(&table(&of_subject));
+        page.push_str("</details>\n");
+    }
+    page.push_str("</main></body></html>\n");
+    page
+}
+
+fn name(machine: &Machine) -> &str {
+    if machine.brand.is_empty() { &machine.arch } else { &machine.brand }
+}
+
+fn description(machine: &Machine) -> String {
+    let caches: Vec<String> = machine
+        .caches
+        .iter()
+        .map(|it| format!("L{} {} for {}", it.level, bytes(it.bytes), it.shared_by))
+        .collect();
+    let quota = machine.quota.map(|quota| format!(", quota {quota}")).unwrap_or_default();
+    let rows = [
+        (
+            "processor",
+            format!(
+                "{} family {} model {} stepping {} ({})",
+                machine.vendor,
+                machine.family,
+                machine.model,
+                machine.stepping,
+                machine.microarchitecture()
+            ),
+        ),
+        ("extensions", machine.isa.join(", ")),
+        ("caches", caches.join(" · ")),
+        (
+            "cores",
+            format!(
+                "{} used of {} allowed{quota}; {} threads a core; {} NUMA nodes",
+                machine.cores, machine.allowed, machine.smt, machine.numa_nodes
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "{}, pages of {}, huge pages: {}",
+                bytes(machine.memory),
+                bytes(machine.page_size),
+                machine.huge_pages
+            ),
+        ),
+        ("system", format!("{} on {}", machine.os, machine.arch)),
+    ];
+    let mut text = String::from("<table class=\"machine\">");
+    for (key, value) in rows {
+        let _ = write!(text, "<tr><th>{key}</th><td>{}</td></tr>", escape(&value));
+    }
+    text.push_str("</table>\n");
+    text
+}
+
+fn line(
+    name: &str,
+    class: &'static str,
+    findings: &[&Finding],
+    value: impl Fn(&Finding) -> Option<(f64, String)>,
+) -> Line {
+    let point = |it: &&Finding| value(it).map(|(value, says)| (it.case.bytes, value, says));
+    let points = findings.iter().filter_map(point).filter(|point| point.1.is_finite() && point.1 >= 0.0);
+    Line { name: name.into(), class, points: points.collect() }
+}
+
+fn throughput(findings: &[&Finding], machine: &Machine) -> String {
+    let rate = |it: &Finding, ns: Option<f64>, what: &str| {
+        let rate = it.case.traffic() as f64 / ns?;
+        Some((rate, format!("{}: {rate:.1} GB/s, {what}", it.case.class())))
+    };
+    let all = [
+        line("streaming limit", "limit", findings, |it| rate(it, it.limit_nanoseconds, "streaming limit")),
+        line("default", "default", findings, |it| rate(it, it.default_nanoseconds, &describe(&it.default))),
+        line("this profile", "plan", findings, |it| rate(it, it.nanoseconds, &describe(&it.plan))),
+    ];
+    lines("throughput", "GB/s", &all, machine)
+}
+
+fn against_the_limit(findings: &[&Finding], machine: &Machine) -> String {
+    let over = |it: &Finding, ns: Option<f64>| {
+        let ratio = ns? / it.limit_nanoseconds?;
+        Some((ratio, format!("{}: {ratio:.2} times the streaming limit", it.case.class())))
+    };
+    let all = [
+        line("default", "default", findings, |it| over(it, it.default_nanoseconds)),
+        line("this profile", "plan", findings, |it| over(it, it.nanoseconds)),
+    ];
+    lines("time over the streaming limit", "times", &all, machine)
+}
+
+fn table(findings: &[&Finding]) -> String {
+    let mut text = String::from(
+        "<table><tr><th>size</th><th>plan</th><th>time</th><th>95 %</th><th>default</th><th>saved</th></tr>",
+    );
+    for it in findings {
+        let time = |ns: Option<f64>| ns.map_or_else(|| "–".into(), nanoseconds);
+        let interval =
+            it.interval.map(|[low, high]| format!("{} to {}", nanoseconds(low), nanoseconds(high)));
+        let _ = write!(
+            text,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0} %</td></tr>",
+            it.case.class(),
+            escape(&describe(&it.plan)),
+            time(it.nanoseconds),
+            interval.unwrap_or_else(|| "–".into()),
+            time(it.default_nanoseconds),
+            it.gain() * 100.0
+        );
+    }
+    text.push_str("</table>\n");
+    text
+}

@@ -1,0 +1,108 @@
+//! The tuner: for each case the fastest plan that is clearly faster than what runs without a profile.
+//!
+//! A case is searched in four races (`race.rs`), or in the last ones only where time is short. The first, between
+//! backends, leaves those that come near the best. The second goes over a coarse grid of threads and chunks. The third
+//! climbs: the best so far against what differs from it by one step, until nothing near is better. The last is a duel
+//! with candidate 0, which the winner must win by more than the noise and by [`LEAST_GAIN`]; else candidate 0 stays.
+//! Then the size from which more than one thread pays is found by bisection between neighbouring classes.
+//!
+//! Every candidate is checked against the reference, by bits, before it is timed. What is measured goes to a
+//! [`Journal`] case by case, from which a tuning that was stopped goes on.
+
+mod case;
+mod finding;
+mod journal;
+mod race;
+mod threshold;
+mod tuner;
+mod verify;
+
+pub use finding::{Finding, Trial};
+pub use journal::{Journal, Record};
+pub use tuner::{Progress, Tuned, Tuner};
+pub use verify::{Regret, verify};
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::Error;
+use crate::error::excerpt;
+
+/// The share of time that a plan must save to take the place of candidate 0.
+pub const LEAST_GAIN: f64 = 0.02;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing: the plans known for the processor.
+    Estimate,
+    /// Enough for most machines, in less than a minute.
+    #[default]
+    Quick,
+    /// Five minutes, for a profile that many will use.
+    Measure,
+    /// Half an hour, and sizes up to 1 GiB.
+    Patient,
+}
+
+impl Level {
+    /// Every level, from the shortest.
+    pub const ALL: &'static [Level] = &[Level::Estimate, Level::Quick, Level::Measure, Level::Patient];
+
+    /// The level's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Estimate => "estimate",
+            Level::Quick => "quick",
+            Level::Measure => "measure",
+            Level::Patient => "patient",
+        }
+    }
+
+    /// The time that it takes unless another limit is set.
+    pub const fn time_limit(self) -> Duration {
+        Duration::from_secs(match self {
+            Level::Estimate => 0,
+            Level::Quick => 50,
+            Level::Measure => 300,
+            Level::Patient => 1800,
+        })
+    }
+
+    /// Rounds of a race.
+    const fn rounds(self) -> usize {
+        match self {
+            Level::Estimate => 0,
+            Level::Quick => 120,
+            Level::Measure => 300,
+            Level::Patient => 800,
+        }
+    }
+
+    /// Bytes of the largest call that is measured.
+    const fn largest(self) -> usize {
+        match self {
+            Level::Patient => 1 << 30,
+            _ => 1 << 28,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        Level::ALL.iter().copied().find(|it| it.name() == name).ok_or_else(|| Error::Unknown {
+            what: "level",
+            name: excerpt(name),
+            known: Level::ALL.iter().map(|it| it.name()).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
