@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 
 use lion::Backend;
+use lion_autotune::{Environment, Machine, Profile};
 
 use crate::failure::Failure;
 
@@ -41,7 +42,8 @@ fn report() -> String {
         let value = std::env::var_os(name);
         line(name, &value.map_or("not set".into(), |value| format!("{value:?}")));
     }
-    line("profile", "none");
+    let profile = Profile::found_in(&Environment::of_process(), &Machine::detect());
+    line("profile", &profile.source().to_string());
     text
 }
 

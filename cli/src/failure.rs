@@ -35,9 +35,39 @@ impl Failure {
     }
 }
 
+impl From<lion_autotune::Error> for Failure {
+    fn from(error: lion_autotune::Error) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
 impl From<lion::Error> for Failure {
     fn from(error: lion::Error) -> Self {
         Failure::Input(error.to_string())
+    }
+}
+
+/// The libraries' warnings, as lines on stderr.
+pub(crate) fn say_warnings() {
+    struct Said;
+
+    impl log::Log for Said {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            metadata.level() <= log::Level::Warn && metadata.target().starts_with("lion")
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            if self.enabled(record.metadata()) {
+                say(&format!("warning: {}", record.args()));
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    // Only a second logger is refused.
+    if log::set_logger(&Said).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
     }
 }
 

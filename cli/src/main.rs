@@ -1,5 +1,6 @@
-//! The `lion` command: `lion replay` applies the optimizer to a recorded run, `lion bench` times it beside the streaming
-//! limit, `lion doctor` says what it finds on this machine.
+//! The `lion` command: `lion replay` applies the optimizer to a recorded run, `lion bench` times it beside the
+//! streaming limit, `lion doctor` says what it finds on this machine; `lion tune`, `lion profile` and `lion report`
+//! measure which plans are fastest on it, keep them, and draw what was measured.
 //!
 //! It ends with 0; with 1 where its input is bad, and one line on stderr says which file, which tensor and why; with 2
 //! where it is called in a wrong way.
@@ -7,7 +8,10 @@
 mod bench;
 mod doctor;
 mod failure;
+mod profile;
 mod replay;
+mod report;
+mod tune;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -31,14 +35,21 @@ enum Command {
     Replay(replay::Arguments),
     Bench(bench::Arguments),
     Doctor(doctor::Arguments),
+    Tune(tune::Arguments),
+    Profile(profile::Arguments),
+    Report(report::Arguments),
 }
 
 fn main() -> ExitCode {
+    failure::say_warnings();
     // Ends the process itself for --help and for bad usage, with 0 and with 2.
     let done = match Arguments::parse().command {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
