@@ -13,7 +13,7 @@ use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Backend, Config, Dtype, Lion, Values};
 use regex::Regex;
 
-use crate::failure::{Failure, say};
+use crate::failure::Failure;
 
 /// Applies the optimizer to a recorded run, and writes the parameters and the state that it comes to.
 #[derive(Debug, clap::Args)]
@@ -72,9 +72,6 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
     check_output(&arguments.output)?;
     let config = read_config(&arguments.config)?;
     let recording = Recording::open(&arguments.input)?;
-    if let Some(profile) = &arguments.profile {
-        say(&format!("warning: {}: profiles are not read yet, and change no bit", profile.display()));
-    }
     let mut optimizer = optimizer::build(&config, backend, arguments)?;
     let ids = replay::register(&recording, &mut optimizer)?;
     let mut parameters = match &arguments.state {

@@ -1,3 +1,4 @@
+use lion_autotune::{Dtypes, Operation, Overrides, Profile};
 use lion_kernels::{Backend, Dtype, Plan};
 use regex::{Regex, RegexBuilder};
 
@@ -30,7 +31,7 @@ pub struct Builder {
     patterns: Vec<String>,
     pub(crate) ema_cadence: EmaCadence,
     backend: Option<Backend>,
-    plan: Option<Plan>,
+    profile: Option<Profile>,
     pub(crate) momentum_dtype: Option<Dtype>,
 }
 
@@ -141,17 +142,23 @@ impl Builder {
         self
     }
 
-    /// The instruction set; without this it is what `LION_ISA` names, or else the machine's fastest. The result is
+    /// The instruction set; without this it is what `LION_ISA` names, or the profile, or else the machine's fastest. The result is
     /// the same, bit for bit.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
         self
     }
 
-    /// How calls are cut and where they run: threads, chunk, prefetching, and the instruction set where
-    /// [`backend`](Self::backend) does not name one. The result is the same, bit for bit.
-    pub fn plan(mut self, plan: Plan) -> Self {
-        self.plan = Some(plan);
+    /// One plan for all work: threads, chunk, prefetching, and the instruction set where [`backend`](Self::backend) does
+    /// not name one. The result is the same, bit for bit.
+    pub fn plan(self, plan: Plan) -> Self {
+        self.profile(Profile::fixed(plan))
+    }
+
+    /// A plan for each kind of work; without this, what [`Profile::load`] finds on this machine. The result is the same,
+    /// bit for bit.
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(profile);
         self
     }
 
@@ -162,13 +169,22 @@ impl Builder {
     pub fn build(self) -> Result<Lion, Error> {
         self.config.validate()?;
         let patterns = self.patterns.iter().map(|pattern| compile(pattern)).collect::<Result<_, _>>()?;
-        let backend = match (self.backend, self.plan) {
-            (Some(backend), _) => backend.required()?,
-            (None, Some(plan)) => plan.backend.required()?,
-            (None, None) => Backend::from_env()?,
+        let backend = self.backend.map(Backend::required).transpose()?;
+        let profile = match self.profile {
+            Some(profile) => profile,
+            None => {
+                // A wrong name is an error here, and only a warning where profiles are looked for.
+                Backend::from_env()?;
+                Profile::load()
+            }
         };
-        let plan = self.plan.unwrap_or(Plan::new(backend)).backend(backend);
-        Ok(Lion::new(self.config, self.ema_cadence, self.momentum_dtype, patterns, plan))
+        let profile = match backend {
+            Some(_) => profile.overridden(&Overrides { backend, ..Overrides::default() }),
+            None => profile,
+        };
+        // A plan may have been made for another machine.
+        let backend = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0).backend.required()?;
+        Ok(Lion::new(self.config, self.ema_cadence, self.momentum_dtype, patterns, profile, backend))
     }
 }
 

@@ -50,6 +50,7 @@ pub use ema::EmaCadence;
 pub use error::Error;
 pub use group::{Group, GroupId};
 pub use hyperparameter::Hyperparameter;
+pub use lion_autotune::Profile;
 pub use lion_kernels::{Backend, Dtype, Plan, Prefetch, Slice, SliceMut, Values};
 pub use metrics::{Metrics, Outcome};
 pub use optimizer::Lion;

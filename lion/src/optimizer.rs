@@ -7,7 +7,8 @@ mod state;
 
 use std::collections::HashMap;
 
-use lion_kernels::{Dtype, Gradient, Plan, Statistics, Task, convert};
+use lion_autotune::Profile;
+use lion_kernels::{Backend, Dtype, Gradient, Statistics, Task, convert};
 use regex::Regex;
 
 use self::call::{Call, Room};
@@ -42,7 +43,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Lion {
     config: Config,
-    plan: Plan,
+    profile: Profile,
+    /// For what no profile is about.
+    backend: Backend,
     momentum_dtype: Option<Dtype>,
     patterns: Vec<Regex>,
     clipping: Clipping,
@@ -98,10 +101,12 @@ impl Lion {
         ema_cadence: EmaCadence,
         momentum_dtype: Option<Dtype>,
         patterns: Vec<Regex>,
-        plan: Plan,
+        profile: Profile,
+        backend: Backend,
     ) -> Self {
         Lion {
-            plan,
+            profile,
+            backend,
             momentum_dtype,
             patterns,
             clipping: Clipping::new(&config),
@@ -170,7 +175,7 @@ impl Lion {
     /// Keras's `optimizer.apply`. In a call that names none nothing happens.
     ///
     /// The updates are put in the order of registration. The work is cut among the threads of the rayon pool that this
-    /// is called in, as the [`Plan`] says.
+    /// is called in, as the [`Profile`] says.
     ///
     /// With a moving average a call must name every variable, but those overwritten with their gradient: use
     /// [`Update::without_gradient`] for one that has none.
@@ -202,7 +207,7 @@ impl Lion {
             call.outcome = Outcome::Skipped;
             for update in updates {
                 update.keep();
-                update.refresh_copy(self.plan.backend)?;
+                update.refresh_copy(self.backend)?;
             }
             let metrics = self.metrics(&call, learning_rate);
             self.loss_scale.overflowed();
@@ -227,7 +232,7 @@ impl Lion {
     /// As [`apply`](Self::apply). Nothing has been changed then.
     pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.check(updates)?;
-        let backend = self.plan.backend;
+        let backend = self.backend;
         for update in updates {
             let Some(view) = self.view(update.variable) else { continue };
             let of_variable = |source| Error::Tensor { name: view.name.into(), source };
@@ -320,7 +325,7 @@ impl Lion {
         };
         let by_norm = matches!(self.clipping, Clipping::Global(_) | Clipping::Norm(_));
         Ok(Call {
-            backend: self.plan.backend,
+            backend: self.backend,
             outcome,
             ends_window,
             gradient,

@@ -79,7 +79,7 @@ impl Call {
         update: &'t mut Update<'_>,
         steps: &Steps,
         measured: Option<&Statistics>,
-        queue: &mut Queue<'t>,
+        queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
         match update.gradient {
             Some(gradient) if variable.overwritten => self.overwrite(state, update, gradient),
@@ -170,7 +170,7 @@ impl Call {
         &self,
         average: Option<&'t mut [f32]>,
         update: &'t mut Update<'_>,
-        queue: &mut Queue<'t>,
+        queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
         update.keep();
         if let (Some(ema), Some(average)) = (&self.ema, average) {

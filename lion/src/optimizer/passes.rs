@@ -3,6 +3,7 @@
 
 use std::mem;
 
+use lion_autotune::Operation;
 use lion_kernels::{BLOCK, Slice, Statistics, Task};
 
 use super::call::Call;
@@ -28,7 +29,7 @@ impl Lion {
         blocks.try_reserve(total).map_err(no_memory)?;
         blocks.resize(total, Statistics::default());
 
-        let mut queue = Queue::new(self.plan, tasks, updates.len());
+        let mut queue = Queue::new(&self.profile, Operation::Statistics, tasks, updates.len());
         let mut room = &mut blocks[..];
         for (variable, id, gradient) in looked_at.clone().flatten() {
             let (own, rest) = mem::take(&mut room).split_at_mut_checked(len(gradient)).unwrap_or_default();
@@ -61,7 +62,11 @@ impl Lion {
     /// anything must.
     pub(super) fn visit(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<bool, Error> {
         let Scratch { steps, measured, tasks, .. } = &mut self.scratch;
-        let mut queue = Queue::new(self.plan, tasks, updates.len());
+        let operation = match call.outcome {
+            Outcome::Accumulated => Operation::Accumulate,
+            _ => Operation::Step,
+        };
+        let mut queue = Queue::new(&self.profile, operation, tasks, updates.len());
         let mut states = self.memory.states_mut();
         // An update ends the window of variables too that it does not name.
         let clears = call.outcome == Outcome::Updated && self.window.calls.is_some();
@@ -100,7 +105,7 @@ impl Lion {
     /// What needs the parameters as the call leaves them: constraints, and copies that the step did not make.
     pub(super) fn finish(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let Scratch { tasks, room, .. } = &mut self.scratch;
-        let mut queue = Queue::new(self.plan, tasks, updates.len());
+        let mut queue = Queue::new(&self.profile, Operation::Convert, tasks, updates.len());
         for update in updates {
             let Some(variable) = self.variables.get(update.variable.0) else { continue };
             if update.gradient.is_some() && !variable.overwritten {

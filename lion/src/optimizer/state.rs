@@ -1,6 +1,7 @@
 //! What an optimizer tells of itself between calls, and lets be changed.
 
-use lion_kernels::{Backend, Plan, Slice};
+use lion_autotune::Profile;
+use lion_kernels::{Backend, Slice};
 
 use super::Lion;
 use crate::group::Rates;
@@ -26,14 +27,14 @@ impl Lion {
         self.iterations = iterations;
     }
 
-    /// The instruction set that the calls use.
+    /// The instruction set that calls use, unless the profile has measured a faster one for a pass.
     pub fn backend(&self) -> Backend {
-        self.plan.backend
+        self.backend
     }
 
     /// How the work of calls is cut and where it runs.
-    pub fn plan(&self) -> Plan {
-        self.plan
+    pub fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     /// The learning rate of the next call, without the multiplier of a group.
