@@ -56,7 +56,7 @@ if [ $# -gt 0 ]; then
     exec cargo test --target $target "$@"
 fi
 cargo test --target $target -p lion-tests --test step --test passes --test conversions --test statistics \
-    --test exhaustive -- neon
+    --test exhaustive --test parallel --test plans --test determinism -- neon
 
 # The release build's assembly is read on this side of the emulator, with a compiler for this machine.
 unset LION_EXPECT_BACKENDS

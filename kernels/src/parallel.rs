@@ -50,6 +50,7 @@ mod workers {
     use std::sync::{Mutex, PoisonError};
 
     use super::{Error, Plan, Task, run_in_turn};
+    use crate::statistics::BLOCK;
 
     /// Turns of a waiting loop, some 50 microseconds.
     const PATIENCE: usize = 1500;
@@ -64,8 +65,10 @@ mod workers {
         tasks: &mut [Task<'_>],
     ) -> Result<(), Error> {
         let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
+        // A field that anyone may set.
+        let chunk = plan.chunk.max(BLOCK);
         let wanted =
-            plan.threads.map_or(MOST, NonZeroUsize::get).min(elements.div_ceil(plan.chunk)).min(MOST);
+            plan.threads.map_or(MOST, NonZeroUsize::get).min(elements.div_ceil(chunk)).min(MOST);
         // Asked for last: it starts the global pool where there is none.
         let count = if wanted < 2 { 1 } else { wanted.min(rayon::current_num_threads()) };
         if count < 2 {
@@ -81,7 +84,7 @@ mod workers {
             for turn in 0..count {
                 let Some(share) = shares.get((home + turn) % count) else { continue };
                 loop {
-                    let piece = share.lock().unwrap_or_else(PoisonError::into_inner).take(plan.chunk);
+                    let piece = share.lock().unwrap_or_else(PoisonError::into_inner).take(chunk);
                     match piece {
                         Piece::Nothing => break,
                         Piece::Part(mut part) => {
@@ -206,7 +209,7 @@ mod workers {
         use alloc::vec::Vec;
 
         use super::*;
-        use crate::{BLOCK, Slice};
+        use crate::Slice;
 
         /// The elements of each share, task by task.
         fn cut(lengths: &[usize], count: usize) -> Vec<Vec<usize>> {

@@ -149,7 +149,12 @@ fn pool(threads: usize) -> ThreadPool {
 fn any_plan(rng: &mut Rng, backend: Backend) -> Plan {
     let prefetch = [Prefetch::Auto, Prefetch::On, Prefetch::Off][rng.usize(..3)];
     let plan = Plan::new(backend).chunk(rng.usize(..4 * BLOCK)).prefetch(prefetch).parallel_from(0);
-    if rng.bool() { plan.threads(rng.usize(..70)) } else { plan }
+    let mut plan = if rng.bool() { plan.threads(rng.usize(..70)) } else { plan };
+    if rng.usize(..4) == 0 {
+        // Past the door that rounds it.
+        plan.chunk = rng.usize(..2 * BLOCK);
+    }
+    plan
 }
 
 fn any_list_under_any_plan(backend: Backend) {
