@@ -67,8 +67,7 @@ mod workers {
         let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
         // A field that anyone may set.
         let chunk = plan.chunk.max(BLOCK);
-        let wanted =
-            plan.threads.map_or(MOST, NonZeroUsize::get).min(elements.div_ceil(chunk)).min(MOST);
+        let wanted = plan.threads.map_or(MOST, NonZeroUsize::get).min(elements.div_ceil(chunk)).min(MOST);
         // Asked for last: it starts the global pool where there is none.
         let count = if wanted < 2 { 1 } else { wanted.min(rayon::current_num_threads()) };
         if count < 2 {
