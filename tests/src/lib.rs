@@ -17,6 +17,28 @@ mod readmes {
     struct Autotune;
 }
 
+#[cfg(doctest)]
+mod two_threads {
+    //! One thread at a time is in an optimizer's call:
+    //!
+    //! ```
+    //! let mut optimizer = lion::Lion::builder().build().expect("valid");
+    //! std::thread::scope(|scope| {
+    //!     scope.spawn(|| optimizer.apply(&mut []).map(drop));
+    //! });
+    //! ```
+    //!
+    //! A second one does not compile.
+    //!
+    //! ```compile_fail,E0499
+    //! let mut optimizer = lion::Lion::builder().build().expect("valid");
+    //! std::thread::scope(|scope| {
+    //!     scope.spawn(|| optimizer.apply(&mut []).map(drop));
+    //!     scope.spawn(|| optimizer.apply(&mut []).map(drop));
+    //! });
+    //! ```
+}
+
 pub mod counting;
 mod guarded;
 pub mod model;

@@ -8,7 +8,7 @@ use lion::{
     Axes, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Error, Group, GroupId,
     Hyperparameter, Lion, Slice, Update, Values, VariableId, VariableOptions,
 };
-use lion_kernels::Backend;
+use lion_kernels::{BLOCK, Backend, Plan};
 
 use crate::model::{self, Clip, Model, Options, Rule, Scale, Storage};
 use crate::{Rng, bits, ordinary, values};
@@ -19,6 +19,8 @@ use crate::{Rng, bits, ordinary, values};
 pub struct Scenario {
     pub options: Options,
     pub momentum_dtype: Option<Dtype>,
+    /// How many threads may share a call, however small it is; 0 where small calls are one thread's.
+    pub threads: usize,
     /// Sorted by name.
     pub variables: Vec<Variable>,
     /// By call and by variable. Each call has one at least.
@@ -43,11 +45,12 @@ impl<'a> Arbitrary<'a> for Scenario {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Self> {
         let options = any_options(u)?;
         let momentum_dtype = if u.ratio(1, 4)? { Some(*u.choose(Dtype::ALL)?) } else { None };
+        let threads = u.int_in_range(0..=3)?;
         let count = u.int_in_range(1..=4)?;
         let variables: Vec<_> = (0..count).map(|i| any_variable(u, i)).collect::<Result<_>>()?;
         let calls = u.int_in_range(1..=7)?;
         let gradients = (0..calls).map(|call| any_gradients(u, call, &variables)).collect::<Result<_>>()?;
-        Ok(Scenario { options, momentum_dtype, variables, gradients })
+        Ok(Scenario { options, momentum_dtype, threads, variables, gradients })
     }
 }
 
@@ -196,7 +199,11 @@ impl Scenario {
     pub fn optimizer(&self, config: Config, backend: Backend) -> std::result::Result<Lion, Error> {
         let cadence =
             if self.options.ema_every_update { EmaCadence::EveryUpdate } else { EmaCadence::EveryCall };
-        let mut builder = Builder::from(config).ema_cadence(cadence).backend(backend);
+        let plan = match self.threads {
+            0 => Plan::new(backend),
+            threads => Plan::new(backend).threads(threads).chunk(BLOCK).parallel_from(0),
+        };
+        let mut builder = Builder::from(config).ema_cadence(cadence).plan(plan);
         if let Some(dtype) = self.momentum_dtype {
             builder = builder.momentum_dtype(dtype);
         }
