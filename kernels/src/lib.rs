@@ -16,13 +16,14 @@
 //! ```
 //!
 //! Beside the step stand [`statistics()`] (the norm and the finite check of a gradient), [`accumulate`], [`average`]
-//! and [`convert`]. Nothing here allocates, but [`Buffer`]; nothing panics; nothing starts a thread.
+//! and [`convert`]; [`run()`] makes lists of such passes on many threads. Nothing here allocates, but [`Buffer`] and
+//! [`Arena`]; nothing panics.
 //!
 //! The arithmetic assumes the floating-point environment that Rust does: round to nearest, no flush to zero. A host
 //! that sets another must restore it before it calls.
 //!
-//! Without the default feature `std` the crate needs `alloc` only; it then does not read `LION_ISA`, asks for no
-//! huge pages, and leaves the square root of a norm to the caller.
+//! Without the default features `rayon` and `std` the crate needs `alloc` only; it then stays on the calling thread, does
+//! not read `LION_ISA`, asks for no huge pages, and leaves the square root of a norm to the caller.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
