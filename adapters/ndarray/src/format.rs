@@ -1,0 +1,124 @@
+//! The formats of arrays: from element types to the optimizer's slices.
+
+use lion::{Dtype, Slice, SliceMut, Values};
+use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
+
+use crate::order::Order;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// An element type of arrays that the optimizer moves: f32, [`f16`](half::f16) and [`bf16`](half::bf16).
+pub trait Format: sealed::Sealed + Copy {
+    /// The format.
+    const DTYPE: Dtype;
+    #[doc(hidden)]
+    fn view(view: ArrayViewD<'_, Self>) -> View<'_>;
+    #[doc(hidden)]
+    fn view_mut(view: ArrayViewMutD<'_, Self>) -> ViewMut<'_>;
+}
+
+macro_rules! formats {
+    ($($variant:ident $type:ty;)+) => {
+        /// An array of any format, for reading.
+        #[derive(Debug)]
+        pub enum View<'a> {
+            $(#[doc(hidden)] $variant(ArrayViewD<'a, $type>),)+
+        }
+
+        /// An array of any format, for writing.
+        #[derive(Debug)]
+        pub enum ViewMut<'a> {
+            $(#[doc(hidden)] $variant(ArrayViewMutD<'a, $type>),)+
+        }
+
+        $(
+            impl sealed::Sealed for $type {}
+            impl Format for $type {
+                const DTYPE: Dtype = Dtype::$variant;
+
+                fn view(view: ArrayViewD<'_, Self>) -> View<'_> {
+                    View::$variant(view)
+                }
+
+                fn view_mut(view: ArrayViewMutD<'_, Self>) -> ViewMut<'_> {
+                    ViewMut::$variant(view)
+                }
+            }
+        )+
+
+        impl<'a> View<'a> {
+            /// The array of this shape that the elements are, one after the other.
+            pub(crate) fn of(slice: Slice<'a>, shape: &[usize]) -> Option<View<'a>> {
+                match slice {
+                    $(Slice::$variant(values) => {
+                        ArrayViewD::from_shape(IxDyn(shape), values).ok().map(View::$variant)
+                    })+
+                }
+            }
+
+            pub(crate) fn dtype(&self) -> Dtype {
+                match self { $(View::$variant(_) => Dtype::$variant,)+ }
+            }
+
+            pub(crate) fn shape(&self) -> &[usize] {
+                match self { $(View::$variant(view) => view.shape(),)+ }
+            }
+
+            /// The elements as they lie in memory, where that is the order of a variable without a gap.
+            pub(crate) fn slice(&self, order: &Order) -> Option<Slice<'_>> {
+                match self {
+                    $(View::$variant(view) => order.of(view.view()).to_slice().map(Slice::$variant),)+
+                }
+            }
+
+            /// Copies the elements in the order of a variable. `values` has the format and as many elements.
+            pub(crate) fn gather(&self, order: &Order, values: &mut Values) {
+                match (self, values.as_slice_mut()) {
+                    $((View::$variant(view), SliceMut::$variant(values)) => {
+                        let view = order.of(view.view());
+                        if let Ok(mut to) = ArrayViewMutD::from_shape(view.raw_dim(), values) {
+                            to.assign(&view);
+                        }
+                    })+
+                    _ => {}
+                }
+            }
+        }
+
+        impl ViewMut<'_> {
+            pub(crate) fn view(&self) -> View<'_> {
+                match self { $(ViewMut::$variant(view) => View::$variant(view.view()),)+ }
+            }
+
+            /// As [`View::slice`].
+            pub(crate) fn slice_mut(&mut self, order: &Order) -> Option<SliceMut<'_>> {
+                match self {
+                    $(ViewMut::$variant(view) => {
+                        order.of_mut(view.view_mut()).into_slice().map(SliceMut::$variant)
+                    })+
+                }
+            }
+
+            /// Takes the elements back that [`View::gather`] copied.
+            pub(crate) fn scatter(&mut self, order: &Order, values: &Values) {
+                match (self, values.as_slice()) {
+                    $((ViewMut::$variant(view), Slice::$variant(values)) => {
+                        let mut view = order.of_mut(view.view_mut());
+                        if let Ok(from) = ArrayViewD::from_shape(view.raw_dim(), values) {
+                            view.assign(&from);
+                        }
+                    })+
+                    _ => {}
+                }
+            }
+        }
+    };
+}
+
+formats! {
+    F32 f32;
+    F16 half::f16;
+    BF16 half::bf16;
+}

@@ -1,0 +1,44 @@
+//! The Lion optimizer for the arrays of [ndarray](https://docs.rs/ndarray) 0.17.
+//!
+//! Parameters and gradients are arrays or views of f32, f16 or bf16, in any mixture and any layout:
+//!
+//! ```
+//! use lion_ndarray::{Lion, Update};
+//! use ndarray::{Array2, array};
+//!
+//! let mut weights = Array2::<f32>::ones((2, 3));
+//! let mut optimizer = Lion::new(Lion::builder().learning_rate(0.25))?;
+//! let id = optimizer.register("weights", &weights)?;
+//!
+//! let gradient = array![[1.0_f32, 0.0, -1.0], [2.0, -2.0, 0.5]];
+//! optimizer.apply(&mut [Update::new(id, &mut weights, &gradient)])?;
+//! assert_eq!(weights, array![[0.75, 1.0, 1.25], [0.75, 1.25, 0.75]]);
+//! # Ok::<(), lion_ndarray::Error>(())
+//! ```
+//!
+//! # Layouts
+//!
+//! A variable has the order of axes of the array that it was registered with, row-major or any other, and its state is
+//! in that order too. Arrays that lie in memory without gaps in that order are worked on in place, parameter and
+//! gradient alike. Any other, a slice with steps, a broadcast gradient, an array in another order of axes, is copied
+//! lane by lane into memory that the optimizer keeps, and the parameter back. The numbers are the same in either case.
+
+mod checkpoint;
+mod error;
+mod format;
+mod optimizer;
+mod order;
+mod update;
+
+pub use error::Error;
+pub use format::Format;
+pub use lion::{
+    Backend, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
+    Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, schedule, state,
+};
+pub use optimizer::Lion;
+pub use update::Update;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

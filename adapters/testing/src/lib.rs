@@ -1,0 +1,6 @@
+//! What the adapters' tests and benchmarks share: an allocator that tells how large the requests were, gradients
+//! recorded and replayed, and the table of a step's time. Each is a module of its own.
+
+pub mod allocator;
+pub mod recording;
+pub mod speed;
