@@ -1,0 +1,197 @@
+//! What is refused, and that nothing has changed then; and what candle's convention is.
+
+use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
+use candle_nn::{Init, Optimizer, VarBuilder, VarMap};
+use lion_candle::{Lion, Outcome};
+
+const CPU: &Device = &Device::Cpu;
+
+fn ones(len: usize) -> Var {
+    Var::ones(len, DType::F32, CPU).expect("a variable")
+}
+
+/// The gradients of the sum of these variables.
+fn gradients(vars: &[&Var]) -> GradStore {
+    let sums = vars.iter().map(|var| var.sum_all());
+    let sum = sums.reduce(|a, b| a? + b?).expect("a variable").expect("a sum");
+    sum.backward().expect("gradients")
+}
+
+fn optimizer(vars: &[&Var]) -> Lion {
+    Lion::from_slice(vars, Lion::builder().learning_rate(0.5)).expect("made")
+}
+
+fn values(var: &Var) -> Vec<f32> {
+    var.to_vec1().expect("values")
+}
+
+fn refused(result: Result<impl Sized>, expected: &str) {
+    let error = result.map(|_| ()).expect_err("refused").to_string();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn gradients_of_another_shape_or_format() {
+    let (a, b) = (ones(2), ones(3));
+    let mut optimizer = optimizer(&[&a, &b]);
+    for (gradient, expected) in [
+        (
+            Tensor::ones(2, DType::F32, CPU),
+            "variable \"1\": the gradient has the shape [2], and the variable has [3]",
+        ),
+        (Tensor::ones((1, 3), DType::F32, CPU), "the gradient has the shape [1, 3]"),
+        (
+            Tensor::ones(3, DType::F64, CPU),
+            "variable \"1\": the gradient is F64, and must be F32, F16 or BF16",
+        ),
+        (Tensor::ones(3, DType::U32, CPU), "the gradient is U32"),
+    ] {
+        let mut gradients = gradients(&[&a, &b]);
+        gradients.insert(&b, gradient.expect("a tensor"));
+        refused(optimizer.step(&gradients), expected);
+        assert_eq!((values(&a), values(&b)), (vec![1.0; 2], vec![1.0; 3]));
+        assert_eq!(optimizer.core().iterations(), 0);
+    }
+    // Another of the three formats is as good as any.
+    let mut gradients = gradients(&[&a, &b]);
+    gradients.insert(&b, Tensor::ones(3, DType::BF16, CPU).expect("a tensor"));
+    optimizer.step(&gradients).expect("a step");
+    assert_eq!((values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 3]));
+}
+
+#[test]
+fn gradients_in_another_order_of_axes() {
+    let var = Var::ones((2, 3), DType::F32, CPU).expect("a variable");
+    let mut optimizer = optimizer(&[&var]);
+    let mut gradients = gradients(&[&var]);
+    let turned =
+        Tensor::new(&[[1.0_f32, -1.0], [1.0, 1.0], [-1.0, 1.0]], CPU).expect("a tensor").t().expect("turned");
+    assert!(!turned.is_contiguous());
+    gradients.insert(&var, turned);
+    optimizer.step(&gradients).expect("a step");
+    assert_eq!(var.to_vec2::<f32>().expect("values"), [[0.5, 0.5, 1.5], [1.5, 0.5, 0.5]]);
+}
+
+#[test]
+fn gradients_that_are_missing() {
+    let (a, b) = (ones(2), ones(3));
+    let mut optimizer = optimizer(&[&a, &b]);
+    optimizer.step(&gradients(&[&b])).expect("a step");
+    assert_eq!((values(&a), values(&b)), (vec![1.0; 2], vec![0.5; 3]));
+    refused(optimizer.step(&gradients(&[&ones(1)])), "no variable of the call has a gradient");
+    assert_eq!(values(&b), vec![0.5; 3]);
+}
+
+#[test]
+fn a_gradient_that_is_the_variable_itself() {
+    let a = ones(2);
+    let mut optimizer = optimizer(&[&a]);
+    let mut gradients = gradients(&[&a]);
+    gradients.insert(&a, a.as_detached_tensor());
+    refused(optimizer.step(&gradients), "variable \"0\": its gradient shares its storage with a variable");
+    assert_eq!(values(&a), vec![1.0; 2]);
+}
+
+#[test]
+fn formats_of_variables() {
+    let (float, double) = (ones(2), Var::ones(2, DType::F64, CPU).expect("a variable"));
+    let integers = Var::ones(2, DType::U32, CPU).expect("a variable");
+    let builder = || Lion::builder().learning_rate(0.5);
+    refused(Lion::new(vec![float.clone(), double], builder()), "variable \"1\": it is F64, and must be F32");
+    // candle's optimizers leave integers out.
+    let mut optimizer = Lion::new(vec![integers, float.clone()], builder()).expect("made");
+    assert_eq!(optimizer.core().variables().len(), 1);
+    optimizer.step(&gradients(&[&float])).expect("a step");
+    assert_eq!(values(&float), vec![0.5; 2]);
+}
+
+#[test]
+fn variables_that_share_storage() {
+    let a = ones(2);
+    let again = Var::from_tensor(a.as_tensor()).expect("the same variable");
+    let builder = Lion::builder();
+    refused(
+        Lion::new(vec![a.clone(), again.clone()], builder.clone()),
+        "variable \"1\": it shares its storage",
+    );
+    let mut optimizer = Lion::new(vec![a.clone()], builder).expect("made");
+    refused(optimizer.push("again", &again), "variable \"again\": it shares its storage");
+    refused(optimizer.push("0", &ones(1)), "there is a variable \"0\" already");
+    optimizer.step(&gradients(&[&a])).expect("a step");
+
+    let map = VarMap::new();
+    let insert = |name: &str| map.data().lock().expect("no thread panicked").insert(name.into(), a.clone());
+    insert("a");
+    let mut optimizer = Lion::from_varmap(&map, Lion::builder()).expect("made");
+    insert("tied");
+    refused(optimizer.step(&gradients(&[&a])), "variable \"tied\": it shares its storage");
+}
+
+#[test]
+fn no_variables() {
+    let mut optimizer = Lion::empty(Lion::builder()).expect("made");
+    optimizer.step(&gradients(&[&ones(1)])).expect("nothing happens");
+    assert_eq!(optimizer.metrics().map(|metrics| metrics.outcome), Some(Outcome::Nothing));
+    let mut optimizer = Lion::from_varmap(&VarMap::new(), Lion::builder()).expect("made");
+    optimizer.step(&gradients(&[&ones(1)])).expect("nothing happens");
+}
+
+#[test]
+fn variables_added_later() {
+    let map = VarMap::new();
+    let builder = VarBuilder::from_varmap(&map, DType::F32, CPU);
+    builder.get_with_hints(2, "b", Init::Const(1.0)).expect("made");
+    let integers = VarBuilder::from_varmap(&map, DType::U32, CPU);
+    integers.get_with_hints(2, "positions", Init::Const(1.0)).expect("made");
+    let mut optimizer = Lion::from_varmap(&map, Lion::builder().learning_rate(0.5)).expect("made");
+    builder.get_with_hints(3, "a", Init::Const(1.0)).expect("made");
+    let var = |name: &str| map.data().lock().expect("no thread panicked")[name].clone();
+    optimizer.step(&gradients(&[&var("a"), &var("b")])).expect("a step");
+    assert_eq!((values(&var("a")), values(&var("b"))), (vec![0.5; 3], vec![0.5; 2]));
+    assert_eq!(optimizer.core().variables().map(|found| found.name).collect::<Vec<_>>(), ["b", "a"]);
+
+    let (a, b) = (ones(1), ones(1));
+    let mut optimizer = self::optimizer(&[&a]);
+    optimizer.push("b", &b).expect("added");
+    optimizer.step(&gradients(&[&a, &b])).expect("a step");
+    assert_eq!((values(&a), values(&b)), (vec![0.5], vec![0.5]));
+}
+
+#[test]
+fn options_out_of_range() {
+    refused(Lion::new(vec![ones(1)], Lion::builder().beta_1(0.0)), "beta_1 is 0, and must be");
+    let a = ones(1);
+    let mut optimizer = optimizer(&[&a]);
+    for rate in [f64::NAN, -1.0, f64::INFINITY] {
+        optimizer.set_learning_rate(rate);
+        refused(optimizer.step(&gradients(&[&a])), "learning_rate is");
+        assert_eq!((values(&a), optimizer.learning_rate()), (vec![1.0], 0.5));
+    }
+    optimizer.set_learning_rate(0.25);
+    optimizer.step(&gradients(&[&a])).expect("a step");
+    assert_eq!((values(&a), optimizer.learning_rate()), (vec![0.75], 0.25));
+}
+
+#[test]
+fn checkpoints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.safetensors");
+    let (a, b) = (ones(2), ones(2));
+    let (mut optimizer, mut resumed) = (optimizer(&[&a]), self::optimizer(&[&b]));
+    optimizer.step(&gradients(&[&a])).expect("a step");
+    optimizer.save(&path).expect("written");
+    resumed.load(&path).expect("read");
+    b.set(&a).expect("set");
+    for (var, optimizer) in [(&a, &mut optimizer), (&b, &mut resumed)] {
+        optimizer.step(&gradients(&[var])).expect("a step");
+    }
+    assert_eq!((values(&a), resumed.core().iterations()), (values(&b), 2));
+
+    let mut other = self::optimizer(&[&ones(3)]);
+    refused(other.load(&path), "momentum/0: has the shape [2], and the variable has [3]");
+    let mut other = self::optimizer(&[&ones(2), &ones(2)]);
+    refused(other.load(&path), "momentum/1: is missing");
+    std::fs::write(&path, "no checkpoint").expect("written");
+    refused(other.load(&path), "state.safetensors");
+    refused(other.load(folder.path().join("absent")), "absent");
+}
