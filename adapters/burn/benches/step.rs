@@ -1,0 +1,60 @@
+//! The step against burn's own Lion and the slice API: `cargo bench -p lion-burn --bench step [-- SECONDS
+//! [MOST-ELEMENTS]]`.
+
+use burn::module::{Module, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor, TensorData};
+use lion_burn::LionConfig;
+use lion_testing::speed::{LEARNING_RATE, Size, Step, ordinary, table};
+
+#[derive(Module, Debug)]
+struct Parameters {
+    tensors: Vec<Param<Tensor<1>>>,
+}
+
+struct Models {
+    /// Taken for the time of a step, so that nothing shares it.
+    model: Option<Parameters>,
+    gradients: Vec<Tensor<1>>,
+    adapter: ModuleOptimizer,
+    stock: ModuleOptimizer,
+}
+
+impl Models {
+    fn new(size: Size) -> Self {
+        let tensor = |values| Tensor::from_data(TensorData::new(values, [size.elements]), &Device::flex());
+        let (parameter, gradient) = ordinary(size.elements);
+        let tensors = (0..size.tensors).map(|_| Param::from_tensor(tensor(parameter.clone()))).collect();
+        Models {
+            model: Some(Parameters { tensors }),
+            gradients: (0..size.tensors).map(|_| tensor(gradient.clone())).collect(),
+            adapter: LionConfig::new().init(),
+            stock: burn::optim::LionConfig::new().init(),
+        }
+    }
+
+    /// What both optimizers are given: the gradients are registered in either's time.
+    fn step(&mut self, optimizer: impl Fn(&mut Self) -> &mut ModuleOptimizer) {
+        let Some(model) = self.model.take() else { return };
+        let mut gradients = GradientsParams::new();
+        for (param, gradient) in model.tensors.iter().zip(&self.gradients) {
+            gradients.register(param.id, gradient.clone());
+        }
+        self.model = Some(optimizer(self).step(LEARNING_RATE, model, gradients));
+    }
+}
+
+impl Step for Models {
+    fn adapter(&mut self) {
+        self.step(|models| &mut models.adapter);
+    }
+
+    fn stock(&mut self) -> bool {
+        self.step(|models| &mut models.stock);
+        true
+    }
+}
+
+fn main() {
+    table("burn's Lion", Models::new);
+}

@@ -1,0 +1,109 @@
+//! Clipping by the norm of all gradients of a module, which burn's own clipping, one tensor at a time, cannot do.
+
+use std::collections::HashSet;
+
+use burn_core::module::{Module, ModuleVisitor, Param, ParamId};
+use burn_core::tensor::{FloatDType, Tensor};
+use burn_optim::GradientsParams;
+use lion_kernels::{Backend, Clip, Error, Statistics};
+
+use crate::flex;
+
+/// Gradients that have been clipped together.
+#[derive(Debug)]
+pub struct Clipped {
+    /// The gradients, for the optimizer.
+    pub gradients: GradientsParams,
+    /// Their L2 norm before.
+    pub norm: f32,
+}
+
+/// Scales the gradients of a module down to a joint L2 norm of at most `limit`: each becomes
+/// `g * (limit * min(1 / norm, 1 / limit))`, as with Keras's `global_clipnorm`. A norm that is not finite makes every
+/// gradient NaN.
+///
+/// On Flex the squares are summed in f64 and in a fixed order, so that the norm is the same bits on every machine;
+/// elsewhere in f32 by the backend. A gradient of 16 bits is rounded to its format once more.
+///
+/// ```
+/// use burn::nn::{Linear, LinearConfig};
+/// use burn::optim::GradientsParams;
+/// use burn::tensor::{Device, Tensor};
+/// use lion_burn::{LionConfig, clip_global_norm};
+///
+/// let device = Device::flex().autodiff();
+/// let model: Linear = LinearConfig::new(4, 4).with_bias(false).init(&device);
+/// let loss = model.forward(Tensor::<2>::ones([1, 4], &device)).sum();
+/// let gradients = GradientsParams::from_grads(loss.backward(), &model);
+/// let clipped = clip_global_norm(&model, gradients, 1.0)?;
+/// assert_eq!(clipped.norm, 4.0);
+/// let model = LionConfig::new().init().step(1e-3, model, clipped.gradients);
+/// # Ok::<(), lion_kernels::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Hyperparameter`] for a limit outside (0, inf).
+pub fn clip_global_norm<M: Module>(
+    module: &M,
+    gradients: GradientsParams,
+    limit: f64,
+) -> Result<Clipped, Error> {
+    if !(limit as f32 > 0.0 && limit.is_finite()) {
+        return Err(Error::Hyperparameter { name: "limit", value: limit as f32, range: "(0, inf)" });
+    }
+    let backend = Backend::from_env()?;
+    let mut measure =
+        Measure { gradients: &gradients, backend, found: Statistics::default(), seen: HashSet::new() };
+    module.visit(&mut measure);
+    let norm = measure.found.norm();
+    let Clip::Factor(factor) = Clip::global_norm(limit, norm) else {
+        return Ok(Clipped { gradients, norm });
+    };
+    let left = measure.seen;
+    let mut scale = Scale { gradients, factor, left };
+    module.visit(&mut scale);
+    Ok(Clipped { gradients: scale.gradients, norm })
+}
+
+/// Sums the squares, in the order of the module.
+struct Measure<'a> {
+    gradients: &'a GradientsParams,
+    backend: Backend,
+    found: Statistics,
+    /// A parameter may be in a module twice.
+    seen: HashSet<ParamId>,
+}
+
+impl ModuleVisitor for Measure<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.seen.insert(param.id) {
+            return;
+        }
+        let Some(gradient) = self.gradients.get::<D>(param.id) else { return };
+        let measured = if flex::takes(&gradient) {
+            flex::measure(self.backend, gradient)
+        } else {
+            let squares = gradient.cast(FloatDType::F32).square().sum();
+            Statistics { sum_of_squares: squares.into_scalar::<f32>().into(), ..Statistics::default() }
+        };
+        self.found = self.found.followed_by(&measured);
+    }
+}
+
+struct Scale {
+    gradients: GradientsParams,
+    factor: f32,
+    /// The parameters that have not been scaled.
+    left: HashSet<ParamId>,
+}
+
+impl ModuleVisitor for Scale {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.left.remove(&param.id) || self.factor == 1.0 {
+            return;
+        }
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            self.gradients.register(param.id, gradient.mul_scalar(self.factor));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The step on tensors of the Flex backend: their memory as the kernels' slices.
+
+use burn_core::backend::{DispatchDevice, Flex};
+use burn_core::tensor::{DType, Tensor};
+use burn_flex::FlexTensor;
+use half::{bf16, f16};
+use lion_kernels::{
+    Backend, Gradient, Plan, Slice, SliceMut, Statistics, Step, Task, Tensors, run, statistics,
+};
+
+/// Why the kernels cannot take these tensors, if so.
+pub(crate) fn refuses<const D: usize>(
+    tensor: &Tensor<D>,
+    grad: &Tensor<D>,
+    momentum: Option<&Tensor<D>>,
+) -> Option<String> {
+    [("parameter", Some(tensor)), ("gradient", Some(grad)), ("momentum", momentum)]
+        .into_iter()
+        .filter_map(|(name, tensor)| Some((name, tensor?)))
+        .find(|(_, tensor)| !takes(tensor))
+        .map(|(name, tensor)| {
+            let (device, dtype) = (tensor.device(), tensor.dtype());
+            format!("the {name} is {dtype:?} on {device:?}, and the kernels take F32, F16 and BF16 on Flex")
+        })
+}
+
+/// One step on tensors of one shape that [`refuses`] has nothing against. Gives the parameter and the momentum.
+pub(crate) fn step<const D: usize>(
+    step: Step,
+    plan: &Plan,
+    tensor: Tensor<D>,
+    grad: Tensor<D>,
+    momentum: Option<Tensor<D>>,
+) -> (Tensor<D>, Tensor<D>) {
+    let gradient = in_order(primitive(grad));
+    let mut parameter = in_order(primitive(tensor));
+    let mut momentum = match momentum {
+        Some(momentum) => in_order(primitive(momentum)),
+        None => zeros_like(&parameter),
+    };
+    // Written in place where nothing else has the memory.
+    let mut moved = if parameter.is_unique() { None } else { Some(zeros_like(&parameter)) };
+    let tensors = match &mut moved {
+        None => slice_mut(&mut parameter)
+            .zip(slice(&gradient))
+            .zip(slice_mut(&mut momentum))
+            .map(|((parameter, gradient), momentum)| Tensors::in_place(parameter, gradient, momentum)),
+        Some(moved) => slice(&parameter)
+            .zip(slice_mut(moved))
+            .zip(slice(&gradient))
+            .zip(slice_mut(&mut momentum))
+            .map(|(((from, to), gradient), momentum)| Tensors::out_of_place(from, to, gradient, momentum)),
+    };
+    // `refuses` has seen formats and devices, the optimizer the shapes, and the backend is one of this machine.
+    match tensors.map(|tensors| run(plan, &mut [Task::step(step, tensors)?])) {
+        Some(Ok(())) => {}
+        failed => log::error!("a step was not made: {failed:?}"),
+    }
+    let parameter = moved.unwrap_or(parameter);
+    (Tensor::from_primitive::<Flex>(parameter), Tensor::from_primitive::<Flex>(momentum))
+}
+
+/// The sum of squares of a tensor that [`refuses`] has nothing against, over the kernels' blocks.
+pub(crate) fn measure<const D: usize>(backend: Backend, tensor: Tensor<D>) -> Statistics {
+    let tensor = in_order(primitive(tensor));
+    match slice(&tensor).map(|values| statistics(backend, &Gradient::new(), values, None)) {
+        Some(Ok(found)) => found,
+        failed => {
+            log::error!("a gradient was not measured: {failed:?}");
+            Statistics::default()
+        }
+    }
+}
+
+/// Whether a tensor is one for the kernels.
+pub(crate) fn takes<const D: usize>(tensor: &Tensor<D>) -> bool {
+    matches!(tensor.device().as_dispatch(), DispatchDevice::Flex(_))
+        && matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Of a float tensor on Flex, as its device and format have said.
+fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    tensor.try_into_primitive::<Flex>().expect("a float tensor on Flex")
+}
+
+/// The same elements, one after the other. They mostly are.
+fn in_order(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
+
+fn zeros_like(tensor: &FlexTensor) -> FlexTensor {
+    FlexTensor::zeros(tensor.layout().shape().clone(), tensor.dtype())
+}
+
+fn slice(tensor: &FlexTensor) -> Option<Slice<'_>> {
+    match tensor.dtype() {
+        DType::F32 => tensor.as_slice::<f32>().map(Slice::from),
+        DType::F16 => tensor.as_slice::<f16>().map(Slice::from),
+        DType::BF16 => tensor.as_slice::<bf16>().map(Slice::from),
+        _ => None,
+    }
+}
+
+/// The elements of a contiguous tensor, which are copied before where something else has them too.
+fn slice_mut(tensor: &mut FlexTensor) -> Option<SliceMut<'_>> {
+    let (start, end) = tensor.layout().contiguous_offsets()?;
+    match tensor.dtype() {
+        DType::F32 => tensor.storage_mut::<f32>().get_mut(start..end).map(SliceMut::from),
+        DType::F16 => tensor.storage_mut::<f16>().get_mut(start..end).map(SliceMut::from),
+        DType::BF16 => tensor.storage_mut::<bf16>().get_mut(start..end).map(SliceMut::from),
+        _ => None,
+    }
+}
