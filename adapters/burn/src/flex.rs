@@ -4,8 +4,9 @@ use burn_core::backend::{DispatchDevice, Flex};
 use burn_core::tensor::{DType, Tensor};
 use burn_flex::FlexTensor;
 use half::{bf16, f16};
+use lion_autotune::{Dtypes, Operation, Profile};
 use lion_kernels::{
-    Backend, Gradient, Plan, Slice, SliceMut, Statistics, Step, Task, Tensors, run, statistics,
+    Backend, Error, Gradient, Slice, SliceMut, Statistics, Step, Task, Tensors, run, statistics,
 };
 
 /// Why the kernels cannot take these tensors, if so.
@@ -27,7 +28,7 @@ pub(crate) fn refuses<const D: usize>(
 /// One step on tensors of one shape that [`refuses`] has nothing against. Gives the parameter and the momentum.
 pub(crate) fn step<const D: usize>(
     step: Step,
-    plan: &Plan,
+    profile: &Profile,
     tensor: Tensor<D>,
     grad: Tensor<D>,
     momentum: Option<Tensor<D>>,
@@ -52,12 +53,19 @@ pub(crate) fn step<const D: usize>(
             .map(|(((from, to), gradient), momentum)| Tensors::out_of_place(from, to, gradient, momentum)),
     };
     // `refuses` has seen formats and devices, the optimizer the shapes, and the backend is one of this machine.
-    match tensors.map(|tensors| run(plan, &mut [Task::step(step, tensors)?])) {
+    match tensors.map(|tensors| run_step(profile, Task::step(step, tensors)?)) {
         Some(Ok(())) => {}
         failed => log::error!("a step was not made: {failed:?}"),
     }
     let parameter = moved.unwrap_or(parameter);
     (Tensor::from_primitive::<Flex>(parameter), Tensor::from_primitive::<Flex>(momentum))
+}
+
+/// By the machine's plan for tensors like these.
+fn run_step(profile: &Profile, task: Task<'_>) -> Result<(), Error> {
+    let [parameter, gradient, momentum] = task.dtypes();
+    let plan = profile.plan(Operation::Step, Dtypes { parameter, gradient, momentum }, task.bytes());
+    run(plan, &mut [task])
 }
 
 /// The sum of squares of a tensor that [`refuses`] has nothing against, over the kernels' blocks.

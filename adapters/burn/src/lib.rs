@@ -22,7 +22,8 @@
 //!
 //! A step is one pass over parameter, gradient and momentum. It writes the parameter where it is if nothing else shares
 //! its memory, and to a new tensor otherwise: burn-train's learner keeps the model that it steps from, so that there it
-//! is always the latter.
+//! is always the latter. Backend, threads and chunks are as the machine's profile has them, in the rayon pool that the step
+//! is called in; `LION_ISA`, `LION_NUM_THREADS` and `LION_CHUNK` replace its parts.
 //!
 //! # What burn does and what this does
 //!

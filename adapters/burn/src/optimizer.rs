@@ -4,7 +4,8 @@ use std::sync::Once;
 
 use burn_core::tensor::{Device, Tensor};
 use burn_optim::{LearningRate, LionState, Optimizer};
-use lion_kernels::{Backend, Plan, Step};
+use lion_autotune::Profile;
+use lion_kernels::Step;
 
 use crate::{LionConfig, flex};
 
@@ -14,7 +15,7 @@ pub struct Lion {
     beta_1: f32,
     beta_2: f32,
     weight_decay: f32,
-    plan: Plan,
+    profile: Profile,
 }
 
 /// Tells that burn's own operations make the steps.
@@ -22,13 +23,8 @@ static FALLBACK: Once = Once::new();
 
 impl Lion {
     pub(crate) fn new(config: &LionConfig) -> Self {
-        let backend = Backend::from_env().unwrap_or_else(|error| {
-            let best = Backend::best();
-            log::warn!("LION_ISA: {error}; {best} is used");
-            best
-        });
         let LionConfig { beta_1, beta_2, weight_decay, .. } = *config;
-        Lion { beta_1, beta_2, weight_decay, plan: Plan::new(backend) }
+        Lion { beta_1, beta_2, weight_decay, profile: Profile::load() }
     }
 
     /// A step's constants, where they are in range.
@@ -82,7 +78,7 @@ impl Optimizer for Lion {
                 if let Some(why) = flex::refuses(&tensor, &grad, momentum.as_ref()) {
                     why
                 } else {
-                    let (tensor, momentum) = flex::step(step, &self.plan, tensor, grad, momentum);
+                    let (tensor, momentum) = flex::step(step, &self.profile, tensor, grad, momentum);
                     return (tensor, Some(LionState::new(momentum)));
                 }
             }
