@@ -41,8 +41,8 @@ fn a_momentum_of_another_shape_begins_at_zero() {
 fn what_the_kernels_do_not_take_is_burns() {
     let doubles = || Tensor::<1>::from_floats([1.0, -2.0, 3.0], &Device::flex()).cast(FloatDType::F64);
     let floats = || Tensor::<1>::from_floats([1.0, -2.0, 3.0], &Device::flex());
-    let cases: [(fn() -> Tensor<1>, f32, f64); 3] =
-        [(doubles, 0.9, 0.1), (floats, 1.5, 0.1), (floats, 0.9, -0.1)];
+    type Make = fn() -> Tensor<1>;
+    let cases: [(Make, f32, f64); 3] = [(doubles, 0.9, 0.1), (floats, 1.5, 0.1), (floats, 0.9, -0.1)];
     for (make, beta_1, rate) in cases {
         let ours = LionConfig::new().with_beta_1(beta_1).with_weight_decay(0.5).build();
         let theirs = burn::optim::LionConfig::new().with_beta_1(beta_1).with_weight_decay(0.5).build();
@@ -91,10 +91,10 @@ struct Mixed {
 
 #[test]
 fn parameters_without_a_gradient_and_integers_are_left_alone() {
-    let device = Device::flex();
+    let device = Device::flex().autodiff();
     let model = Mixed {
-        a: Param::from_tensor(ones([2])),
-        b: Param::from_tensor(ones([3])),
+        a: Param::from_tensor(Tensor::ones([2], &device)),
+        b: Param::from_tensor(Tensor::ones([3], &device)),
         positions: Param::initialized(
             burn::module::ParamId::new(),
             Tensor::<1, Int>::from_ints([1, 2], &device),
