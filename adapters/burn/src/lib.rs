@@ -31,6 +31,8 @@
 //!   Lion's range, the step is the one of burn's own Lion, operation by operation. The log says so once.
 //! - A parameter **without a gradient** is left alone, by burn, and so are **integer** and bool parameters, an **empty
 //!   module**, and the gradients of **other modules**.
+//! - A parameter **outside an autodiff device** that has a gradient burn's `ModuleOptimizer` panics at, whatever the
+//!   optimizer.
 //! - Parameters **added later** begin with a momentum of zero, and so do those that a **record of another model** has
 //!   nothing for: burn knows a parameter by its id. Where a record has a momentum of another shape, the log says so as
 //!   an error, and it begins at zero too.
