@@ -12,7 +12,7 @@
 //! let slope = Var::zeros(1, candle_core::DType::F32, &device)?;
 //! let mut optimizer = Lion::new(vec![slope.clone()], Lion::builder().learning_rate(0.01))?;
 //! let x = Tensor::new(&[-1.0_f32, 2.0, 3.0], &device)?;
-//! for _ in 0..400 {
+//! for _ in 0..1000 {
 //!     let error = (x.broadcast_mul(&slope)? - (&x * 3.0)?)?;
 //!     optimizer.backward_step(&error.sqr()?.mean_all()?)?;
 //! }
