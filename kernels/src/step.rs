@@ -10,6 +10,7 @@
 //! part that is off costs a predicted branch per block.
 
 use core::marker::PhantomData;
+use core::slice;
 
 use crate::dispatch::Backend;
 use crate::element::{Dtype, Pair, Slice, SliceMut, Storage, with_dtype};
@@ -188,10 +189,11 @@ impl Step {
     /// [`Error::Length`], [`Error::SourceDtype`], [`Error::MissingTensor`] or [`Error::UnusedTensor`] where the
     /// tensors do not fit each other or the settings, [`Error::UnavailableBackend`] where this machine lacks the
     /// backend. Nothing is written then.
-    pub fn apply(&self, backend: Backend, tensors: Tensors<'_>) -> Result<(), Error> {
-        let mut one = [Task::from(Stepping::new(*self, tensors)?)];
-        let prefetch = Prefetch::Auto.pays_for(one[0].bytes());
-        apply_all(backend, prefetch, &mut one)
+    #[inline]
+    pub fn apply(&self, backend: Backend, mut tensors: Tensors<'_>) -> Result<(), Error> {
+        let form = Form::of(self, &tensors)?;
+        let prefetch = Prefetch::Auto.pays_for(tensors.len() * tensors.bytes_per_element());
+        dispatch(backend, prefetch, form, &mut Steps::One(Some((self, &mut tensors))))
     }
 }
 
@@ -212,6 +214,26 @@ pub(crate) struct Form {
     momentum: Dtype,
 }
 
+impl Form {
+    /// That of a step over tensors, if they fit it.
+    #[inline(always)]
+    fn of(step: &Step, tensors: &Tensors<'_>) -> Result<Self, Error> {
+        tensors.check(step)?;
+        let part = match step.ema.is_none() && tensors.copy.is_none() && step.gradient == Gradient::default()
+        {
+            true if step.weight_decay.is_none() => Part::Bare,
+            true => Part::Decay,
+            false => Part::Full,
+        };
+        Ok(Form {
+            part,
+            parameter: tensors.parameter.dtype(),
+            gradient: tensors.gradient.dtype(),
+            momentum: tensors.momentum.dtype(),
+        })
+    }
+}
+
 /// The sizes in which the pass is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -223,19 +245,7 @@ enum Part {
 impl<'a> Stepping<'a> {
     #[inline(always)]
     pub(crate) fn new(step: Step, tensors: Tensors<'a>) -> Result<Self, Error> {
-        tensors.check(&step)?;
-        let part = match step.ema.is_none() && tensors.copy.is_none() && step.gradient == Gradient::default()
-        {
-            true if step.weight_decay.is_none() => Part::Bare,
-            true => Part::Decay,
-            false => Part::Full,
-        };
-        let form = Form {
-            part,
-            parameter: tensors.parameter.dtype(),
-            gradient: tensors.gradient.dtype(),
-            momentum: tensors.momentum.dtype(),
-        };
+        let form = Form::of(&step, &tensors)?;
         Ok(Stepping { step, tensors, form })
     }
 
@@ -269,14 +279,44 @@ impl<'a> Stepping<'a> {
 pub(crate) fn apply_all(backend: Backend, prefetch: bool, list: &mut [Task<'_>]) -> Result<(), Error> {
     let Some(Stepping { form, .. }) = list.first().and_then(Task::stepping) else { return Ok(()) };
     let form = *form;
+    dispatch(backend, prefetch, form, &mut Steps::Many(list.iter_mut()))
+}
+
+fn dispatch(
+    backend: Backend,
+    prefetch: bool,
+    form: Form,
+    steps: &mut Steps<'_, '_>,
+) -> Result<(), Error> {
     with_dtype!(form.parameter, P => with_dtype!(form.gradient, G => with_dtype!(form.momentum, M => {
         let types = PhantomData::<(P, G, M)>;
         match form.part {
-            Part::Bare => backend.run(Bare::<_, false> { list, prefetch, types }),
-            Part::Decay => backend.run(Bare::<_, true> { list, prefetch, types }),
-            Part::Full => backend.run(Full { list, prefetch, types }),
+            Part::Bare => backend.run(Bare::<_, false> { steps, prefetch, types }),
+            Part::Decay => backend.run(Bare::<_, true> { steps, prefetch, types }),
+            Part::Full => backend.run(Full { steps, prefetch, types }),
         }
     })))
+}
+
+/// Steps of one form. A single one is borrowed where its caller has it: to move it into a list first would cost more
+/// than a step over a small tensor.
+enum Steps<'l, 't> {
+    One(Option<(&'l Step, &'l mut Tensors<'t>)>),
+    Many(slice::IterMut<'l, Task<'t>>),
+}
+
+impl<'l, 't> Iterator for Steps<'l, 't> {
+    type Item = (&'l Step, &'l mut Tensors<'t>);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Steps::One(one) => one.take(),
+            Steps::Many(tasks) => {
+                tasks.find_map(Task::stepping_mut).map(|Stepping { step, tensors, .. }| (&*step, tensors))
+            }
+        }
+    }
 }
 
 /// The tensors without their types; the lengths have been checked.
@@ -293,18 +333,18 @@ struct Streams {
 }
 
 /// The step alone, with or without decay.
-struct Bare<'l, 't, Types, const DECAY: bool> {
-    list: &'l mut [Task<'t>],
+struct Bare<'s, 'l, 't, Types, const DECAY: bool> {
+    steps: &'s mut Steps<'l, 't>,
     prefetch: bool,
     types: PhantomData<Types>,
 }
 
-impl<P: Storage, G: Storage, M: Storage, const DECAY: bool> Kernel for Bare<'_, '_, (P, G, M), DECAY> {
+impl<P: Storage, G: Storage, M: Storage, const DECAY: bool> Kernel for Bare<'_, '_, '_, (P, G, M), DECAY> {
     type Output = ();
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
-        for Stepping { step, tensors, .. } in self.list.iter_mut().filter_map(Task::stepping_mut) {
+        for (step, tensors) in self.steps {
             let mut visitor = BareVisitor::<I, _, DECAY> {
                 rule: StepRule::new(isa, step),
                 streams: tensors.streams(self.prefetch),
@@ -360,18 +400,18 @@ fn step_pair<I: Isa, const DECAY: bool>(
 }
 
 /// The step with every optional part, each behind a branch.
-struct Full<'l, 't, Types> {
-    list: &'l mut [Task<'t>],
+struct Full<'s, 'l, 't, Types> {
+    steps: &'s mut Steps<'l, 't>,
     prefetch: bool,
     types: PhantomData<Types>,
 }
 
-impl<P: Storage, G: Storage, M: Storage> Kernel for Full<'_, '_, (P, G, M)> {
+impl<P: Storage, G: Storage, M: Storage> Kernel for Full<'_, '_, '_, (P, G, M)> {
     type Output = ();
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
-        for Stepping { step, tensors, .. } in self.list.iter_mut().filter_map(Task::stepping_mut) {
+        for (step, tensors) in self.steps {
             let mut visitor = FullVisitor::<I, (P, G, M)> {
                 isa,
                 step,
