@@ -72,6 +72,7 @@ impl Ema {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] where `momentum` is outside [0, 1].
+    #[inline]
     pub fn new(momentum: f32) -> Result<Self, Error> {
         check("ema_momentum", momentum, (0.0..=1.0).contains(&momentum), "[0, 1]")?;
         Ok(Ema { momentum, overwrite: false })
@@ -79,6 +80,7 @@ impl Ema {
 
     /// Whether the parameter becomes its average in this pass.
     #[must_use]
+    #[inline]
     pub fn overwrite(self, overwrite: bool) -> Self {
         Ema { overwrite, ..self }
     }
@@ -90,6 +92,7 @@ impl Step {
     /// # Errors
     /// [`Error::Hyperparameter`] where `learning_rate` is negative or not finite, `beta_1` is outside (0, 1] or
     /// `beta_2` outside [0, 1].
+    #[inline]
     pub fn new(learning_rate: f32, beta_1: f32, beta_2: f32) -> Result<Self, Error> {
         check("learning_rate", learning_rate, not_negative(learning_rate), "[0, inf)")?;
         check("beta_1", beta_1, beta_1 > 0.0 && beta_1 <= 1.0, "(0, 1]")?;
@@ -109,6 +112,7 @@ impl Step {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] where it is negative or not finite.
+    #[inline]
     pub fn weight_decay(self, weight_decay: f32) -> Result<Self, Error> {
         check("weight_decay", weight_decay, not_negative(weight_decay), "[0, inf)")?;
         Ok(Step { weight_decay: Some(weight_decay), ..self })
@@ -116,6 +120,7 @@ impl Step {
 
     /// What becomes of the gradient first.
     #[must_use]
+    #[inline]
     pub fn gradient(self, gradient: Gradient) -> Self {
         Step { gradient, ..self }
     }
@@ -124,12 +129,14 @@ impl Step {
     ///
     /// # Errors
     /// As [`Gradient::clip`].
+    #[inline]
     pub fn clip(self, clip: Clip) -> Result<Self, Error> {
         Ok(Step { gradient: self.gradient.clip(clip)?, ..self })
     }
 
     /// Keeps an average of the parameter in the tensor given to [`Tensors::ema`](crate::Tensors::ema).
     #[must_use]
+    #[inline]
     pub fn ema(self, ema: Ema) -> Self {
         Step { ema: Some(ema), ..self }
     }
@@ -137,6 +144,7 @@ impl Step {
 
 impl Gradient {
     /// The gradient as it is.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
@@ -146,6 +154,7 @@ impl Gradient {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] where it is negative or NaN.
+    #[inline]
     pub fn unscale(self, divisor: f32) -> Result<Self, Error> {
         check("loss_scale_factor", divisor, divisor >= 0.0, "[0, inf]")?;
         Ok(Gradient { unscale: Some(divisor), ..self })
@@ -155,6 +164,7 @@ impl Gradient {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] where `steps` is below 2 or above 2^24, the integers that f32 tells apart.
+    #[inline]
     pub fn accumulated(self, steps: u32) -> Result<Self, Error> {
         let allowed = (2..=1 << 24).contains(&steps);
         check("gradient_accumulation_steps", steps as f32, allowed, "[2, 16777216]")?;
@@ -165,6 +175,7 @@ impl Gradient {
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] where a limit is not finite and positive, or a norm is negative.
+    #[inline]
     pub fn clip(self, clip: Clip) -> Result<Self, Error> {
         match clip {
             Clip::Value(limit) => check("clipvalue", limit, positive(limit), "(0, inf)")?,

@@ -1,26 +1,30 @@
 //! Gradients of several calls averaged for one update.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use lion_kernels::Slice;
+
+use crate::Config;
 
 /// How calls make up updates: every call one, or a number of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
-    pub(crate) calls: Option<u32>,
+    pub(crate) calls: Option<NonZeroU32>,
 }
 
 impl Window {
-    fn length(self) -> u64 {
-        self.calls.map_or(1, u64::from).max(1)
+    pub(crate) fn new(config: &Config) -> Self {
+        Window { calls: config.gradient_accumulation_steps.and_then(NonZeroU32::new) }
     }
 
     /// Whether call number `call` is the last of its window, the one that updates.
     pub(crate) fn ends(self, call: u64) -> bool {
-        call % self.length() == self.length() - 1
+        self.calls.is_none_or(|calls| call % NonZeroU64::from(calls) == u64::from(calls.get()) - 1)
     }
 
     /// The number of the window that the call is in.
     pub(crate) fn index(self, call: u64) -> u64 {
-        call / self.length()
+        self.calls.map_or(call, |calls| call / NonZeroU64::from(calls))
     }
 }
 

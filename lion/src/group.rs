@@ -117,11 +117,11 @@ pub(crate) struct Rates {
 impl Rates {
     /// Whether these are the same numbers, to the sign of a zero.
     pub(crate) fn same(&self, other: &Rates) -> bool {
-        let bits = |rates: &Rates| {
-            let decay = rates.weight_decay.map(f32::to_bits);
-            ([rates.learning_rate, rates.beta_1, rates.beta_2].map(f32::to_bits), decay)
-        };
-        bits(self) == bits(other)
+        let same = |one: f32, other: f32| one.to_bits() == other.to_bits();
+        same(self.learning_rate, other.learning_rate)
+            && same(self.beta_1, other.beta_1)
+            && same(self.beta_2, other.beta_2)
+            && self.weight_decay.map(f32::to_bits) == other.weight_decay.map(f32::to_bits)
     }
 
     pub(crate) fn new(config: &Config, call: u64) -> Self {

@@ -14,7 +14,7 @@ use regex::Regex;
 use self::call::{Call, Room};
 use crate::accumulation::Window;
 use crate::builder::Builder;
-use crate::clip::{Clipping, Found, Norms};
+use crate::clip::{Clipping, Found};
 use crate::ema::Averaging;
 use crate::group::{Rates, Steps};
 use crate::loss_scale::LossScale;
@@ -110,7 +110,7 @@ impl Lion {
             momentum_dtype,
             patterns,
             clipping: Clipping::new(&config),
-            window: Window { calls: config.gradient_accumulation_steps },
+            window: Window::new(&config),
             averaging: Averaging::new(&config, ema_cadence),
             loss_scale: LossScale::new(&config),
             groups: vec![Group::new()],
@@ -209,20 +209,18 @@ impl Lion {
                 update.keep();
                 update.refresh_copy(self.backend)?;
             }
-            let metrics = self.metrics(&call, learning_rate);
             self.loss_scale.overflowed();
-            return Ok(metrics);
+            return Ok(call.metrics(learning_rate));
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
         // decay, step, average; and then its constraint.
         if self.visit(&call, updates)? {
             self.finish(&call, updates)?;
         }
-        let metrics = self.metrics(&call, learning_rate);
         // The iteration; and a dynamic loss scale has had a finite call.
         self.iterations = self.iterations.saturating_add(1);
         self.loss_scale.succeeded();
-        Ok(metrics)
+        Ok(call.metrics(learning_rate))
     }
 
     /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
@@ -310,12 +308,13 @@ impl Lion {
             true if ends_window => Outcome::Updated,
             true => Outcome::Accumulated,
         };
+        let loss_scale = self.loss_scale.factor();
         let mut gradient = Gradient::new();
-        if let Some(factor) = self.loss_scale.factor() {
+        if let Some(factor) = loss_scale {
             gradient = gradient.unscale(factor)?;
         }
         if let (Some(calls), true) = (self.window.calls, ends_window) {
-            gradient = gradient.accumulated(calls)?;
+            gradient = gradient.accumulated(calls.get())?;
         }
         let ema = match self.averaging {
             Some(averaging) if outcome != Outcome::Overwritten => {
@@ -328,30 +327,13 @@ impl Lion {
             backend: self.backend,
             outcome,
             ends_window,
+            loss_scale,
             gradient,
             clipping: self.clipping,
             ema,
             looks_ahead: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
             found: Found::default(),
         })
-    }
-
-    fn metrics(&self, call: &Call, learning_rate: f32) -> Metrics {
-        let updated = call.outcome == Outcome::Updated;
-        let measured = updated && call.looks_ahead;
-        let norms = match self.clipping {
-            _ if measured => call.found.norms(self.clipping),
-            Clipping::Off if updated => Norms { clipped: Some(false), ..Norms::default() },
-            _ => Norms::default(),
-        };
-        Metrics {
-            outcome: call.outcome,
-            gradient_norm: norms.before,
-            clipped_norm: norms.after,
-            clipped: norms.clipped,
-            non_finite: (measured || call.looks_ahead).then_some(call.found.non_finite),
-            ..Metrics::of_nothing(learning_rate, self.loss_scale.factor())
-        }
     }
 
     fn require_group(&self, id: GroupId) -> Result<(), Error> {

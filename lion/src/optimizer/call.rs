@@ -6,11 +6,11 @@ use lion_kernels::{
 
 use super::queue::Queue;
 use crate::accumulation::raise;
-use crate::clip::{Clipping, Found};
+use crate::clip::{Clipping, Found, Norms};
 use crate::group::Steps;
 use crate::update::Update;
 use crate::variable::{StateMut, Variable};
-use crate::{Error, Outcome};
+use crate::{Error, Metrics, Outcome};
 
 /// A call, as its number and the settings decide it.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,7 @@ pub(super) struct Call {
     pub(super) outcome: Outcome,
     /// Whether it ends a window of accumulation; without accumulation every call does.
     pub(super) ends_window: bool,
+    pub(super) loss_scale: Option<f32>,
     /// How gradients are unscaled and, in a call that updates, averaged with their accumulators.
     pub(super) gradient: Gradient,
     pub(super) clipping: Clipping,
@@ -56,6 +57,25 @@ impl Room {
 }
 
 impl Call {
+    /// What the call did.
+    pub(super) fn metrics(&self, learning_rate: f32) -> Metrics {
+        let updated = self.outcome == Outcome::Updated;
+        let measured = updated && self.looks_ahead;
+        let norms = match self.clipping {
+            _ if measured => self.found.norms(self.clipping),
+            Clipping::Off if updated => Norms { clipped: Some(false), ..Norms::default() },
+            _ => Norms::default(),
+        };
+        Metrics {
+            outcome: self.outcome,
+            gradient_norm: norms.before,
+            clipped_norm: norms.after,
+            clipped: norms.clipped,
+            non_finite: (measured || self.looks_ahead).then_some(self.found.non_finite),
+            ..Metrics::of_nothing(learning_rate, self.loss_scale)
+        }
+    }
+
     /// The statistics of each block of a variable's gradient as this call uses it.
     pub(super) fn measure<'t>(
         &self,
@@ -85,11 +105,9 @@ impl Call {
             Some(gradient) if variable.overwritten => self.overwrite(state, update, gradient),
             Some(gradient) if self.outcome == Outcome::Updated => {
                 let copies = self.copies(variable, update);
-                let step = if variable.decays { steps.decaying } else { steps.plain };
-                match self.step(step, state, update, gradient, measured, copies)? {
-                    Some(task) => queue.push(task),
-                    None => Ok(()),
-                }
+                let step = if variable.decays { &steps.decaying } else { &steps.plain };
+                let step = step.gradient(self.gradient_of(measured)?);
+                self.step(step, state, update, gradient, copies, queue)
             }
             Some(gradient) if self.outcome == Outcome::Accumulated => {
                 if let Some(accumulator) = state.accumulator {
@@ -112,22 +130,25 @@ impl Call {
         steps && variable.constraint.is_none()
     }
 
+    /// What becomes of a gradient with these statistics.
+    fn gradient_of(&self, measured: Option<&Statistics>) -> Result<Gradient, KernelError> {
+        match self.clipping.of(measured.unwrap_or(&Statistics::default()), &self.found.all) {
+            Some(clip) => self.gradient.clip(clip),
+            None => Ok(self.gradient),
+        }
+    }
+
     /// Unscaling, averaging, clipping, decay, step and moving average in one pass.
     fn step<'t>(
         &self,
-        step: Step,
+        mut step: Step,
         state: StateMut<'t>,
         update: &'t mut Update<'_>,
         gradient: Slice<'t>,
-        measured: Option<&Statistics>,
         copies: bool,
-    ) -> Result<Option<Task<'t>>, KernelError> {
-        let mut settings = self.gradient;
-        if let Some(clip) = self.clipping.of(measured.unwrap_or(&Statistics::default()), &self.found.all) {
-            settings = settings.clip(clip)?;
-        }
-        let mut step = step.gradient(settings);
-        let Some(momentum) = state.momentum else { return Ok(None) };
+        queue: &mut Queue<'_, 't>,
+    ) -> Result<(), KernelError> {
+        let Some(momentum) = state.momentum else { return Ok(()) };
         let mut tensors = match update.source {
             Some(source) => Tensors::out_of_place(source, update.parameter.reborrow(), gradient, momentum),
             None => Tensors::in_place(update.parameter.reborrow(), gradient, momentum),
@@ -142,7 +163,7 @@ impl Call {
         if let (true, Some(copy)) = (copies, &mut update.copy) {
             tensors = tensors.copy(copy.reborrow());
         }
-        Task::step(step, tensors).map(Some)
+        queue.push(Task::step(step, tensors)?)
     }
 
     /// Makes the gradient the parameter's value, at the end of a window.
