@@ -67,6 +67,20 @@ pub(crate) trait Storage: Element {
         value: Pair<I>,
     );
 
+    /// Stores values that [`rounded`](Self::rounded) gave, in the order of the elements.
+    ///
+    /// # Safety
+    /// The place's elements are writable.
+    #[inline(always)]
+    unsafe fn store_rounded<I: Isa, const WHOLE: bool>(
+        place: Place<I, WHOLE>,
+        to: *mut Self,
+        value: Pair<I>,
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe { Self::store(place, to, false, value) }
+    }
+
     /// The value that storing and loading would give.
     fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32;
 }

@@ -92,8 +92,8 @@ pub(crate) trait Isa: Copy {
     fn zero_f64(self) -> Self::F64;
     /// The low and the high half of the lanes, exactly.
     fn to_f64(self, a: Self::F32) -> [Self::F64; 2];
-    fn add_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
-    fn mul_f64(self, a: Self::F64, b: Self::F64) -> Self::F64;
+    /// `sum + a * a` for an `a` that comes from f32: its square is exact, so fused or not is the same.
+    fn add_square(self, sum: Self::F64, a: Self::F64) -> Self::F64;
 
     /// Reads a vector (`F32`, `U32` or `Half`) at any alignment.
     ///

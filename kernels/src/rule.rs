@@ -68,8 +68,8 @@ impl<I: Isa> StepRule<I> {
 #[derive(Clone, Copy)]
 pub(crate) struct GradientRule<I: Isa> {
     isa: I,
-    unscale: Option<I::F32>,
-    accumulation_steps: Option<I::F32>,
+    unscale: Option<Divisor<I>>,
+    accumulation_steps: Option<Divisor<I>>,
     clip: Option<ClipRule<I>>,
 }
 
@@ -99,11 +99,11 @@ impl<I: Isa> GradientRule<I> {
             isa,
             unscale: gradient.unscale.map(
                 #[inline(always)]
-                |divisor| isa.splat(divisor),
+                |divisor| Divisor::new(isa, divisor),
             ),
             accumulation_steps: gradient.accumulation_steps.map(
                 #[inline(always)]
-                |steps| isa.splat(steps as f32),
+                |steps| Divisor::new(isa, steps as f32),
             ),
             clip,
         }
@@ -117,7 +117,7 @@ impl<I: Isa> GradientRule<I> {
     #[inline(always)]
     pub(crate) fn unscaled(&self, gradient: I::F32) -> I::F32 {
         match self.unscale {
-            Some(divisor) => self.isa.div(gradient, divisor),
+            Some(divisor) => divisor.divide(gradient),
             None => gradient,
         }
     }
@@ -126,7 +126,7 @@ impl<I: Isa> GradientRule<I> {
     #[inline(always)]
     pub(crate) fn averaged(&self, gradient: I::F32, accumulator: I::F32) -> I::F32 {
         match self.accumulation_steps {
-            Some(steps) => self.isa.div(accumulated(self.isa, gradient, accumulator), steps),
+            Some(steps) => steps.divide(accumulated(self.isa, gradient, accumulator)),
             None => gradient,
         }
     }
@@ -145,6 +145,37 @@ impl<I: Isa> GradientRule<I> {
             Some(ClipRule::Factor(factor)) => isa.mul(gradient, factor),
         }
     }
+}
+
+/// A number to divide by. A division takes as long as moving a 16-bit element's bytes does; loss scales and numbers of
+/// steps are mostly powers of two, whose reciprocal is exact, so that the product with it has the quotient's bits.
+#[derive(Clone, Copy)]
+struct Divisor<I: Isa> {
+    isa: I,
+    reciprocal: bool,
+    value: I::F32,
+}
+
+impl<I: Isa> Divisor<I> {
+    #[inline(always)]
+    fn new(isa: I, divisor: f32) -> Self {
+        let reciprocal = is_power_of_two(divisor);
+        Divisor { isa, reciprocal, value: isa.splat(if reciprocal { 1.0 / divisor } else { divisor }) }
+    }
+
+    #[inline(always)]
+    fn divide(&self, value: I::F32) -> I::F32 {
+        match self.reciprocal {
+            true => self.isa.mul(value, self.value),
+            false => self.isa.div(value, self.value),
+        }
+    }
+}
+
+/// Whether a positive number is a power of two and its reciprocal is too, and neither is subnormal.
+fn is_power_of_two(value: f32) -> bool {
+    let (exponent, significand) = (value.to_bits() >> 23, value.to_bits() & 0x007f_ffff);
+    significand == 0 && (1..=253).contains(&exponent)
 }
 
 #[inline(always)]

@@ -172,6 +172,17 @@ impl<G: Storage> Kernel for Block<'_, G> {
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) -> Statistics {
+        let found = self.sums::<I, false>(isa).total();
+        match found.largest.is_finite() {
+            true => found,
+            false => self.sums::<I, true>(isa).total(),
+        }
+    }
+}
+
+impl<G: Storage> Block<'_, G> {
+    #[inline(always)]
+    fn sums<I: Isa, const COUNTS: bool>(&self, isa: I) -> Sums<I, COUNTS> {
         let mut sums = Sums {
             isa,
             rule: GradientRule::new(isa, self.settings),
@@ -202,7 +213,7 @@ impl<G: Storage> Kernel for Block<'_, G> {
                 }
             },
         );
-        sums.total()
+        sums
     }
 }
 
@@ -221,7 +232,9 @@ fn each_pair<I: Isa>(mut f: impl FnMut(usize)) {
     }
 }
 
-struct Sums<I: Isa> {
+/// The sums of a block. What is not finite stays so when it is unscaled and averaged: where the largest magnitude is
+/// finite, every element was. Only where it is not are they told apart and counted, which is what `COUNTS` says.
+struct Sums<I: Isa, const COUNTS: bool> {
     isa: I,
     rule: GradientRule<I>,
     /// By pair of vectors among the `WAYS`, vector, and half of its lanes. Those of long vectors leave some unused.
@@ -230,7 +243,7 @@ struct Sums<I: Isa> {
     largest: I::U32,
 }
 
-impl<I: Isa> Sums<I> {
+impl<I: Isa, const COUNTS: bool> Sums<I, COUNTS> {
     /// # Safety
     /// The window lies within the gradient and, where the rule averages, within the accumulator.
     #[inline(always)]
@@ -250,19 +263,21 @@ impl<I: Isa> Sums<I> {
         // Divided by a scale of zero, the zeros beyond the end are NaN.
         let used = window.cleared(used);
         for vector in 0..2 {
-            let magnitude = isa.and(isa.to_bits(raw[vector]), isa.splat_u32(ABSOLUTE));
-            let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));
-            let one = isa.select(finite, isa.splat_u32(0), isa.splat_u32(1));
-            self.non_finite = isa.add_u32(self.non_finite, one);
+            let mut magnitude = isa.and(isa.to_bits(used[vector]), isa.splat_u32(ABSOLUTE));
+            if COUNTS {
+                let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));
+                magnitude = isa.select(finite, magnitude, isa.splat_u32(0));
 
-            let magnitude = isa.and(isa.to_bits(used[vector]), isa.splat_u32(ABSOLUTE));
-            let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));
-            let magnitude = isa.select(finite, magnitude, isa.splat_u32(0));
+                let raw = isa.and(isa.to_bits(raw[vector]), isa.splat_u32(ABSOLUTE));
+                let finite = isa.less_u31(raw, isa.splat_u32(INFINITY));
+                let one = isa.select(finite, isa.splat_u32(0), isa.splat_u32(1));
+                self.non_finite = isa.add_u32(self.non_finite, one);
+            }
             self.largest = isa.max_u32(self.largest, magnitude);
 
             let halves = isa.to_f64(used[vector]);
             for (sum, half) in self.squares[pair][vector].iter_mut().zip(halves) {
-                *sum = isa.add_f64(*sum, isa.mul_f64(half, half));
+                *sum = isa.add_square(*sum, half);
             }
         }
     }

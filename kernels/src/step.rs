@@ -282,12 +282,7 @@ pub(crate) fn apply_all(backend: Backend, prefetch: bool, list: &mut [Task<'_>])
     dispatch(backend, prefetch, form, &mut Steps::Many(list.iter_mut()))
 }
 
-fn dispatch(
-    backend: Backend,
-    prefetch: bool,
-    form: Form,
-    steps: &mut Steps<'_, '_>,
-) -> Result<(), Error> {
+fn dispatch(backend: Backend, prefetch: bool, form: Form, steps: &mut Steps<'_, '_>) -> Result<(), Error> {
     with_dtype!(form.parameter, P => with_dtype!(form.gradient, G => with_dtype!(form.momentum, M => {
         let types = PhantomData::<(P, G, M)>;
         match form.part {
@@ -444,6 +439,11 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
             window.prefetch(streams.from.cast::<P>());
             window.prefetch(streams.gradient.cast::<G>());
             window.prefetch(streams.momentum.cast::<M>());
+            for optional in [streams.accumulator, streams.ema] {
+                if !optional.is_null() {
+                    window.prefetch(optional);
+                }
+            }
         }
         // SAFETY: the window lies within the tensors by this function's contract; they have these types, and the
         // optional ones are there where the settings call for them, as `Tensors::check` has seen.
@@ -473,7 +473,10 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
                     stored = rounded::<I, P>(isa, average);
                 }
             }
-            window.store(streams.to.cast::<P>(), false, stored);
+            match observed {
+                true => window.store_rounded(streams.to.cast::<P>(), stored),
+                false => window.store(streams.to.cast::<P>(), false, stored),
+            }
             if let Some((dtype, copy)) = streams.copy {
                 with_dtype!(dtype, C => window.store(copy.cast::<C>(), false, stored));
             }

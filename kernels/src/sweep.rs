@@ -97,6 +97,16 @@ impl<I: Isa, const WHOLE: bool> Window<I, WHOLE> {
         unsafe { T::store(self.place::<T>(), stream.add(self.start), split, value) }
     }
 
+    /// Stores the window's elements, which have been rounded to the format; lanes beyond the window are dropped.
+    ///
+    /// # Safety
+    /// The window's elements of the stream are writable.
+    #[inline(always)]
+    pub(crate) unsafe fn store_rounded<T: Storage>(self, stream: *mut T, value: Pair<I>) {
+        // SAFETY: `start` is within the stream, and what the place spans is writable, by the contract.
+        unsafe { T::store_rounded(self.place::<T>(), stream.add(self.start), value) }
+    }
+
     /// The value of a window that was not split, with zeros once more in the lanes beyond it.
     #[inline(always)]
     pub(crate) fn cleared(self, value: Pair<I>) -> Pair<I> {

@@ -60,12 +60,21 @@ impl Storage for bf16 {
             // SAFETY: the caller's elements are one vector of 32-bit lanes.
             unsafe { place.write(to.cast(), 0, neighbours) };
         } else {
-            // SAFETY: the caller's elements are two vectors of raw 16-bit values.
-            unsafe {
-                place.write(to.cast(), 0, isa.narrow(isa.shr16(first)));
-                place.write(to.cast(), 1, isa.narrow(isa.shr16(second)));
-            }
+            // SAFETY: by this function's contract.
+            unsafe { Self::store_rounded(place, to, [isa.of_bits(first), isa.of_bits(second)]) };
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded<I: Isa, const WHOLE: bool>(
+        place: Place<I, WHOLE>,
+        to: *mut Self,
+        value: Pair<I>,
+    ) {
+        let isa = place.isa;
+        let halves = both!(i => isa.narrow(isa.shr16(isa.to_bits(value[i]))));
+        // SAFETY: the caller's elements are two vectors of raw 16-bit values.
+        unsafe { both!(i => place.write(to.cast(), i, halves[i])) };
     }
 
     #[inline(always)]

@@ -84,7 +84,6 @@ impl Isa for Avx2 {
             _mm256_cvtps_pd(_mm256_castps256_ps128(a)),
             _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(a)),
         ];
-        add_f64(a: __m256d, b: __m256d) -> __m256d = _mm256_add_pd(a, b);
-        mul_f64(a: __m256d, b: __m256d) -> __m256d = _mm256_mul_pd(a, b);
+        add_square(sum: __m256d, a: __m256d) -> __m256d = _mm256_fmadd_pd(a, a, sum);
     }
 }

@@ -105,8 +105,7 @@ impl Isa for Avx512 {
             _mm512_cvtps_pd(_mm512_castps512_ps256(a)),
             _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(a)),
         ];
-        add_f64(a: __m512d, b: __m512d) -> __m512d = _mm512_add_pd(a, b);
-        mul_f64(a: __m512d, b: __m512d) -> __m512d = _mm512_mul_pd(a, b);
+        add_square(sum: __m512d, a: __m512d) -> __m512d = _mm512_fmadd_pd(a, a, sum);
     }
 }
 

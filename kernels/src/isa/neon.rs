@@ -69,7 +69,6 @@ impl Isa for Neon {
 
         zero_f64() -> float64x2_t = vdupq_n_f64(0.0);
         to_f64(a: float32x4_t) -> [float64x2_t; 2] = [vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)];
-        add_f64(a: float64x2_t, b: float64x2_t) -> float64x2_t = vaddq_f64(a, b);
-        mul_f64(a: float64x2_t, b: float64x2_t) -> float64x2_t = vmulq_f64(a, b);
+        add_square(sum: float64x2_t, a: float64x2_t) -> float64x2_t = vfmaq_f64(sum, a, a);
     }
 }
