@@ -10,9 +10,10 @@ run() {
     case $target in
     checkpoint_load | replay_input) dictionary=tensor_file ;;
     keras_config) dictionary=keras_config ;;
+    profile_parse) dictionary=profile ;;
     esac
     mkdir -p "fuzz/corpus/$target"
-    # Under the sanitizer and on a busy machine, five seconds are what one is elsewhere.
+    # The targets allow reading a second of the processor's time; this is for a machine that does other work too.
     cargo +nightly fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
         -max_total_time="$2" -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
         ${dictionary:+-dict=fuzz/dictionaries/$dictionary.dict}

@@ -41,23 +41,25 @@ if missing; then
     fi
 fi
 
-export RUSTC=$rustc
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 # The loader and the C library must be of one build. Where the machine has both as a foreign architecture, those are
 # found as they are; otherwise the cross compiler's are.
 runner=qemu-aarch64
 [ -e /lib/ld-linux-aarch64.so.1 ] || runner+=" -L /usr/aarch64-linux-gnu"
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner
-# A compiler of its own wants a directory of its own.
-export CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon}
-export LION_EXPECT_BACKENDS=scalar,neon
+
+emulated() {
+    # A compiler of its own wants a directory of its own.
+    RUSTC=$rustc CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon} LION_EXPECT_BACKENDS=scalar,neon \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner cargo test --target $target "$@"
+}
 
 if [ $# -gt 0 ]; then
-    exec cargo test --target $target "$@"
+    emulated "$@"
+    exit
 fi
-cargo test --target $target -p lion-tests --test step --test passes --test conversions --test statistics \
+emulated -p lion-tests --test step --test passes --test conversions --test statistics \
     --test exhaustive --test parallel --test plans --test determinism -- neon
 
-# The release build's assembly is read on this side of the emulator, with a compiler for this machine.
-unset LION_EXPECT_BACKENDS
-LION_ASSEMBLY_TARGET=$target LION_OBJDUMP=aarch64-linux-gnu-objdump cargo test -p lion-tests --test assembly
+# The release build's assembly is read on this side of the emulator, by a test of this machine's own build.
+LION_ASSEMBLY_RUSTC=$rustc LION_ASSEMBLY_TARGET=$target LION_OBJDUMP=aarch64-linux-gnu-objdump \
+    cargo test -p lion-tests --test assembly

@@ -165,6 +165,47 @@ fn homes_that_take_no_file_end_it_before_it_measures() {
     fails(&device, "/dev/full: cannot write: it is not a regular file");
 }
 
+/// A user whom the system does not know has no home. Only root can become one.
+#[test]
+#[cfg(target_os = "linux")]
+fn without_a_home_a_file_must_be_named() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    const NOBODY_KNOWN: u32 = 3_141_592;
+    let folder = tempdir().expect("a folder");
+    let all = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(folder.path(), all.clone()).expect("ours");
+    let program = folder.path().join("lion");
+    fs::copy(env!("CARGO_BIN_EXE_lion"), &program).expect("copied");
+    fs::set_permissions(&program, all).expect("ours");
+    let homeless = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.env_clear().current_dir("/").uid(NOBODY_KNOWN).gid(NOBODY_KNOWN).args(arguments);
+        command.output()
+    };
+    match homeless(&["doctor"]) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return println!("skipped: this process cannot become another user: {error}");
+        }
+        done => {
+            let done = done.expect("it runs");
+            assert!(done.status.success() && done.stderr.is_empty(), "{}", said(&done));
+        }
+    }
+    for arguments in [&QUICK[..], &["profile", "path"], &["profile", "clear"], &["report", "--output", "x"]] {
+        let done = homeless(arguments).expect("it runs");
+        fails(&done, "no home: there is no directory for settings; name a file");
+        assert!(done.stdout.is_empty());
+    }
+    let output = folder.path().join("profile.toml").to_string_lossy().into_owned();
+    let mut named = QUICK.to_vec();
+    named.extend(["--output", &output]);
+    let done = homeless(&named).expect("it runs");
+    assert!(done.status.success(), "{}", said(&done));
+    assert!(Path::new(&output).exists());
+}
+
 /// A limit on the size of files is a disk that is full, for whom it concerns.
 #[test]
 #[cfg(unix)]

@@ -5,13 +5,13 @@ use std::fs;
 
 use libfuzzer_sys::fuzz_target;
 use lion::state::Checkpoint;
-use lion_fuzz::{in_bounded_memory, scratch, tensor_file};
+use lion_fuzz::{bounded, scratch, tensor_file};
 
 fuzz_target!(|bytes: &[u8]| {
     let (input, first, second) = (scratch("input"), scratch("first"), scratch("second"));
     let file = tensor_file(bytes);
     fs::write(&input, &file).expect("written");
-    let Ok(checkpoint) = in_bounded_memory(file.len(), || Checkpoint::read(&input)) else { return };
+    let Ok(checkpoint) = bounded(file.len(), || Checkpoint::read(&input)) else { return };
     // The library's own writer brings the file to the disk first, which is what takes the time here.
     checkpoint.write(&first).expect("what is read can be written");
     let again = Checkpoint::read(&first).expect("what is written can be read");

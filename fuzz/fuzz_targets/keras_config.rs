@@ -3,10 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use lion::{Config, Lion};
-use lion_fuzz::in_bounded_memory;
+use lion_fuzz::bounded;
 
 fuzz_target!(|text: &str| {
-    let config = match in_bounded_memory(text.len(), || Config::from_json(text)) {
+    let config = match bounded(text.len(), || Config::from_json(text)) {
         Ok(config) => config,
         Err(error) => {
             let message = error.to_string();

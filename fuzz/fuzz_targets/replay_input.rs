@@ -6,13 +6,13 @@ use std::fs;
 use libfuzzer_sys::fuzz_target;
 use lion::Lion;
 use lion::replay::{self, Recording};
-use lion_fuzz::{in_bounded_memory, scratch, tensor_file};
+use lion_fuzz::{bounded, scratch, tensor_file};
 
 fuzz_target!(|bytes: &[u8]| {
     let input = scratch("input");
     let file = tensor_file(bytes);
     fs::write(&input, &file).expect("written");
-    in_bounded_memory(file.len(), || {
+    bounded(file.len(), || {
         let Ok(run) = Recording::open(&input) else { return };
         let builder = Lion::builder().ema(0.9).gradient_accumulation_steps(2).global_clipnorm(1.0);
         let mut optimizer = builder.build().expect("valid");

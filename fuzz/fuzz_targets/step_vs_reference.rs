@@ -1,79 +1,176 @@
-//! A step on every backend of this machine against the reference, by bits.
+//! Any pass of the kernels, on every backend of this machine, whole and cut for threads, against the reference, by bits.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use half::{bf16, f16};
 use libfuzzer_sys::fuzz_target;
 use lion_kernels::reference::Pass;
-use lion_kernels::{Backend, Step, Tensors};
-use lion_tests::{Guarded, Sample};
+use lion_kernels::{
+    BLOCK, Backend, Dtype, Plan, Prefetch, Statistics, Step, Task, Tensors, accumulate, average, convert,
+    run, statistics,
+};
+use lion_tests::{Case, Sample, settings};
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Operation {
+    Step { in_place: bool },
+    Accumulate,
+    Average,
+    Convert,
+    Statistics,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Clip {
+    None,
+    Value(f32),
+    Norm(f32, f32),
+    Global(f64, f32),
+}
+
+/// A list of tasks on threads; without, a call on one.
+#[derive(Arbitrary, Debug)]
+struct Cut {
+    threads: u8,
+    blocks: u8,
+    prefetch: bool,
+}
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    learning_rate: f32,
-    beta_1: f32,
-    beta_2: f32,
+    operation: Operation,
+    rates: [f32; 3],
     weight_decay: Option<f32>,
-    formats: [u8; 3],
+    unscale: Option<f32>,
+    accumulation_steps: Option<u32>,
+    clip: Clip,
+    ema: Option<(f32, bool)>,
+    /// Of parameter, gradient and momentum, and of a copy, where there is one.
+    formats: [u8; 4],
     misalignment: [u8; 3],
-    elements: Vec<[u32; 3]>,
+    cut: Option<Cut>,
+    /// How often the elements come one after the other.
+    repeats: u8,
+    elements: Vec<[u32; 5]>,
 }
 
 fuzz_target!(|input: Input| {
-    let Ok(mut step) = Step::new(input.learning_rate, input.beta_1, input.beta_2) else { return };
-    if let Some(weight_decay) = input.weight_decay {
-        let Ok(decayed) = step.weight_decay(weight_decay) else { return };
-        step = decayed;
-    }
     match input.formats[0] % 3 {
-        0 => with_parameter::<f32>(&input, step),
-        1 => with_parameter::<f16>(&input, step),
-        _ => with_parameter::<bf16>(&input, step),
+        0 => with_parameter::<f32>(&input),
+        1 => with_parameter::<f16>(&input),
+        _ => with_parameter::<bf16>(&input),
     }
 });
 
-fn with_parameter<P: Sample>(input: &Input, step: Step) {
+fn with_parameter<P: Sample>(input: &Input) {
     match input.formats[1] % 3 {
-        0 => with_gradient::<P, f32>(input, step),
-        1 => with_gradient::<P, f16>(input, step),
-        _ => with_gradient::<P, bf16>(input, step),
+        0 => with_gradient::<P, f32>(input),
+        1 => with_gradient::<P, f16>(input),
+        _ => with_gradient::<P, bf16>(input),
     }
 }
 
-fn with_gradient<P: Sample, G: Sample>(input: &Input, step: Step) {
+fn with_gradient<P: Sample, G: Sample>(input: &Input) {
     match input.formats[2] % 3 {
-        0 => check::<P, G, f32>(input, step),
-        1 => check::<P, G, f16>(input, step),
-        _ => check::<P, G, bf16>(input, step),
+        0 => check::<P, G, f32>(input),
+        1 => check::<P, G, f16>(input),
+        _ => check::<P, G, bf16>(input),
     }
 }
 
-fn check<P: Sample, G: Sample, M: Sample>(input: &Input, step: Step) {
-    fn tensor<T: Sample>(input: &Input, which: usize) -> Vec<T> {
-        input.elements.iter().map(|element| T::from_low_bits(element[which])).collect()
-    }
-    let (p, g, m) = (tensor::<P>(input, 0), tensor::<G>(input, 1), tensor::<M>(input, 2));
-    let (mut expected_p, mut expected_m) = (p.clone(), m.clone());
+fn pass(input: &Input) -> Pass {
+    let [learning_rate, beta_1, beta_2] = input.rates;
     let pass = Pass {
-        learning_rate: input.learning_rate,
-        beta_1: input.beta_1,
-        beta_2: input.beta_2,
+        learning_rate,
+        beta_1,
+        beta_2,
         weight_decay: input.weight_decay,
+        unscale: input.unscale,
+        accumulation_steps: input.accumulation_steps,
+        ema_momentum: input.ema.map(|(momentum, _)| momentum),
+        ema_overwrite: input.ema.is_some_and(|(_, overwrite)| overwrite),
         ..Pass::default()
     };
-    pass.step::<P, G, M, f32>(&mut expected_p, &g, &mut expected_m, None, None, None);
+    match input.clip {
+        Clip::None => pass,
+        Clip::Value(limit) => Pass { clip_value: Some(limit), ..pass },
+        Clip::Norm(limit, norm) => Pass { clip_norm: Some((limit, norm)), ..pass },
+        // The limit of a joint norm is the optimizer's to check.
+        Clip::Global(limit, norm) if limit > 0.0 && limit.is_finite() && norm >= 0.0 => {
+            Pass { global_clip_norm: Some((limit, norm)), ..pass }
+        }
+        Clip::Global(..) => pass,
+    }
+}
+
+fn check<P: Sample, G: Sample, M: Sample>(input: &Input) {
+    let pass = pass(input);
+    if settings(&pass).is_err() {
+        return;
+    }
+    fn tensor<T: Sample>(input: &Input, which: usize) -> Vec<T> {
+        // Long enough to be cut, short enough to be quick.
+        let repeats = 1 + usize::from(input.repeats) % 32;
+        let len = (input.elements.len() * repeats).min(5 * BLOCK);
+        input.elements.iter().cycle().take(len).map(|element| T::from_low_bits(element[which])).collect()
+    }
+    let case = Case::<P, G, M> {
+        pass,
+        copy: Dtype::ALL.get(usize::from(input.formats[3] % 4)).copied(),
+        parameter: tensor(input, 0),
+        gradient: tensor(input, 1),
+        momentum: tensor(input, 2),
+        accumulator: tensor(input, 3),
+        average: tensor(input, 4),
+        misalignment: input.misalignment.map(usize::from),
+    };
     for backend in Backend::available() {
-        let mut parameter = Guarded::new(&p, input.misalignment[0].into());
-        let gradient = Guarded::new(&g, input.misalignment[1].into());
-        let mut momentum = Guarded::new(&m, input.misalignment[2].into());
-        let tensors = Tensors::in_place(
-            P::slice_mut(parameter.tensor_mut()),
-            G::slice(gradient.tensor()),
-            M::slice_mut(momentum.tensor_mut()),
-        );
-        step.apply(backend, tensors).expect("tensors of equal lengths");
-        parameter.assert_holds(&expected_p, "parameter");
-        gradient.assert_holds(&g, "gradient");
-        momentum.assert_holds(&expected_m, "momentum");
+        match &input.cut {
+            None => alone(&case, input.operation, backend),
+            Some(cut) => {
+                let plan = Plan::new(backend).threads(cut.threads.into()).parallel_from(0);
+                let plan = plan.chunk(usize::from(cut.blocks) * BLOCK);
+                let prefetch = if cut.prefetch { Prefetch::On } else { Prefetch::Off };
+                planned(&case, input.operation, &plan.prefetch(prefetch));
+            }
+        }
+    }
+}
+
+fn alone<P: Sample, G: Sample, M: Sample>(case: &Case<P, G, M>, operation: Operation, backend: Backend) {
+    match operation {
+        Operation::Step { in_place } => {
+            case.check_step(in_place, |step: Step, tensors: Tensors<'_>| step.apply(backend, tensors));
+        }
+        Operation::Accumulate => {
+            case.check_accumulate(|gradient, sums, g| accumulate(backend, gradient, sums, g))
+        }
+        Operation::Average => case.check_average(|ema, averages, p| average(backend, ema, averages, p)),
+        Operation::Convert => case.check_convert(|source, target| convert(backend, source, target)),
+        Operation::Statistics => {
+            case.check_statistics(|gradient, g, sums| statistics(backend, gradient, g, sums))
+        }
+    }
+}
+
+fn planned<P: Sample, G: Sample, M: Sample>(case: &Case<P, G, M>, operation: Operation, plan: &Plan) {
+    match operation {
+        Operation::Step { in_place } => {
+            case.check_step(in_place, |step, tensors| run(plan, &mut [Task::step(step, tensors)?]));
+        }
+        Operation::Accumulate => {
+            case.check_accumulate(|gradient, sums, g| run(plan, &mut [Task::accumulate(gradient, sums, g)?]));
+        }
+        Operation::Average => {
+            case.check_average(|ema, averages, p| run(plan, &mut [Task::average(ema, averages, p)?]));
+        }
+        Operation::Convert => {
+            case.check_convert(|source, target| run(plan, &mut [Task::convert(source, target)?]))
+        }
+        Operation::Statistics => case.check_statistics(|gradient, g, sums| {
+            let mut blocks = vec![Statistics::default(); g.len().div_ceil(BLOCK)];
+            run(plan, &mut [Task::statistics(gradient, g, sums, &mut blocks)?])?;
+            Ok(Statistics::of_blocks(&blocks))
+        }),
     }
 }

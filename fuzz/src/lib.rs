@@ -1,23 +1,34 @@
-//! What the targets share: files made of a fuzzer's bytes, and an account of the memory that reading them takes.
+//! What the targets share: files made of a fuzzer's bytes, and an account of what reading them takes.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use lion_tests::counting::{Counting, peak_of};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Does something with `input` bytes of input, and fails where it has more than a small multiple of them allocated at
-/// any time.
-pub fn in_bounded_memory<T>(input: usize, work: impl FnOnce() -> T) -> T {
+/// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than a small
+/// multiple of them allocated at any time.
+pub fn bounded<T>(input: usize, work: impl FnOnce() -> T) -> T {
     // A byte of JSON can be a whole value of a list, of 32 bytes, and a list that grows has room for as many again.
     const MULTIPLE: usize = 100;
     const BASE: usize = 256 << 10;
+    let start = processor_time();
     let (done, taken) = peak_of(work);
+    let time = processor_time() - start;
+    assert!(time < Duration::from_secs(1), "{time:?} for an input of {input}");
     assert!(taken <= BASE + MULTIPLE * input, "{taken} bytes for an input of {input}");
     done
+}
+
+/// Of this thread, which other work of the machine does not count towards.
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// A tensor file of a fuzzer's bytes. An even first byte says that the rest is the file; with an odd one the rest is

@@ -39,6 +39,7 @@ mod two_threads {
     //! ```
 }
 
+mod case;
 pub mod counting;
 mod guarded;
 pub mod model;
@@ -47,6 +48,7 @@ pub mod scenario;
 pub mod simulated;
 mod values;
 
+pub use case::{Case, settings};
 pub use fastrand::Rng;
 pub use guarded::Guarded;
 pub use values::{Sample, bits, ordinary, slice_bits, values};

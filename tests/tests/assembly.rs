@@ -4,7 +4,7 @@
 //! memory. So this builds the kernels in release mode, disassembles them and looks at every instruction.
 //!
 //! Needs objdump (binutils), which comes with the linker. `LION_ASSEMBLY_TARGET` names another target than this
-//! machine's, and `LION_OBJDUMP` its objdump.
+//! machine's, `LION_ASSEMBLY_RUSTC` the compiler that knows it, and `LION_OBJDUMP` its objdump.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,10 @@ fn build(target: Option<&str>) -> PathBuf {
     cargo.arg(&directory).env("RUSTFLAGS", "-Csymbol-mangling-version=v0");
     if let Some(target) = target {
         cargo.args(["--target", target]);
+    }
+    // Another compiler may be the one that knows the target.
+    if let Some(compiler) = std::env::var_os("LION_ASSEMBLY_RUSTC") {
+        cargo.env("RUSTC", compiler);
     }
     let status = cargo.status().expect("cargo can be started");
     assert!(status.success(), "the release build fails");

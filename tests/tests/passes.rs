@@ -2,10 +2,10 @@
 
 use half::{bf16, f16};
 use lion_kernels::reference::Pass;
-use lion_kernels::{Backend, Ema, Gradient, accumulate, average};
-use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
+use lion_kernels::{Backend, Gradient, accumulate, average};
+use lion_tests::{Case, Rng, Sample, on_each_backend, values};
 
-on_each_backend!(accumulation, moving_average);
+on_each_backend!(accumulation, moving_average, division_by_every_power_of_two);
 
 /// Four blocks of the longest vectors, and one element.
 const LENGTHS: std::ops::RangeInclusive<usize> = 0..=4 * 32 + 1;
@@ -14,20 +14,12 @@ fn accumulation(backend: Backend) {
     fn format<G: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x51);
         for len in LENGTHS {
-            for unscale in [None, Some(3.0), Some(0.0), Some(f32::INFINITY)] {
-                let (sums, gradient) = (values::<f32>(&mut rng, len), values::<G>(&mut rng, len));
-                let mut expected = sums.clone();
-                Pass { unscale, ..Pass::default() }.accumulate(&mut expected, &gradient);
-
-                let settings = match unscale {
-                    Some(divisor) => Gradient::new().unscale(divisor).expect("valid"),
-                    None => Gradient::new(),
-                };
-                let mut found = Guarded::new(&sums, rng.usize(..16));
-                let gradient = Guarded::new(&gradient, rng.usize(..32));
-                accumulate(backend, &settings, found.tensor_mut(), G::slice(gradient.tensor()))
-                    .expect("a pass");
-                found.assert_holds(&expected, &format!("accumulated {} / {unscale:?}", G::DTYPE));
+            for unscale in [None, Some(3.0), Some(1024.0), Some(0.0), Some(f32::INFINITY)] {
+                let pass = Pass { unscale, ..Pass::default() };
+                let case = Case::<f32, G, f32>::new(&mut rng, pass, None, len);
+                case.check_accumulate(|settings, sums, gradient| {
+                    accumulate(backend, settings, sums, gradient)
+                });
             }
         }
     }
@@ -40,24 +32,33 @@ fn moving_average(backend: Backend) {
     fn format<P: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x52);
         for len in LENGTHS {
-            for (momentum, overwrite) in [(0.99, false), (0.0, false), (0.9, true)] {
-                let (averages, parameter) = (values::<f32>(&mut rng, len), values::<P>(&mut rng, len));
-                let (mut expected, mut moved) = (averages.clone(), parameter.clone());
-                let pass = Pass { ema_momentum: Some(momentum), ema_overwrite: overwrite, ..Pass::default() };
-                pass.average(&mut expected, &mut moved);
-
-                let ema = Ema::new(momentum).expect("valid").overwrite(overwrite);
-                let mut found = Guarded::new(&averages, rng.usize(..16));
-                let mut parameter = Guarded::new(&parameter, rng.usize(..32));
-                average(backend, &ema, found.tensor_mut(), P::slice_mut(parameter.tensor_mut()))
-                    .expect("a pass");
-                let what = format!("EMA {momentum} of {}, overwriting: {overwrite}", P::DTYPE);
-                found.assert_holds(&expected, &what);
-                parameter.assert_holds(&moved, &what);
+            for (momentum, ema_overwrite) in [(0.99, false), (0.0, false), (0.9, true)] {
+                let pass = Pass { ema_momentum: Some(momentum), ema_overwrite, ..Pass::default() };
+                let case = Case::<P, f32, f32>::new(&mut rng, pass, None, len);
+                case.check_average(|ema, averages, parameter| average(backend, ema, averages, parameter));
             }
         }
     }
     format::<f32>(backend);
     format::<f16>(backend);
     format::<bf16>(backend);
+}
+
+/// Kernels multiply with the reciprocal of a power of two where that is exact, up to both ends of the format.
+fn division_by_every_power_of_two(backend: Backend) {
+    let mut rng = Rng::with_seed(0x53);
+    for exponent in -149..=127 {
+        let divisor = 2.0_f64.powi(exponent) as f32;
+        for neighbour in [divisor, divisor.next_up(), divisor.next_down()] {
+            let gradient: Vec<f32> = values(&mut rng, 500);
+            let settings = Gradient::new().unscale(neighbour).expect("valid");
+            // The negative zero, which alone leaves every quotient as it is.
+            let mut quotients = vec![-0.0_f32; gradient.len()];
+            accumulate(backend, &settings, &mut quotients, &gradient).expect("a pass");
+            for (found, value) in quotients.iter().zip(gradient) {
+                let expected = value / neighbour;
+                assert_eq!(found.comparable(), expected.comparable(), "{value:e} / {neighbour:e}");
+            }
+        }
+    }
 }
