@@ -81,8 +81,8 @@ pub(crate) trait Storage: Element {
         unsafe { Self::store(place, to, false, value) }
     }
 
-    /// The value that storing and loading would give.
-    fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32;
+    /// The values that storing and loading would give.
+    fn rounded<I: Isa>(isa: I, value: Pair<I>) -> Pair<I>;
 }
 
 /// Makes all that follows from the list of formats; `$d` is a dollar sign, for the macro that it makes.

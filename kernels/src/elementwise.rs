@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::isa::{Isa, Kernel};
 use crate::rule::{EmaRule, GradientRule, accumulated};
 use crate::settings::{Ema, Gradient};
-use crate::step::rounded;
 use crate::sweep::{Visit, Window, both, sweep};
 
 /// Adds a gradient to its accumulator: `accumulator = gradient / unscale + accumulator`.
@@ -147,7 +146,7 @@ impl<I: Isa, P: Storage> Visit<I> for AverageVisitor<I, P> {
             let average = both!(i => self.rule.averaged(average[i], p[i]));
             window.store(self.average, false, average);
             if self.overwrite {
-                window.store(self.parameter, false, rounded::<I, P>(self.isa, average));
+                window.store(self.parameter, false, P::rounded(self.isa, average));
             }
         }
     }

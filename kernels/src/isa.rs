@@ -59,6 +59,8 @@ pub(crate) trait Isa: Copy {
     /// `a < b`; false where either is NaN.
     fn less(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     fn is_nan(self, a: Self::F32) -> Self::Mask;
+    /// Whether a lane of either is NaN.
+    fn any_nan(self, a: Self::F32, b: Self::F32) -> bool;
     /// `value - magnitude * sign(direction)`, where the sign of a zero of either sign is +0 and that of NaN is NaN.
     /// `magnitude` is finite and not negative. The product is exact, so this rounds once however it is done.
     fn minus_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32;

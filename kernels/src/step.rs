@@ -463,14 +463,14 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
             window.store(streams.momentum.cast::<M>(), false, m);
 
             let observed = self.step.ema.is_some() || streams.copy.is_some();
-            let mut stored = if observed { rounded::<I, P>(isa, p) } else { p };
+            let mut stored = if observed { P::rounded(isa, p) } else { p };
             if let Some(ema) = &self.step.ema {
                 let rule = EmaRule::new(isa, ema);
                 let average = window.load(streams.ema, false);
                 let average = both!(i => rule.averaged(average[i], stored[i]));
                 window.store(streams.ema, false, average);
                 if ema.overwrite {
-                    stored = rounded::<I, P>(isa, average);
+                    stored = P::rounded(isa, average);
                 }
             }
             match observed {
@@ -482,11 +482,6 @@ impl<I: Isa, P: Storage, G: Storage, M: Storage> Visit<I> for FullVisitor<'_, I,
             }
         }
     }
-}
-
-#[inline(always)]
-pub(crate) fn rounded<I: Isa, P: Storage>(isa: I, value: Pair<I>) -> Pair<I> {
-    both!(i => P::rounded(isa, value[i]))
 }
 
 /// A gradient as loaded, unscaled and averaged with the accumulator but not clipped.

@@ -12,18 +12,22 @@ use crate::sweep::{Place, both};
 
 const UPPER: u32 = 0xffff_0000;
 
-/// The rounded bfloat16 in the upper 16 bits of each lane; the lower ones are not defined.
+/// The rounded bfloat16s in the upper 16 bits of each lane; the lower ones are not defined.
 ///
 /// Adding just under half of the last kept place, and one more where that place is odd, carries exactly when
 /// rounding to nearest even goes up: into the exponent where the significand is full, into infinity from the
-/// largest number. A NaN could carry into an infinity or a zero; it gets its quiet bit instead.
+/// largest number. A NaN could carry into an infinity or a zero; it gets its quiet bit instead, in a branch, because
+/// most tensors have none.
 #[inline(always)]
-fn round<I: Isa>(isa: I, value: I::F32) -> I::U32 {
-    let bits = isa.to_bits(value);
-    let odd = isa.and(isa.shr16(bits), isa.splat_u32(1));
-    let rounded = isa.add_u32(isa.add_u32(bits, isa.splat_u32(0x7fff)), odd);
-    let quiet = isa.or(bits, isa.splat_u32(0x0040_0000));
-    isa.select(isa.is_nan(value), quiet, rounded)
+fn round<I: Isa>(isa: I, value: Pair<I>) -> [I::U32; 2] {
+    let bits = both!(i => isa.to_bits(value[i]));
+    let odd = both!(i => isa.and(isa.shr16(bits[i]), isa.splat_u32(1)));
+    let rounded = both!(i => isa.add_u32(isa.add_u32(bits[i], isa.splat_u32(0x7fff)), odd[i]));
+    if !isa.any_nan(value[0], value[1]) {
+        return rounded;
+    }
+    let quiet = both!(i => isa.or(bits[i], isa.splat_u32(0x0040_0000)));
+    both!(i => isa.select(isa.is_nan(value[i]), quiet[i], rounded[i]))
 }
 
 impl Storage for bf16 {
@@ -54,7 +58,7 @@ impl Storage for bf16 {
         value: Pair<I>,
     ) {
         let isa = place.isa;
-        let [first, second] = both!(i => round(isa, value[i]));
+        let [first, second] = round(isa, value);
         if split {
             let neighbours = isa.or(isa.shr16(first), isa.and(second, isa.splat_u32(UPPER)));
             // SAFETY: the caller's elements are one vector of 32-bit lanes.
@@ -78,7 +82,8 @@ impl Storage for bf16 {
     }
 
     #[inline(always)]
-    fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32 {
-        isa.of_bits(isa.and(round(isa, value), isa.splat_u32(UPPER)))
+    fn rounded<I: Isa>(isa: I, value: Pair<I>) -> Pair<I> {
+        let rounded = round(isa, value);
+        both!(i => isa.of_bits(isa.and(rounded[i], isa.splat_u32(UPPER))))
     }
 }

@@ -25,7 +25,7 @@ impl Storage for f16 {
     }
 
     #[inline(always)]
-    fn rounded<I: Isa>(isa: I, value: I::F32) -> I::F32 {
-        isa.half_to_f32(isa.f32_to_half(value))
+    fn rounded<I: Isa>(isa: I, value: Pair<I>) -> Pair<I> {
+        both!(i => isa.half_to_f32(isa.f32_to_half(value[i])))
     }
 }

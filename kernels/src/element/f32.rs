@@ -23,7 +23,7 @@ impl Storage for f32 {
     }
 
     #[inline(always)]
-    fn rounded<I: Isa>(_: I, value: I::F32) -> I::F32 {
+    fn rounded<I: Isa>(_: I, value: Pair<I>) -> Pair<I> {
         value
     }
 }

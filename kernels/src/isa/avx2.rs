@@ -49,6 +49,7 @@ impl Isa for Avx2 {
         div(a: __m256, b: __m256) -> __m256 = _mm256_div_ps(a, b);
         less(a: __m256, b: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
         is_nan(a: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+        any_nan(a: __m256, b: __m256) -> bool = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, b)) != 0;
         minus_signed(value: __m256, magnitude: __m256, direction: __m256) -> __m256 = {
             let sign = _mm256_and_ps(direction, _mm256_set1_ps(-0.0));
             let moves = _mm256_cmp_ps::<_CMP_NEQ_UQ>(direction, _mm256_setzero_ps());

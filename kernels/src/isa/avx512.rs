@@ -74,6 +74,7 @@ impl Isa for Avx512 {
         div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b);
         less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         is_nan(a: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+        any_nan(a: __m512, b: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b) != 0;
         // The sign is one instruction. The product with it is exact, so that fusing it into the subtraction rounds
         // as the two operations would: once.
         minus_signed(value: __m512, magnitude: __m512, direction: __m512) -> __m512 = {

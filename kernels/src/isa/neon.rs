@@ -40,6 +40,8 @@ impl Isa for Neon {
         div(a: float32x4_t, b: float32x4_t) -> float32x4_t = vdivq_f32(a, b);
         less(a: float32x4_t, b: float32x4_t) -> uint32x4_t = vcltq_f32(a, b);
         is_nan(a: float32x4_t) -> uint32x4_t = vmvnq_u32(vceqq_f32(a, a));
+        any_nan(a: float32x4_t, b: float32x4_t) -> bool =
+            vminvq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))) == 0;
         minus_signed(value: float32x4_t, magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
             let moving = vbslq_f32(vdupq_n_u32(0x8000_0000), direction, magnitude);
             let still = vbicq_u32(vreinterpretq_u32_f32(moving), vceqzq_f32(direction));

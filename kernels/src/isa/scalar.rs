@@ -50,6 +50,7 @@ impl Isa for Scalar {
         div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(a, b => a / b);
         less(a: [f32; 4], b: [f32; 4]) -> [bool; 4] = lanes!(a, b => a < b);
         is_nan(a: [f32; 4]) -> [bool; 4] = lanes!(a => f32::is_nan(a));
+        any_nan(a: [f32; 4], b: [f32; 4]) -> bool = a.iter().chain(&b).any(|value| value.is_nan());
         minus_signed(value: [f32; 4], magnitude: [f32; 4], direction: [f32; 4]) -> [f32; 4] = lanes!(
             value, magnitude, direction => {
                 let moving = magnitude.copysign(direction);
