@@ -10,7 +10,8 @@ use super::call::Call;
 use super::queue::Queue;
 use super::{Lion, Scratch};
 use crate::memory::StatesMut;
-use crate::{Error, Outcome, Update};
+use crate::variable::{StateMut, Variable};
+use crate::{Error, Outcome, Update, VariableId};
 
 impl Lion {
     /// The statistics of every gradient, before any of them is used.
@@ -67,37 +68,18 @@ impl Lion {
             _ => Operation::Step,
         };
         let mut queue = Queue::new(&self.profile, operation, tasks, updates.len());
-        let mut states = self.memory.states_mut();
         // An update ends the window of variables too that it does not name.
         let clears = call.outcome == Outcome::Updated && self.window.calls.is_some();
+        let mut walk = Walk { variables: &self.variables, states: self.memory.states_mut(), next: 0, clears };
         let mut waits = false;
-        let mut next = 0;
-        let mut pass = |states: &mut StatesMut<'_>, to: usize| {
-            if clears {
-                for variable in self.variables.get(next..to).unwrap_or_default() {
-                    if let Some(mut state) = states.nth(0, variable) {
-                        state.clear_accumulator();
-                    }
-                }
-                next = to;
-            }
-            let skipped = to.saturating_sub(next);
-            next = to + 1;
-            skipped
-        };
         for (turn, update) in updates.iter_mut().enumerate() {
-            let index = update.variable.0;
-            let skipped = pass(&mut states, index);
-            let Some(variable) = self.variables.get(index) else { continue };
-            let (Some(state), Some(steps)) = (states.nth(skipped, variable), steps.get(variable.group.0))
-            else {
-                continue;
-            };
+            let Some((variable, state)) = walk.to(update.variable) else { continue };
+            let Some(steps) = steps.get(variable.group.0) else { continue };
             waits |= variable.constraint.is_some() || update.copy.is_some() && !call.copies(variable, update);
             let done = call.visit(variable, state, update, steps, measured.get(turn), &mut queue);
             done.map_err(|source| variable.error(source))?;
         }
-        pass(&mut states, self.variables.len());
+        walk.pass_by(self.variables.len());
         queue.finish(tasks)?;
         Ok(waits)
     }
@@ -117,5 +99,38 @@ impl Lion {
             }
         }
         Ok(queue.finish(tasks)?)
+    }
+}
+
+/// A way through the variables in the order of registration, to those that a call names.
+struct Walk<'v, 's> {
+    variables: &'v [Variable],
+    /// Of the variables from `next` on.
+    states: StatesMut<'s>,
+    next: usize,
+    /// Whether the accumulators of those that it passes by are cleared.
+    clears: bool,
+}
+
+impl<'v, 's> Walk<'v, 's> {
+    fn to(&mut self, id: VariableId) -> Option<(&'v Variable, StateMut<'s>)> {
+        self.pass_by(id.0);
+        let variable = self.variables.get(id.0)?;
+        let state = self.states.nth(id.0.saturating_sub(self.next), variable)?;
+        self.next = id.0 + 1;
+        Some((variable, state))
+    }
+
+    /// Those before the one of this number.
+    fn pass_by(&mut self, number: usize) {
+        if !self.clears {
+            return;
+        }
+        for variable in self.variables.get(self.next..number).unwrap_or_default() {
+            if let Some(mut state) = self.states.nth(0, variable) {
+                state.clear_accumulator();
+            }
+        }
+        self.next = number;
     }
 }
