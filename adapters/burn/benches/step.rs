@@ -22,12 +22,14 @@ struct Models {
 
 impl Models {
     fn new(size: Size) -> Self {
-        let tensor = |values| Tensor::from_data(TensorData::new(values, [size.elements]), &Device::flex());
-        let (parameter, gradient) = ordinary(size.elements);
-        let tensors = (0..size.tensors).map(|_| Param::from_tensor(tensor(parameter.clone()))).collect();
+        let tensor = |values, device| Tensor::from_data(TensorData::new(values, [size.elements]), device);
+        let (device, (parameter, gradient)) = (Device::flex(), ordinary(size.elements));
+        // burn's optimizer takes parameters that it could have the gradients of.
+        let with_gradients = device.clone().autodiff();
+        let parameter = |_| Param::from_tensor(tensor(parameter.clone(), &with_gradients));
         Models {
-            model: Some(Parameters { tensors }),
-            gradients: (0..size.tensors).map(|_| tensor(gradient.clone())).collect(),
+            model: Some(Parameters { tensors: (0..size.tensors).map(parameter).collect() }),
+            gradients: (0..size.tensors).map(|_| tensor(gradient.clone(), &device)).collect(),
             adapter: LionConfig::new().init(),
             stock: burn::optim::LionConfig::new().init(),
         }
