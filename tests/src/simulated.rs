@@ -10,6 +10,8 @@ use lion_kernels::{Backend, Plan, Prefetch};
 /// The backends that the model has, whatever the machine has that the tests run on.
 pub const BACKENDS: [Backend; 3] = [Backend::Scalar, Backend::Avx2, Backend::Avx512];
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// A machine with known times.
 #[derive(Debug)]
 pub struct Simulated {
@@ -20,6 +22,8 @@ pub struct Simulated {
     pub spikes: f64,
     /// By how much the machine's speed swings, as a share.
     pub drift: f64,
+    /// The share of samples in which the clock jumps, an hour ahead or back to where the sample began.
+    pub jumps: f64,
     /// The backend that gives wrong bits, if any.
     pub wrong: Option<Backend>,
     rng: Rng,
@@ -58,7 +62,8 @@ impl Simulated {
     /// With 10 % noise, spikes in 3 of 100 samples, and a speed that swings by 20 %.
     pub fn new(machine: Machine, seed: u64) -> Self {
         let rng = Rng::with_seed(seed);
-        Simulated { machine, noise: 0.1, spikes: 0.03, drift: 0.2, wrong: None, rng, case: None, clock: 0.0 }
+        let (noise, spikes, drift, jumps) = (0.1, 0.03, 0.2, 0.0);
+        Simulated { machine, noise, spikes, drift, jumps, wrong: None, rng, case: None, clock: 0.0 }
     }
 
     /// The machine.
@@ -120,6 +125,11 @@ impl Simulated {
         let spike = if self.rng.f64() < self.spikes { 10.0 } else { 1.0 };
         let swing = 1.0 + self.drift * (self.clock / 7e9).sin();
         let time = nanoseconds * (normal * self.noise).exp() * spike * swing;
+        if self.jumps > 0.0 && self.rng.f64() < self.jumps {
+            let jump = if self.rng.bool() { HOUR } else { Duration::ZERO };
+            self.clock += jump.as_nanos() as f64;
+            return jump;
+        }
         self.clock += time;
         Duration::from_nanos(time as u64)
     }

@@ -120,6 +120,29 @@ fn a_short_time_is_kept_and_gives_safe_plans() {
 }
 
 #[test]
+fn a_clock_that_jumps_gives_safe_plans() {
+    let machine = machine(2, 1);
+    let (mut whole, mut cut) = (0, 0);
+    for (seed, jumps) in (0..30).zip([1e-4, 1e-3, 0.3].into_iter().cycle()) {
+        let mut rig = Simulated::new(machine.clone(), seed);
+        rig.jumps = jumps;
+        let tuned = tuner(&machine, seed).run_on(&mut rig, on).expect("tuned");
+        for finding in &tuned.findings {
+            let against =
+                rig.truth(&finding.case, &finding.plan) / rig.truth(&finding.case, &finding.default);
+            assert!(against < 1.05, "{}: {against} of the default", finding.case);
+            let numbers = finding.nanoseconds.into_iter().chain(finding.interval.into_iter().flatten());
+            assert!(numbers.chain(finding.default_nanoseconds).all(f64::is_finite), "{finding:?}");
+        }
+        let written = tuned.document.to_toml().expect("text");
+        assert_eq!(lion_autotune::Document::parse(&written).expect("a profile"), tuned.document);
+        // An hour ahead is past the end.
+        *if rig.now() < Duration::from_secs(3600) { &mut whole } else { &mut cut } += 1;
+    }
+    assert!(whole > 0 && cut > 0, "{whole} without a jump ahead, {cut} with one");
+}
+
+#[test]
 fn it_goes_on_where_it_was_stopped() {
     let machine = machine(2, 1);
     let folder = tempfile::tempdir().expect("a folder");
