@@ -40,6 +40,18 @@ use crate::{
 /// ```
 ///
 /// A clone has the same variables, under the same ids, and a copy of their state.
+///
+/// A call has the optimizer for itself: the compiler refuses two at a time, and threads that share it behind a mutex
+/// wait for each other.
+///
+/// ```compile_fail,E0499
+/// # let mut optimizer = lion::Lion::builder().build()?;
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| optimizer.apply(&mut []));
+///     scope.spawn(|| optimizer.apply(&mut []));
+/// });
+/// # Ok::<(), lion::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Lion {
     config: Config,
