@@ -60,6 +60,7 @@ fi
 emulated -p lion-tests --test step --test passes --test conversions --test statistics \
     --test exhaustive --test parallel --test plans --test determinism -- neon
 
-# The release build's assembly is read on this side of the emulator, by a test of this machine's own build.
+# The release build's assembly is read on this side of the emulator, by a test of this machine's own build, which the
+# whole workspace's tests have made already.
 LION_ASSEMBLY_RUSTC=$rustc LION_ASSEMBLY_TARGET=$target LION_OBJDUMP=aarch64-linux-gnu-objdump \
-    cargo test -p lion-tests --test assembly
+    cargo test --workspace --test assembly
