@@ -2,8 +2,10 @@
 //!
 //! A step streams through its tensors, and on ordinary pages the address translation costs as much as the data.
 //! So a buffer starts at a multiple of 64 bytes, the length of a cache line and of the longest vector, and one of
-//! 2 MiB or more starts at a multiple of 2 MiB and asks for huge pages before it is first touched. A [`Buffer`] is one
-//! tensor, an [`Arena`] many; [`advise_huge_pages`] helps memory that others own.
+//! 2 MiB or more starts at a multiple of 2 MiB and asks for huge pages before it is first touched. One of 4 KiB or more
+//! starts at a multiple of 4 KiB: processors compare the low 12 bits of a load's address with those of the stores before
+//! it, and buffers a little more than 4 KiB apart would make loads wait for stores to other tensors. A [`Buffer`] is
+//! one tensor, an [`Arena`] many; [`advise_huge_pages`] helps memory that others own.
 
 mod arena;
 mod memory;
@@ -19,6 +21,7 @@ use crate::Error;
 use crate::element::Element;
 
 const LINE: usize = 64;
+const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// A fixed number of elements, all zero at first.

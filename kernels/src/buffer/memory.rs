@@ -8,7 +8,7 @@ use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
-use super::{HUGE_PAGE, LINE};
+use super::{HUGE_PAGE, LINE, PAGE};
 
 /// An address that every element may have.
 const ALIGNED: NonZeroUsize = NonZeroUsize::new(HUGE_PAGE).expect("is not zero");
@@ -35,8 +35,8 @@ impl Memory {
         Memory { start, size: 0, mapped: false }
     }
 
-    /// Zeros, starting at a multiple of 64 bytes, or of 2 MiB where there are that many; `None` where they cannot
-    /// be had.
+    /// Zeros, starting at a multiple of 64 bytes, of 4 KiB or of 2 MiB where there are that many; `None` where they
+    /// cannot be had.
     pub(super) fn zeroed(size: usize) -> Option<Self> {
         if size == 0 {
             return Some(Self::empty());
@@ -83,7 +83,12 @@ impl Memory {
 }
 
 fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size, if size < HUGE_PAGE { LINE } else { HUGE_PAGE }).ok()
+    let align = match size {
+        ..PAGE => LINE,
+        ..HUGE_PAGE => PAGE,
+        _ => HUGE_PAGE,
+    };
+    Layout::from_size_align(size, align).ok()
 }
 
 impl Drop for Memory {
@@ -106,11 +111,11 @@ mod sys {
     pub(super) const MAPS: bool = true;
 
     /// A multiple of every size that Linux has for ordinary pages.
-    const PAGE: usize = 64 << 10;
+    const PAGES: usize = 64 << 10;
 
     /// In whole pages.
     pub(super) fn rounded(size: usize) -> Option<usize> {
-        size.checked_next_multiple_of(PAGE)
+        size.checked_next_multiple_of(PAGES)
     }
 
     /// Whole pages, at a multiple of 2 MiB: maps that much more, and gives back what lies before and behind.
