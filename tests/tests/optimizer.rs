@@ -133,6 +133,18 @@ fn metrics_of_clips() {
     assert_eq!(metrics(Lion::builder().global_clipnorm(8.0)), (Some(5.0), Some(5.0), Some(false), Some(0)));
 }
 
+#[test]
+fn metrics_of_a_call_that_only_accumulates() {
+    for builder in [Lion::builder(), Lion::builder().clipnorm(1.0)] {
+        let mut optimizer = builder.gradient_accumulation_steps(2).build().unwrap();
+        let a = optimizer.register("a", &[1], Dtype::F32).unwrap();
+        let metrics = optimizer.apply(&mut [Update::new(a, &mut [0.0_f32][..], &[3.0_f32][..])]).unwrap();
+        assert_eq!(metrics.outcome, Outcome::Accumulated);
+        assert_eq!((metrics.gradient_norm, metrics.clipped_norm, metrics.clipped), (None, None, None));
+        assert_eq!(metrics.non_finite, None);
+    }
+}
+
 /// A dynamic scale can come to zero. What is divided by it is infinite or NaN, though what was passed is finite.
 #[test]
 fn metrics_of_clips_at_a_scale_of_zero() {

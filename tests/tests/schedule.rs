@@ -29,6 +29,7 @@ fn every_call_is_as_in_keras() {
     let (mut values, mut wrong) = (0, 0);
     for case in golden["cases"].as_array().unwrap() {
         let schedule = from_keras(&case["schedule"]);
+        assert_eq!(case["schedule"]["class_name"], schedule.class_name());
         for (&step, expected) in steps.iter().zip(case["values"].as_array().unwrap()) {
             let expected = expected.as_f64().unwrap() as f32;
             let found = schedule.at(step);

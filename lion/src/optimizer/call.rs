@@ -109,13 +109,14 @@ impl Call {
                 let step = step.gradient(self.gradient_of(measured)?);
                 self.step(step, state, update, gradient, copies, queue)
             }
-            Some(gradient) if self.outcome == Outcome::Accumulated => {
+            // A call with another outcome has come to none of these.
+            Some(gradient) => {
                 if let Some(accumulator) = state.accumulator {
                     queue.push(Task::accumulate(&self.gradient, accumulator, gradient)?)?;
                 }
                 self.average(state.ema, update, queue)
             }
-            _ => {
+            None => {
                 if self.outcome == Outcome::Updated {
                     state.clear_accumulator();
                 }
