@@ -83,10 +83,12 @@ impl Memory {
 }
 
 fn layout(size: usize) -> Option<Layout> {
-    let align = match size {
-        ..PAGE => LINE,
-        ..HUGE_PAGE => PAGE,
-        _ => HUGE_PAGE,
+    let align = if size < PAGE {
+        LINE
+    } else if size < HUGE_PAGE {
+        PAGE
+    } else {
+        HUGE_PAGE
     };
     Layout::from_size_align(size, align).ok()
 }
