@@ -4,19 +4,14 @@
 # `cargo install cargo-fuzz`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. fuzz/options.sh
+# Optimised further, the instrumented vector code takes many minutes to compile.
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 
 run() {
-    local target=$1 dictionary=
-    case $target in
-    checkpoint_load | replay_input) dictionary=tensor_file ;;
-    keras_config) dictionary=keras_config ;;
-    profile_parse) dictionary=profile ;;
-    esac
-    mkdir -p "fuzz/corpus/$target"
-    # The targets allow reading a second of the processor's time; this is for a machine that does other work too.
-    cargo +nightly fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$2" -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 \
-        ${dictionary:+-dict=fuzz/dictionaries/$dictionary.dict}
+    options_of "$1"
+    mkdir -p "fuzz/corpus/$1"
+    cargo +nightly fuzz run --features libfuzzer "$1" "fuzz/corpus/$1" "fuzz/seeds/$1" -- -max_total_time="$2" "${options[@]}"
 }
 
 target=${1:?the name of a target, see fuzz/README.md, or all}

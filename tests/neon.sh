@@ -6,7 +6,8 @@
 #     (`rustup target add aarch64-unknown-linux-gnu`; set NEON_RUSTC to use another than the one in PATH),
 #   - aarch64-linux-gnu-gcc with the C library for aarch64, as a linker,
 #   - qemu-aarch64.
-# Arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs.
+# Arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs, and the fuzz
+# targets go through their seeds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -48,17 +49,20 @@ runner=qemu-aarch64
 
 emulated() {
     # A compiler of its own wants a directory of its own.
-    RUSTC=$rustc CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon} LION_EXPECT_BACKENDS=scalar,neon \
+    RUSTC=$rustc CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon} CARGO_BUILD_TARGET=$target \
+        LION_EXPECT_BACKENDS=scalar,neon \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner cargo test --target $target "$@"
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner cargo "$@"
 }
 
 if [ $# -gt 0 ]; then
-    emulated "$@"
+    emulated test "$@"
     exit
 fi
-emulated -p lion-tests --test step --test passes --test conversions --test statistics \
+# Both packages in both commands, so that the kernels are built once. The fuzz targets go through each backend.
+emulated test -p lion-tests -p lion-fuzz --test step --test passes --test conversions --test statistics \
     --test exhaustive --test parallel --test plans --test determinism -- neon
+emulated test -p lion-tests -p lion-fuzz --test seeds
 
 # The release build's assembly is read on this side of the emulator, by a test of this machine's own build, which the
 # whole workspace's tests have made already.

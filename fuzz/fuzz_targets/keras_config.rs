@@ -1,32 +1,3 @@
-//! Any text as a config: refused in one line, or read; and what is read is written and comes back.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use lion::{Config, Lion};
-use lion_fuzz::bounded;
-
-fuzz_target!(|text: &str| {
-    let config = match bounded(text.len(), || Config::from_json(text)) {
-        Ok(config) => config,
-        Err(error) => {
-            let message = error.to_string();
-            assert!(!message.contains(['\n', '\r']), "{message:?}");
-            return;
-        }
-    };
-    config.validate().expect("what is read is valid");
-    for written in [config.to_json(), config.to_bare_json()] {
-        let written = written.expect("no closure comes from a file");
-        let again = Config::from_json(&written).expect("what is written can be read");
-        assert_eq!(again, config);
-        assert!(
-            written == again.to_json().expect("written") || written == again.to_bare_json().expect("written")
-        );
-    }
-    let optimizer = Lion::from_config(config).expect("valid");
-    // Schedules are asked at calls of every size.
-    for call in [0, 1, 2, 1000, (1 << 24) + 1, u64::MAX] {
-        let rate = optimizer.config().learning_rate.at(call);
-        assert!(rate >= 0.0, "{rate} in call {call}");
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lion_fuzz::keras_config::fuzz(bytes));

@@ -1,4 +1,16 @@
-//! What the targets share: files made of a fuzzer's bytes, and an account of what reading them takes.
+//! The fuzz targets, each a function of a fuzzer's bytes, and what they share: files made of such bytes, and an account
+//! of what reading them takes.
+//!
+//! libFuzzer calls them from `fuzz_targets`, with the feature `libfuzzer`; without it the tests go through the inputs
+//! that are committed, on any compiler and machine.
+
+pub mod checkpoint_load;
+pub mod keras_config;
+pub mod optimizer_vs_model;
+pub mod profile_parse;
+pub mod replay_input;
+pub mod schedule;
+pub mod step_vs_reference;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -1,0 +1,13 @@
+//! Trainings of any options on every backend of this machine against a plain model, by bits.
+
+use arbitrary::{Arbitrary, Unstructured};
+use lion_kernels::Backend;
+use lion_tests::scenario::{Scenario, agrees_with_the_model};
+
+/// A run over a fuzzer's bytes.
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(scenario) = Scenario::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
+    for backend in Backend::available() {
+        agrees_with_the_model(&scenario, backend);
+    }
+}

@@ -1,0 +1,38 @@
+//! Any text as a profile: refused in one line, or read; what is read is written and comes back, and makes only plans
+//! that this machine can follow.
+
+use lion_autotune::{Document, Dtypes, Machine, Operation, Profile};
+use lion_kernels::{BLOCK, Dtype};
+
+use crate::bounded;
+
+/// A run over a fuzzer's bytes.
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let document = match bounded(text.len(), || Document::parse(text)) {
+        Ok(document) => document,
+        Err(error) => {
+            let message = error.to_string();
+            assert!(!message.contains(['\n', '\r']), "{message:?}");
+            return;
+        }
+    };
+    let written = document.to_toml().expect("what is read can be written");
+    let again = Document::parse(&written).expect("what is written can be read");
+    assert_eq!(written, again.to_toml().expect("written"));
+
+    // As it is, it is mostly of another machine; its plans are tried as if they had been made here.
+    let _ = Profile::from_str(text);
+    let mut here = Document::new(&Machine::detect(), &document.level, &[]);
+    here.entries = document.entries;
+    let profile = Profile::from_str(&here.to_toml().expect("written")).expect("of this machine");
+    for &operation in Operation::ALL {
+        for &dtype in Dtype::ALL {
+            for bytes in [0, 1 << 12, 1 << 20, 1 << 26, usize::MAX] {
+                let plan = profile.plan(operation, Dtypes::all(dtype), bytes);
+                assert!(plan.backend.is_available());
+                assert!(plan.chunk >= BLOCK && plan.chunk.is_multiple_of(BLOCK));
+            }
+        }
+    }
+}

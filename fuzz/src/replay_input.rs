@@ -1,0 +1,25 @@
+//! Any bytes as a recorded run: refused, or replayed to the end.
+
+use std::fs;
+
+use lion::Lion;
+use lion::replay::{self, Recording};
+
+use crate::{bounded, scratch, tensor_file};
+
+/// A run over a fuzzer's bytes.
+pub fn fuzz(bytes: &[u8]) {
+    let input = scratch("recording");
+    let file = tensor_file(bytes);
+    fs::write(&input, &file).expect("written");
+    bounded(file.len(), || {
+        let Ok(run) = Recording::open(&input) else { return };
+        let builder = Lion::builder().ema(0.9).gradient_accumulation_steps(2).global_clipnorm(1.0);
+        let mut optimizer = builder.build().expect("valid");
+        let ids = replay::register(&run, &mut optimizer).expect("a file's own shapes");
+        let mut parameters = run.parameters().expect("data that there are");
+        replay::run(&run, &mut optimizer, &ids, &mut parameters, |_| {}).expect("a valid run");
+        replay::finalize(&mut optimizer, &ids, &mut parameters).expect("a valid run");
+        assert_eq!(optimizer.iterations(), run.calls() as u64);
+    });
+}
