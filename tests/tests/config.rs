@@ -108,6 +108,11 @@ fn closures_stay_in_the_program() {
     config.learning_rate = LinearWarmup::new(5, Schedule::from_fn(|_| 0.5)).unwrap().into();
     assert_eq!(config, config.clone());
     assert_eq!(config.learning_rate.at(5), 0.5);
+    // What two closures do cannot be compared.
+    let half = Schedule::from_fn(|_| 0.5);
+    assert_eq!(half, half.clone());
+    assert_ne!(half, Schedule::from_fn(|_| 0.5));
+    assert!(format!("{half:?}").contains("Closure(..)"));
     let message = config.to_json().unwrap_err().to_string();
     assert_eq!(message, "learning_rate.after is a closure, which cannot be written to a file");
     let text = r#"{"learning_rate": {"module": "lion", "class_name": "Closure", "config": {}}}"#;

@@ -62,6 +62,17 @@ fn the_cadence_of_the_average() {
 }
 
 #[test]
+fn what_a_variable_was_registered_with() {
+    let mut optimizer = Lion::builder().build().unwrap();
+    let kernel = optimizer.register("kernel", &[2, 3], Dtype::F32).unwrap();
+    let bias = optimizer.register("bias", &[], Dtype::F16).unwrap();
+    assert_eq!((optimizer.name(kernel), optimizer.shape(kernel)), (Some("kernel"), Some(&[2, 3][..])));
+    assert_eq!((optimizer.name(bias), optimizer.shape(bias)), (Some("bias"), Some(&[][..])));
+    let other = Lion::builder().build().unwrap();
+    assert_eq!((other.name(kernel), other.shape(kernel)), (None, None));
+}
+
+#[test]
 fn groups_and_live_hyperparameters() {
     let mut optimizer = Lion::builder().learning_rate(0.5).weight_decay(1.0).build().unwrap();
     let own = Group::new().learning_rate_multiplier(0.5).beta_1(0.5).beta_2(0.0).weight_decay(0.5);
@@ -91,7 +102,12 @@ fn groups_and_live_hyperparameters() {
     optimizer.set_learning_rate(0.25).unwrap();
     optimizer.set_weight_decay(None).unwrap();
     optimizer.set_beta_2(1.0).unwrap();
-    optimizer.set_group(off, Group::new().learning_rate_multiplier(2.0)).unwrap();
+    let doubled = Group::new().learning_rate_multiplier(2.0);
+    optimizer.set_group(off, doubled.clone()).unwrap();
+    assert_eq!(optimizer.learning_rate(), 0.25);
+    assert_eq!(optimizer.group(off), Some(&doubled));
+    assert_ne!(optimizer.group(own), Some(&doubled));
+    assert_eq!(Lion::builder().build().unwrap().group(off), None);
     let before = momentum(&optimizer, ids[0]);
     let metrics = call(&mut optimizer, &mut parameters);
     assert_eq!(metrics.learning_rate, 0.25);
