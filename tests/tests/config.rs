@@ -102,6 +102,17 @@ fn the_house_s_own_schedules_come_back() -> Result<(), Error> {
     Ok(())
 }
 
+/// Keras ignores them, and writes them again.
+#[test]
+fn warmup_steps_without_a_target_stay_in_the_file() {
+    let decay =
+        json!({"initial_learning_rate": 0.5, "decay_steps": 10, "warmup_target": null, "warmup_steps": 7});
+    let config = read(json!({"learning_rate": {"class_name": "CosineDecay", "config": decay}}));
+    assert_eq!(config.learning_rate.at(0), 0.5);
+    let written: Value = serde_json::from_str(&config.to_bare_json().unwrap()).unwrap();
+    assert_eq!(written["learning_rate"]["config"]["warmup_steps"], 7);
+}
+
 #[test]
 fn closures_stay_in_the_program() {
     let mut config = Config::default();
