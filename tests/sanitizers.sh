@@ -2,14 +2,18 @@
 # Runs each fuzz target for a moment under AddressSanitizer, over its seeds and new inputs, and the kernels' tests of
 # threads under ThreadSanitizer: tests/sanitizers.sh [SECONDS-PER-TARGET], 10 without. On Linux.
 #
-# Needs a C++ compiler for libFuzzer, and a nightly Rust with the standard library's source, which it installs where
-# rustup is there.
+# Needs a C++ compiler for libFuzzer, which it installs on Debian as root, and a nightly Rust with the standard library's
+# source, which it installs where rustup is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . fuzz/options.sh
 seconds=${1:-10}
 built=${CARGO_TARGET_DIR:-target}
 
+if ! command -v c++ >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ >/dev/null
+fi
 rustc +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 if [ ! -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; then
     rustup component add rust-src --toolchain nightly
