@@ -14,6 +14,7 @@
 
 use core::mem::MaybeUninit;
 
+pub(crate) mod prefetch;
 pub(crate) mod scalar;
 
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -116,11 +117,6 @@ pub(crate) trait Isa: Copy {
         // SAFETY: writable by this function's contract.
         unsafe { to.write_unaligned(value) }
     }
-
-    /// Says that the cache line at an address, which may be any, will soon be read. Where the set has no such hint,
-    /// nothing.
-    #[inline(always)]
-    fn prefetch(self, _line: *const u8) {}
 
     /// Reads the first `bytes` bytes of a vector (`F32`, `U32` or `Half`); the others are zero.
     ///

@@ -60,6 +60,7 @@ pub use dispatch::Backend;
 pub use element::{Dtype, Element, Slice, SliceMut, Values};
 pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
+pub use isa::prefetch::prefetch;
 pub use limit::stream;
 pub use parallel::run;
 pub use plan::{Plan, Prefetch};

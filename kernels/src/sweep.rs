@@ -8,6 +8,7 @@ use core::ops::Range;
 
 use crate::element::{Pair, Storage};
 use crate::isa::Isa;
+use crate::isa::prefetch::prefetch;
 
 /// Bytes from a window to the one that is prefetched.
 const AHEAD: usize = 1024;
@@ -125,10 +126,10 @@ impl<I: Isa, const WHOLE: bool> Window<I, WHOLE> {
     /// Asks for the stream's lines that a window [`AHEAD`] of this one will need.
     #[inline(always)]
     pub(crate) fn prefetch<T>(self, stream: *const T) {
-        let first = stream.wrapping_add(self.start).cast::<u8>().wrapping_add(AHEAD);
+        let first = stream.wrapping_add(self.start).addr().wrapping_add(AHEAD);
         let mut line = 0;
         while line < 2 * I::LANES * size_of::<T>() {
-            self.isa.prefetch(first.wrapping_add(line));
+            prefetch(first.wrapping_add(line));
             line += LINE;
         }
     }

@@ -35,12 +35,6 @@ impl Isa for Avx2 {
         unsafe { enter(self, kernel) }
     }
 
-    #[inline(always)]
-    fn prefetch(self, line: *const u8) {
-        // SAFETY: a hint that reads nothing, of any address; SSE is part of this set.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-    }
-
     primitives! {
         splat(value: f32) -> __m256 = _mm256_set1_ps(value);
         add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);

@@ -40,12 +40,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, line: *const u8) {
-        // SAFETY: a hint that reads nothing, of any address; SSE is part of this set.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
-    }
-
-    #[inline(always)]
     unsafe fn load_part<V: Copy>(self, from: *const V, bytes: usize) -> V {
         const { assert!(size_of::<V>() <= size_of::<__m512i>()) };
         // SAFETY: the token proves AVX-512 BW. Only bytes under the mask are read, which are readable by the
