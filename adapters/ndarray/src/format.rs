@@ -68,9 +68,7 @@ macro_rules! formats {
 
             /// The elements as they lie in memory, where that is the order of a variable without a gap.
             pub(crate) fn slice(&self, order: &Order) -> Option<Slice<'_>> {
-                match self {
-                    $(View::$variant(view) => order.of(view.view()).to_slice().map(Slice::$variant),)+
-                }
+                match self { $(View::$variant(view) => order.slice(view).map(Slice::$variant),)+ }
             }
 
             /// Copies the elements in the order of a variable. `values` has the format and as many elements.
@@ -88,17 +86,26 @@ macro_rules! formats {
         }
 
         impl ViewMut<'_> {
+            pub(crate) fn dtype(&self) -> Dtype {
+                match self { $(ViewMut::$variant(_) => Dtype::$variant,)+ }
+            }
+
+            pub(crate) fn shape(&self) -> &[usize] {
+                match self { $(ViewMut::$variant(view) => view.shape(),)+ }
+            }
+
+            /// Whether the elements lie in memory as those of a variable, without a gap.
+            pub(crate) fn lies_in(&self, order: &Order) -> bool {
+                match self { $(ViewMut::$variant(view) => order.is_of(view),)+ }
+            }
+
             pub(crate) fn view(&self) -> View<'_> {
                 match self { $(ViewMut::$variant(view) => View::$variant(view.view()),)+ }
             }
 
             /// As [`View::slice`].
             pub(crate) fn slice_mut(&mut self, order: &Order) -> Option<SliceMut<'_>> {
-                match self {
-                    $(ViewMut::$variant(view) => {
-                        order.of_mut(view.view_mut()).into_slice().map(SliceMut::$variant)
-                    })+
-                }
+                match self { $(ViewMut::$variant(view) => order.slice_mut(view).map(SliceMut::$variant),)+ }
             }
 
             /// Takes the elements back that [`View::gather`] copied.

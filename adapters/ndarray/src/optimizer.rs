@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lion::{Builder, Dtype, Metrics, Slice, SliceMut, Values, VariableId, VariableOptions};
+use lion::{Builder, Dtype, Metrics, Values, VariableId, VariableOptions};
 use ndarray::{ArrayRef, Dimension};
 
 use crate::format::{Format, View};
@@ -22,18 +22,13 @@ pub struct Lion {
     copies: Vec<Copies>,
 }
 
-/// What a call copies of an update, kept so that calls need not allocate.
+/// Copies of an update's arrays in the order of its variable, kept so that calls need not allocate.
 #[derive(Clone, Debug, Default)]
 struct Copies {
-    parameter: Copied,
-    gradient: Copied,
-}
-
-/// A copy of an array in the order of its variable, and whether this call needs it.
-#[derive(Clone, Debug, Default)]
-struct Copied {
-    used: bool,
-    values: Option<Values>,
+    parameter: Option<Values>,
+    /// Whether this call moves the copy of the parameter, rather than the parameter.
+    moves_copy: bool,
+    gradient: Option<Values>,
 }
 
 impl Lion {
@@ -138,18 +133,18 @@ impl Lion {
         let mut slices = Vec::with_capacity(updates.len());
         for (update, copies) in updates.iter_mut().zip(&mut self.copies) {
             let order = order(update);
-            copies.parameter.take(&update.parameter.view(), order)?;
-            let parameter = match copies.parameter.slice_mut() {
-                Some(copy) => Some(copy),
-                None => update.parameter.slice_mut(order),
+            copies.moves_copy = !update.parameter.lies_in(order);
+            let parameter = match copies.moves_copy {
+                true => Some(copy(&mut copies.parameter, &update.parameter.view(), order)?.as_slice_mut()),
+                false => update.parameter.slice_mut(order),
             };
             let Some(parameter) = parameter else { continue };
             slices.push(match &update.gradient {
                 None => lion::Update::without_gradient(update.variable, parameter),
                 Some(gradient) => {
-                    copies.gradient.take(gradient, order)?;
-                    let Some(gradient) = copies.gradient.slice().or_else(|| gradient.slice(order)) else {
-                        continue;
+                    let gradient = match gradient.slice(order) {
+                        Some(gradient) => gradient,
+                        None => copy(&mut copies.gradient, gradient, order)?.as_slice(),
                     };
                     lion::Update::new(update.variable, parameter, gradient)
                 }
@@ -157,7 +152,7 @@ impl Lion {
         }
         let done = work(&mut self.core, &mut slices)?;
         for (update, copies) in updates.iter_mut().zip(&self.copies) {
-            if let (true, Some(values)) = (copies.parameter.used, &copies.parameter.values) {
+            if let (true, Some(values)) = (copies.moves_copy, &copies.parameter) {
                 update.parameter.scatter(order(update), values);
             }
         }
@@ -177,12 +172,11 @@ impl Lion {
                 expected: order.inverse().of_shape(variable.shape),
             }),
         };
-        let parameter = update.parameter.view();
-        fits("parameter", parameter.shape())?;
+        fits("parameter", update.parameter.shape())?;
         if let Some(gradient) = &update.gradient {
             fits("gradient", gradient.shape())?;
         }
-        let (found, expected) = (parameter.dtype(), variable.dtype);
+        let (found, expected) = (update.parameter.dtype(), variable.dtype);
         match found == expected {
             true => Ok(()),
             false => Err(Error::Dtype { name: variable.name.into(), found, expected }),
@@ -190,27 +184,14 @@ impl Lion {
     }
 }
 
-impl Copied {
-    /// Copies an array that does not lie in memory as its variable's state does.
-    fn take(&mut self, array: &View<'_>, order: &Order) -> Result<(), Error> {
-        self.used = array.slice(order).is_none();
-        if !self.used {
-            return Ok(());
-        }
-        let (dtype, len): (Dtype, usize) = (array.dtype(), array.shape().iter().product());
-        let values = match self.values.take() {
-            Some(values) if values.dtype() == dtype && values.len() == len => values,
-            _ => Values::zeroed(dtype, len).map_err(lion::Error::from)?,
-        };
-        array.gather(order, self.values.insert(values));
-        Ok(())
-    }
-
-    fn slice(&self) -> Option<Slice<'_>> {
-        self.values.as_ref().filter(|_| self.used).map(Values::as_slice)
-    }
-
-    fn slice_mut(&mut self) -> Option<SliceMut<'_>> {
-        self.values.as_mut().filter(|_| self.used).map(Values::as_slice_mut)
-    }
+/// Copies an array that does not lie in memory as its variable's state does, to where the last call did.
+fn copy<'a>(kept: &'a mut Option<Values>, array: &View<'_>, order: &Order) -> Result<&'a mut Values, Error> {
+    let (dtype, len): (Dtype, usize) = (array.dtype(), array.shape().iter().product());
+    let values = match kept.take() {
+        Some(values) if values.dtype() == dtype && values.len() == len => values,
+        _ => Values::zeroed(dtype, len).map_err(lion::Error::from)?,
+    };
+    let values = kept.insert(values);
+    array.gather(order, values);
+    Ok(values)
 }

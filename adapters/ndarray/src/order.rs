@@ -57,6 +57,25 @@ impl Order {
         }
     }
 
+    /// Whether an array's elements lie in this order without a gap.
+    pub(crate) fn is_of<A>(&self, view: &ArrayViewMutD<'_, A>) -> bool {
+        if self.is_row_major() {
+            view.is_standard_layout()
+        } else {
+            self.of(view.view()).is_standard_layout()
+        }
+    }
+
+    /// An array's elements as they lie in memory, where that is this order without a gap.
+    pub(crate) fn slice<'a, A>(&self, view: &'a ArrayViewD<'_, A>) -> Option<&'a [A]> {
+        if self.is_row_major() { view.as_slice() } else { self.of(view.view()).to_slice() }
+    }
+
+    /// As [`slice`](Self::slice).
+    pub(crate) fn slice_mut<'a, A>(&self, view: &'a mut ArrayViewMutD<'_, A>) -> Option<&'a mut [A]> {
+        if self.is_row_major() { view.as_slice_mut() } else { self.of_mut(view.view_mut()).into_slice() }
+    }
+
     /// An array with its axes in the order of the memory. It has as many as the variable.
     pub(crate) fn of<'a, A>(&self, view: ArrayViewD<'a, A>) -> ArrayViewD<'a, A> {
         match &self.0 {
