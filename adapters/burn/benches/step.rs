@@ -1,8 +1,8 @@
 //! The step against burn's own Lion and the slice API: `cargo bench -p lion-burn --bench step [-- SECONDS
-//! [MOST-ELEMENTS]]`.
+//! [MOST-ELEMENTS]]`. The columns "idle" are burn's walk through the module with an optimizer that does nothing.
 
 use burn::module::{Module, Param};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, LearningRate, LionState, ModuleOptimizer, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use lion_burn::LionConfig;
 use lion_testing::speed::{LEARNING_RATE, Size, Step, ordinary, table};
@@ -12,12 +12,35 @@ struct Parameters {
     tensors: Vec<Param<Tensor<1>>>,
 }
 
+/// Gives everything back as it is.
+#[derive(Clone, Debug)]
+struct Idle;
+
+impl Optimizer for Idle {
+    type State<const D: usize> = LionState<D>;
+
+    fn step<const D: usize>(
+        &self,
+        _: LearningRate,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<LionState<D>>,
+    ) -> (Tensor<D>, Option<LionState<D>>) {
+        (tensor, Some(state.unwrap_or_else(|| LionState::new(grad))))
+    }
+
+    fn to_device<const D: usize>(state: LionState<D>, _: &Device) -> LionState<D> {
+        state
+    }
+}
+
 struct Models {
     /// Taken for the time of a step, so that nothing shares it.
     model: Option<Parameters>,
     gradients: Vec<Tensor<1>>,
     adapter: ModuleOptimizer,
     stock: ModuleOptimizer,
+    idle: ModuleOptimizer,
 }
 
 impl Models {
@@ -32,6 +55,7 @@ impl Models {
             gradients: (0..size.tensors).map(|_| tensor(gradient.clone(), &device)).collect(),
             adapter: LionConfig::new().init(),
             stock: burn::optim::LionConfig::new().init(),
+            idle: ModuleOptimizer::from(Idle),
         }
     }
 
@@ -53,6 +77,11 @@ impl Step for Models {
 
     fn stock(&mut self) -> bool {
         self.step(|models| &mut models.stock);
+        true
+    }
+
+    fn idle(&mut self) -> bool {
+        self.step(|models| &mut models.idle);
         true
     }
 }

@@ -30,6 +30,10 @@ pub trait Step {
     fn adapter(&mut self);
     /// One step of the framework's own optimizer; `false` where it has none.
     fn stock(&mut self) -> bool;
+    /// What the framework does around any optimizer, with one that does nothing; `false` where nothing is between.
+    fn idle(&mut self) -> bool {
+        false
+    }
 }
 
 /// The learning rate of the measurements, at which ordinary values stay ordinary.
@@ -80,9 +84,9 @@ pub fn table<S: Step>(stock: &str, make: impl Fn(Size) -> S) {
     let time = time.unwrap_or(Duration::from_secs(5));
     let most = numbers.next().unwrap_or(f64::INFINITY);
     println!(
-        "| elements | step, ms | slice API, ms | step / slice API | p10–p90 | {stock}, ms | {stock} / step | p10–p90 |"
+        "| elements | step, ms | slice API, ms | step / slice API | p10–p90 | {stock}, ms | {stock} / step | p10–p90 | idle, ms | idle / slice API | p10–p90 |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for size in SIZES.into_iter().filter(|size| (size.tensors * size.elements) as f64 <= most) {
         let mut state = (make(size), Slices::new(size).expect("memory"));
         let slices = compare(time, &mut state, |(step, _)| step.adapter(), |(_, slices)| slices.step());
@@ -90,14 +94,25 @@ pub fn table<S: Step>(stock: &str, make: impl Fn(Size) -> S) {
             true => {
                 let found =
                     compare(time, &mut state, |(step, _)| assert!(step.stock()), |(step, _)| step.adapter());
-                format!("{} | {} |", milliseconds(found.work.median), ratio(&found))
+                format!("{} | {}", milliseconds(found.work.median), ratio(&found))
             }
-            false => "– | – | – |".to_owned(),
+            false => NONE.to_owned(),
+        };
+        let idle = match state.0.idle() {
+            true => {
+                let found =
+                    compare(time, &mut state, |(step, _)| assert!(step.idle()), |(_, slices)| slices.step());
+                format!("{} | {}", milliseconds(found.work.median), ratio(&found))
+            }
+            false => NONE.to_owned(),
         };
         let (work, limit) = (milliseconds(slices.work.median), milliseconds(slices.limit.median));
-        println!("| {} | {work} | {limit} | {} | {own}", size.name, ratio(&slices));
+        println!("| {} | {work} | {limit} | {} | {own} | {idle} |", size.name, ratio(&slices));
     }
 }
+
+/// The columns of what a framework has not.
+const NONE: &str = "– | – | –";
 
 fn ratio(found: &Comparison) -> String {
     format!("{:.2} | {:.2}–{:.2}", found.ratio.median, found.ratio.p10, found.ratio.p90)
