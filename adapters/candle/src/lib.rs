@@ -39,9 +39,11 @@
 //!   another is set.
 //! - While a step runs, the variables' elements are with the optimizer: **another thread** must not compute with them.
 
+mod gradient;
 mod loan;
 mod optimizer;
-mod tensor;
+mod threads;
+mod variable;
 
 pub use lion::{
     Backend, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,

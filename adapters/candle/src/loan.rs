@@ -6,35 +6,37 @@
 
 use std::cell::Cell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Var, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 use lion::SliceMut;
+
+use crate::variable::Variable;
 
 /// A variable's storage. It is back in its place when this is dropped.
 pub(crate) struct Loan<'a> {
-    var: &'a Var,
+    variable: &'a Variable,
     storage: CpuStorage,
 }
 
 impl<'a> Loan<'a> {
-    pub(crate) fn take(var: &'a Var) -> Result<Self> {
-        let storage = exchange(var, CpuStorage::F32(Vec::new()))?;
-        Ok(Loan { var, storage })
+    pub(crate) fn take(variable: &'a Variable) -> Result<Self> {
+        let storage = exchange(&variable.storage, CpuStorage::F32(Vec::new()))?;
+        Ok(Loan { variable, storage })
     }
 
     /// The variable's elements. There are none to be had where another loan has them.
-    pub(crate) fn slice(&mut self, name: &str) -> Result<SliceMut<'_>> {
-        let Some((start, end)) = self.var.layout().contiguous_offsets() else {
-            bail!("variable {name:?}: its elements do not lie one after the other");
-        };
+    pub(crate) fn slice(&mut self) -> Result<SliceMut<'_>> {
+        let elements = self.variable.elements.clone();
         let slice = match &mut self.storage {
-            CpuStorage::F32(values) => values.get_mut(start..end).map(SliceMut::from),
-            CpuStorage::F16(values) => values.get_mut(start..end).map(SliceMut::from),
-            CpuStorage::BF16(values) => values.get_mut(start..end).map(SliceMut::from),
+            CpuStorage::F32(values) => values.get_mut(elements).map(SliceMut::from),
+            CpuStorage::F16(values) => values.get_mut(elements).map(SliceMut::from),
+            CpuStorage::BF16(values) => values.get_mut(elements).map(SliceMut::from),
             _ => None,
         };
         match slice {
             Some(slice) => Ok(slice),
-            None => bail!("variable {name:?}: it shares its storage with another variable"),
+            None => {
+                bail!("variable {:?}: it shares its storage with another variable", self.variable.name)
+            }
         }
     }
 }
@@ -43,16 +45,16 @@ impl Drop for Loan<'_> {
     fn drop(&mut self) {
         let storage = std::mem::replace(&mut self.storage, CpuStorage::F32(Vec::new()));
         // It has worked on the way out.
-        if let Err(error) = exchange(self.var, storage) {
-            log::error!("a variable of shape {:?} has lost its elements: {error}", self.var.shape());
+        if let Err(error) = exchange(&self.variable.storage, storage) {
+            log::error!("variable {:?} has lost its elements: {error}", self.variable.name);
         }
     }
 }
 
-/// Gives a variable another storage, for its own.
-fn exchange(var: &Var, storage: CpuStorage) -> Result<CpuStorage> {
+/// Gives a tensor another storage, for its own.
+fn exchange(tensor: &Tensor, storage: CpuStorage) -> Result<CpuStorage> {
     let exchange = Exchange(Cell::new(Some(storage)));
-    var.inplace_op1(&exchange)?;
+    tensor.inplace_op1(&exchange)?;
     match exchange.0.into_inner() {
         Some(storage) => Ok(storage),
         None => bail!("candle did not run the operation {:?}", Exchange::NAME),

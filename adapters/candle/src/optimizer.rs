@@ -10,14 +10,16 @@ use candle_nn::{Optimizer, VarMap};
 use lion::state::Checkpoint;
 use lion::{Builder, Metrics, Update, VariableId, VariableOptions};
 
+use crate::gradient::{self, Gradient};
 use crate::loan::Loan;
-use crate::tensor;
+use crate::threads::{each, together, try_each};
+use crate::variable::{Variable, trained};
 
 /// The Lion optimizer over candle's variables.
 pub struct Lion {
     core: lion::Lion,
     /// In the order of registration.
-    variables: Vec<(VariableId, Var)>,
+    variables: Vec<Variable>,
     tensors: HashSet<TensorId>,
     followed: Option<Followed>,
     /// Why the learning rate that was last set is none.
@@ -71,7 +73,7 @@ impl Lion {
         var: &Var,
         options: VariableOptions,
     ) -> Result<Option<VariableId>> {
-        let Some(dtype) = tensor::trained(name, var)? else {
+        let Some(dtype) = trained(name, var)? else {
             log::warn!("variable {name:?} is {:?} and is not trained", var.dtype());
             return Ok(None);
         };
@@ -80,7 +82,7 @@ impl Lion {
         }
         let id = self.core.register_with(name, var.dims(), dtype, options).map_err(Error::wrap)?;
         self.tensors.insert(var.id());
-        self.variables.push((id, var.clone()));
+        self.variables.push(Variable::new(id, name, var)?);
         Ok(Some(id))
     }
 
@@ -149,7 +151,7 @@ impl Lion {
         let known = found.len();
         for (name, var) in found {
             let id = self.core.variable(&name);
-            if !self.variables.iter().any(|(own, known)| Some(*own) == id && known.id() == var.id()) {
+            if !self.variables.iter().any(|known| Some(known.id) == id && known.tensor == var.id()) {
                 self.push(&name, &var)?;
             }
         }
@@ -163,24 +165,35 @@ impl Lion {
     /// those that are not there are missing.
     fn call<T>(
         &mut self,
-        gradients: &[Option<Tensor>],
+        gradients: &[Option<Gradient<'_>>],
         work: impl FnOnce(&mut lion::Lion, &mut [Update<'_>]) -> std::result::Result<T, lion::Error>,
     ) -> Result<T> {
-        let name = |id| self.core.name(id).unwrap_or_default();
-        let mut loans = self.variables.iter().map(|(_, var)| Loan::take(var)).collect::<Result<Vec<_>>>()?;
-        let locks: Vec<_> =
-            gradients.iter().map(|gradient| gradient.as_ref().map(Tensor::storage_and_layout)).collect();
+        let variables = &self.variables[..];
+        let fetch = |place: usize| variables.get(place).into_iter().for_each(Variable::fetch_storage);
+        let mut loans = try_each(variables, fetch, Loan::take)?;
+        let locks: Vec<_> = gradients.iter().map(|gradient| gradient.as_ref().map(Gradient::lock)).collect();
         let mut updates = Vec::with_capacity(loans.len());
-        for (index, ((id, _), loan)) in self.variables.iter().zip(&mut loans).enumerate() {
-            let parameter = loan.slice(name(*id))?;
-            updates.push(match locks.get(index).and_then(Option::as_ref) {
-                Some((storage, layout)) => {
-                    Update::new(*id, parameter, tensor::slice(name(*id), storage, layout)?)
+        for (index, (variable, loan)) in variables.iter().zip(&mut loans).enumerate() {
+            let parameter = loan.slice()?;
+            let gradient = gradients.get(index).and_then(Option::as_ref);
+            updates.push(match gradient.zip(locks.get(index).and_then(Option::as_ref)) {
+                Some((gradient, storage)) => {
+                    Update::new(variable.id, parameter, gradient.slice(variable, storage)?)
                 }
-                None => Update::without_gradient(*id, parameter),
+                None => Update::without_gradient(variable.id, parameter),
             });
         }
-        work(&mut self.core, &mut updates).map_err(Error::wrap)
+        let result = work(&mut self.core, &mut updates).map_err(Error::wrap);
+        drop(updates);
+        gradient::unlock(locks);
+        each(loans, fetch, drop);
+        result
+    }
+
+    /// A step of the variables that are known.
+    fn move_all(&mut self, grads: &GradStore) -> Result<Metrics> {
+        let gradients = gradient::of(&self.variables, grads)?;
+        self.call(&gradients, lion::Lion::apply)
     }
 }
 
@@ -210,12 +223,7 @@ impl Optimizer for Lion {
             bail!("{error}");
         }
         self.follow()?;
-        let gradient = |(id, var): &(VariableId, Var)| {
-            let name = self.core.name(*id).unwrap_or_default();
-            grads.get(var).map(|found| tensor::gradient(name, var, found)).transpose()
-        };
-        let gradients = self.variables.iter().map(gradient).collect::<Result<Vec<_>>>()?;
-        self.metrics = Some(self.call(&gradients, lion::Lion::apply)?);
+        self.metrics = Some(together(self.variables.len(), || self.move_all(grads))?);
         Ok(())
     }
 

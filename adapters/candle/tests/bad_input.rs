@@ -60,6 +60,29 @@ fn gradients_of_another_shape_or_format() {
 }
 
 #[test]
+fn the_first_of_many_is_named() {
+    let vars: Vec<Var> = (0..400).map(|_| ones(2)).collect();
+    let mut optimizer = optimizer(&vars.iter().collect::<Vec<_>>());
+    for threads in [1, 2, 8] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let mut gradients = gradients(&vars.iter().collect::<Vec<_>>());
+        for index in [399, 250, 130, 131] {
+            gradients.insert(&vars[index], Tensor::ones(3, DType::F32, CPU).expect("a tensor"));
+        }
+        refused(
+            pool.install(|| optimizer.step(&gradients)),
+            "variable \"130\": the gradient has the shape [3]",
+        );
+        // A variable's own storage, which is found when those of all variables have been lent.
+        for index in [399, 250, 130, 131] {
+            gradients.insert(&vars[index], vars[index].as_detached_tensor());
+        }
+        refused(pool.install(|| optimizer.step(&gradients)), "variable \"130\": its gradient shares");
+        assert!(vars.iter().all(|var| values(var) == [1.0; 2]));
+    }
+}
+
+#[test]
 fn gradients_in_another_order_of_axes() {
     let var = Var::ones((2, 3), DType::F32, CPU).expect("a variable");
     let mut optimizer = optimizer(&[&var]);

@@ -106,3 +106,25 @@ fn formats_of_16_bits() {
         from_a + (b.to_dtype(DType::F32)? - x)?.sqr()?.sum_all()?
     });
 }
+
+/// So many that the threads of the pool share them, one of them empty, some of them without a gradient in each step.
+#[test]
+fn many_variables() {
+    let map = VarMap::new();
+    let mut vars = Vec::new();
+    for index in 0..200 {
+        let values = Tensor::from_vec(input(index, index % 7), index % 7, &Device::Cpu).expect("a tensor");
+        let dtype = [DType::F32, DType::BF16, DType::F16][index % 3];
+        let var = Var::from_tensor(&values.to_dtype(dtype).expect("converted")).expect("a variable");
+        map.data().lock().expect("no thread panicked").insert(format!("{index:03}"), var.clone());
+        vars.push(var);
+    }
+    compare(&map, |step| {
+        let with_gradients = vars.iter().enumerate().filter(|(index, _)| (index + step) % 11 > 0);
+        let terms = with_gradients.map(|(index, var)| {
+            let x = Tensor::from_vec(input(step, index % 7), index % 7, &Device::Cpu)?;
+            (var.to_dtype(DType::F32)? - x)?.sqr()?.sum_all()
+        });
+        Tensor::stack(&terms.collect::<Result<Vec<_>, _>>()?, 0)?.sum_all()
+    });
+}

@@ -1,0 +1,101 @@
+//! The gradients of a step as the optimizer's slices, and what is refused of them.
+
+use std::borrow::Cow;
+use std::ops::{Deref, Range};
+
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
+use lion::Slice;
+
+use crate::threads::{AHEAD, each, try_each};
+use crate::variable::{Variable, dtype, fetch};
+
+/// A gradient that fits its variable.
+pub(crate) struct Gradient<'a> {
+    /// candle's own, where its elements lie one after the other, and otherwise a copy in which they do.
+    tensor: Cow<'a, Tensor>,
+    /// Where they are in the storage.
+    elements: Range<usize>,
+}
+
+/// The gradient of each variable that has one.
+///
+/// # Errors
+/// One of another shape than its variable, of a format without arithmetic, or on another device than the CPU.
+pub(crate) fn of<'a>(variables: &[Variable], store: &'a GradStore) -> Result<Vec<Option<Gradient<'a>>>> {
+    let found = each(variables, |_| (), |variable| (variable, store.get_id(variable.tensor)));
+    let fetch = |place: usize| {
+        // What lies in the record says where the extents are.
+        if let Some((variable, Some(gradient))) = found.get(place + AHEAD) {
+            fetch(&***gradient);
+            variable.fetch_shape();
+        }
+        if let Some((_, Some(gradient))) = found.get(place) {
+            fetch(gradient.dims());
+            fetch(gradient.stride());
+        }
+    };
+    try_each(&found[..], fetch, |&(variable, gradient)| match gradient {
+        Some(gradient) => Gradient::new(variable, gradient).map(Some),
+        None => Ok(None),
+    })
+}
+
+impl<'a> Gradient<'a> {
+    fn new(variable: &Variable, gradient: &'a Tensor) -> Result<Self> {
+        let Variable { name, shape, .. } = variable;
+        if gradient.shape() != shape {
+            let (found, expected) = (gradient.dims(), shape.dims());
+            bail!(
+                "variable {name:?}: the gradient has the shape {found:?}, and the variable has {expected:?}"
+            );
+        }
+        if dtype(gradient.dtype()).is_none() {
+            let found = gradient.dtype();
+            bail!("variable {name:?}: the gradient is {found:?}, and must be F32, F16 or BF16");
+        }
+        if !gradient.device().is_cpu() {
+            let device = gradient.device().location();
+            bail!("variable {name:?}: the gradient is on {device:?}, and must be on the CPU");
+        }
+        let tensor = match gradient.is_contiguous() {
+            true => Cow::Borrowed(gradient),
+            false => Cow::Owned(gradient.contiguous()?),
+        };
+        let start = tensor.layout().start_offset();
+        let elements = start..start + tensor.elem_count();
+        Ok(Gradient { tensor, elements })
+    }
+
+    /// The storage, which nobody writes to for as long as this is held.
+    pub(crate) fn lock(&self) -> impl Deref<Target = Storage> {
+        let storage = self.tensor.storage_and_layout().0;
+        fetch(&*storage);
+        storage
+    }
+
+    /// The elements. There are none to be had where they are a variable's, which has lent them.
+    pub(crate) fn slice<'s>(&self, variable: &Variable, storage: &'s Storage) -> Result<Slice<'s>> {
+        let elements = self.elements.clone();
+        let slice = match storage {
+            Storage::Cpu(CpuStorage::F32(values)) => values.get(elements).map(Slice::from),
+            Storage::Cpu(CpuStorage::F16(values)) => values.get(elements).map(Slice::from),
+            Storage::Cpu(CpuStorage::BF16(values)) => values.get(elements).map(Slice::from),
+            _ => None,
+        };
+        match slice {
+            Some(slice) => Ok(slice),
+            None => bail!("variable {:?}: its gradient shares its storage with a variable", variable.name),
+        }
+    }
+}
+
+/// Lets the storages go that [`Gradient::lock`] has.
+pub(crate) fn unlock(mut locks: Vec<Option<impl Deref<Target = Storage>>>) {
+    while let Some(lock) = locks.pop() {
+        if let Some(Some(ahead)) = locks.len().checked_sub(AHEAD).and_then(|place| locks.get(place)) {
+            fetch(&**ahead);
+        }
+        drop(lock);
+    }
+}

@@ -1,0 +1,84 @@
+//! A variable, with what a step must know of it.
+
+use std::ops::Range;
+use std::ptr;
+
+use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor, TensorId, Var, bail};
+use lion::{Dtype, VariableId};
+use lion_kernels::prefetch;
+
+/// A variable that is trained.
+pub(crate) struct Variable {
+    pub(crate) id: VariableId,
+    pub(crate) name: Box<str>,
+    /// By which its gradient is found.
+    pub(crate) tensor: TensorId,
+    pub(crate) shape: Shape,
+    /// Where its elements are in the storage.
+    pub(crate) elements: Range<usize>,
+    /// The storage, under a tensor without axes: candle looks at each axis of a tensor before it lends the storage.
+    pub(crate) storage: Tensor,
+    /// Where candle's record of the storage is.
+    record: usize,
+}
+
+impl Variable {
+    /// Of one that is [`trained`].
+    pub(crate) fn new(id: VariableId, name: &str, var: &Var) -> Result<Self> {
+        let start = var.layout().start_offset();
+        let elements = start..start + var.elem_count();
+        let tensor = var.as_detached_tensor();
+        let storage = if tensor.elem_count() == 0 { tensor } else { tensor.flatten_all()?.get(0)? };
+        let record = ptr::from_ref::<Storage>(&storage.storage_and_layout().0).addr();
+        let (name, shape) = (name.into(), var.shape().clone());
+        Ok(Variable { id, name, tensor: var.id(), shape, elements, storage, record })
+    }
+
+    /// Asks for what lending the storage looks at: the tensor without axes, and the storage with its lock, which lies
+    /// before or after it.
+    pub(crate) fn fetch_storage(&self) {
+        fetch(&*self.storage);
+        prefetch(self.record.wrapping_sub(size_of::<usize>()));
+        prefetch(self.record + size_of::<CpuStorage>());
+    }
+
+    /// Asks for what gradients are held to.
+    pub(crate) fn fetch_shape(&self) {
+        fetch(self.shape.dims());
+    }
+}
+
+/// Asks for all of a record.
+pub(crate) fn fetch<T: ?Sized>(record: &T) {
+    let start = ptr::from_ref(record).addr();
+    for line in (0..size_of_val(record)).step_by(64) {
+        prefetch(start + line);
+    }
+}
+
+/// The format of a variable that can be trained here; `None` for one that candle's optimizers leave out.
+pub(crate) fn trained(name: &str, var: &Var) -> Result<Option<Dtype>> {
+    if !var.dtype().is_float() {
+        return Ok(None);
+    }
+    let Some(dtype) = dtype(var.dtype()) else {
+        bail!("variable {name:?}: it is {:?}, and must be F32, F16 or BF16", var.dtype());
+    };
+    if !var.device().is_cpu() {
+        bail!("variable {name:?}: it is on {:?}, and must be on the CPU", var.device().location());
+    }
+    if !var.is_contiguous() {
+        bail!("variable {name:?}: its elements do not lie one after the other");
+    }
+    Ok(Some(dtype))
+}
+
+/// The optimizer's name of a format; `None` for one that it has no arithmetic for.
+pub(crate) fn dtype(dtype: DType) -> Option<Dtype> {
+    match dtype {
+        DType::F32 => Some(Dtype::F32),
+        DType::F16 => Some(Dtype::F16),
+        DType::BF16 => Some(Dtype::BF16),
+        _ => None,
+    }
+}
