@@ -7,7 +7,7 @@
 #   - aarch64-linux-gnu-gcc with the C library for aarch64, as a linker,
 #   - qemu-aarch64.
 # Arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs, and the fuzz
-# targets go through their seeds.
+# targets go through their seeds. With `--no-run` these are built, and with `--install` not even that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +42,8 @@ if missing; then
     fi
 fi
 
+if [ "${1:-}" = --install ]; then exit; fi
+
 # The loader and the C library must be of one build. Where the machine has both as a foreign architecture, those are
 # found as they are; otherwise the cross compiler's are.
 runner=qemu-aarch64
@@ -55,14 +57,21 @@ emulated() {
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner cargo "$@"
 }
 
+# Both packages in both commands, so that the kernels are built once. The fuzz targets go through each backend.
+all() {
+    emulated test -p lion-tests -p lion-fuzz --test step --test passes --test conversions --test statistics \
+        --test exhaustive --test parallel --test plans --test determinism "$@" -- neon
+    emulated test -p lion-tests -p lion-fuzz --test seeds "$@"
+}
+if [ "${1:-}" = --no-run ]; then
+    all --no-run
+    exit
+fi
 if [ $# -gt 0 ]; then
     emulated test "$@"
     exit
 fi
-# Both packages in both commands, so that the kernels are built once. The fuzz targets go through each backend.
-emulated test -p lion-tests -p lion-fuzz --test step --test passes --test conversions --test statistics \
-    --test exhaustive --test parallel --test plans --test determinism -- neon
-emulated test -p lion-tests -p lion-fuzz --test seeds
+all
 
 # The release build's assembly is read on this side of the emulator, by a test of this machine's own build, which the
 # whole workspace's tests have made already.

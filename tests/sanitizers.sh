@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # Runs each fuzz target for a moment under AddressSanitizer, over its seeds and new inputs, and the kernels' tests of
-# threads under ThreadSanitizer: tests/sanitizers.sh [SECONDS-PER-TARGET], 10 without. On Linux.
+# threads under ThreadSanitizer: tests/sanitizers.sh [SECONDS-PER-TARGET], 10 without. On Linux. With `--no-run` all is
+# built, and with `--install` not even that.
 #
 # Needs a C++ compiler for libFuzzer, which it installs on Debian as root, and a nightly Rust with the standard library's
 # source, which it installs where rustup is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . fuzz/options.sh
-seconds=${1:-10}
+seconds=10
+only=
+case ${1:-} in
+--install | --no-run) only=$1 ;;
+?*) seconds=$1 ;;
+esac
 built=${CARGO_TARGET_DIR:-target}
 
 if ! command -v c++ >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
@@ -18,6 +24,7 @@ rustc +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --p
 if [ ! -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ]; then
     rustup component add rust-src --toolchain nightly
 fi
+if [ "$only" = --install ]; then exit; fi
 host=$(rustc +nightly -vV | sed -n 's/^host: //p')
 
 # With every check and counter in line, as cargo-fuzz has them, the vector code takes many minutes to compile.
@@ -27,6 +34,16 @@ flags=(--cfg fuzzing -Zsanitizer=address -Cllvm-args=-asan-instrumentation-with-
 quick=(--config profile.dev.opt-level=1 --config profile.dev.debug=false)
 RUSTFLAGS="${flags[*]}" cargo +nightly build "${quick[@]}" -p lion-fuzz --features libfuzzer --bins \
     --target "$host" --target-dir "$built/address-sanitizer"
+# The standard library is built with it too: ThreadSanitizer takes locks that it does not see for none.
+threads() {
+    RUSTFLAGS=-Zsanitizer=thread cargo +nightly test "${quick[@]}" -Zbuild-std -p lion-tests --test parallel \
+        --target "$host" --target-dir "$built/thread-sanitizer" "$@"
+}
+if [ "$only" = --no-run ]; then
+    threads --no-run
+    exit
+fi
+
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 for seeds in fuzz/seeds/*; do
@@ -39,7 +56,5 @@ for seeds in fuzz/seeds/*; do
     grep -E 'Done|INITED' "$new/log"
 done
 
-# The standard library is built with it too: ThreadSanitizer takes locks that it does not see for none.
 echo "ThreadSanitizer"
-RUSTFLAGS=-Zsanitizer=thread cargo +nightly test "${quick[@]}" -Zbuild-std -p lion-tests --test parallel \
-    --target "$host" --target-dir "$built/thread-sanitizer"
+threads
