@@ -1,3 +1,5 @@
+//! The target of this name, for libFuzzer.
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lion_fuzz::optimizer_vs_model::fuzz(bytes));

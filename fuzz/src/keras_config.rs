@@ -2,19 +2,11 @@
 
 use lion::{Config, Lion};
 
-use crate::bounded;
+use crate::read;
 
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let config = match bounded(text.len(), || Config::from_json(text)) {
-        Ok(config) => config,
-        Err(error) => {
-            let message = error.to_string();
-            assert!(!message.contains(['\n', '\r']), "{message:?}");
-            return;
-        }
-    };
+    let Some((_, config)) = read(bytes, Config::from_json) else { return };
     config.validate().expect("what is read is valid");
     for written in [config.to_json(), config.to_bare_json()] {
         let written = written.expect("no closure comes from a file");

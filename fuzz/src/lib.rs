@@ -12,6 +12,7 @@ pub mod replay_input;
 pub mod schedule;
 pub mod step_vs_reference;
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -35,6 +36,19 @@ pub fn bounded<T>(input: usize, work: impl FnOnce() -> T) -> T {
     assert!(time < Duration::from_secs(1), "{time:?} for an input of {input}");
     assert!(taken <= BASE + MULTIPLE * input, "{taken} bytes for an input of {input}");
     done
+}
+
+/// What a fuzzer's bytes are as a text, and what that is read as; `None` where it is refused, which must be in one line.
+pub fn read<T, E: Display>(bytes: &[u8], parse: impl FnOnce(&str) -> Result<T, E>) -> Option<(&str, T)> {
+    let text = str::from_utf8(bytes).ok()?;
+    match bounded(text.len(), || parse(text)) {
+        Ok(found) => Some((text, found)),
+        Err(error) => {
+            let message = error.to_string();
+            assert!(!message.contains(['\n', '\r']), "{message:?}");
+            None
+        }
+    }
 }
 
 /// Of this thread, which other work of the machine does not count towards.

@@ -4,19 +4,11 @@
 use lion_autotune::{Document, Dtypes, Machine, Operation, Profile};
 use lion_kernels::{BLOCK, Dtype};
 
-use crate::bounded;
+use crate::read;
 
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let document = match bounded(text.len(), || Document::parse(text)) {
-        Ok(document) => document,
-        Err(error) => {
-            let message = error.to_string();
-            assert!(!message.contains(['\n', '\r']), "{message:?}");
-            return;
-        }
-    };
+    let Some((text, document)) = read(bytes, Document::parse) else { return };
     let written = document.to_toml().expect("what is read can be written");
     let again = Document::parse(&written).expect("what is written can be read");
     assert_eq!(written, again.to_toml().expect("written"));
