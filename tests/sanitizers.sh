@@ -31,7 +31,8 @@ host=$(rustc +nightly -vV | sed -n 's/^host: //p')
 flags=(--cfg fuzzing -Zsanitizer=address -Cllvm-args=-asan-instrumentation-with-call-threshold=0
     -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=1
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table)
-quick=(--config profile.dev.opt-level=1 --config profile.dev.debug=false)
+quick=(--config profile.dev.debug=false)
+for package in lion-kernels lion-tests; do quick+=(--config "profile.dev.package.$package.opt-level=1"); done
 RUSTFLAGS="${flags[*]}" cargo +nightly build "${quick[@]}" -p lion-fuzz --features libfuzzer --bins \
     --target "$host" --target-dir "$built/address-sanitizer"
 # The standard library is built with it too: ThreadSanitizer takes locks that it does not see for none.

@@ -32,6 +32,7 @@ impl Number for f16 {
         decode(self.to_bits(), 10, 5)
     }
 
+    #[inline]
     fn round(value: f32) -> Self {
         f16::from_bits(encode(value, 10, 5))
     }
@@ -42,6 +43,7 @@ impl Number for bf16 {
         decode(self.to_bits(), 7, 8)
     }
 
+    #[inline]
     fn round(value: f32) -> Self {
         bf16::from_bits(encode(value, 7, 8))
     }
@@ -67,6 +69,7 @@ fn decode(bits: u16, fraction_bits: i32, exponent_bits: i32) -> f32 {
     (sign * magnitude) as f32
 }
 
+#[inline]
 fn encode(value: f32, fraction_bits: i32, exponent_bits: i32) -> u16 {
     let bias = (1 << (exponent_bits - 1)) - 1;
     let infinity = ((1 << exponent_bits) - 1) << fraction_bits;
