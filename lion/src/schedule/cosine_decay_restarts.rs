@@ -78,8 +78,8 @@ impl CosineDecayRestarts {
         Some((cycle, if fraction > 0.0 { fraction.min(1.0) } else { 0.0 }))
     }
 
-    /// Here a rounding error would be a whole cycle. So nothing is f32, and what the logarithm says is only a guess,
-    /// next to which the last cycle is taken that starts at the step or before.
+    /// Here a rounding error would be a whole cycle. So nothing is f32, and the cycle that the logarithm says gives way
+    /// to the next where that has started.
     fn geometric_cycle(&self, periods: f64) -> Option<f64> {
         // A restart within this of a step is at the step: 1.1 is not exact in f64 either.
         const SAME: f64 = 1.0 + 1e-9;
@@ -89,8 +89,8 @@ impl CosineDecayRestarts {
         if !guess.is_finite() {
             return None;
         }
-        let started = |cycle: &f64| *cycle >= 0.0 && start_of(*cycle, self.t_mul) <= periods * SAME;
-        Some([guess + 1.0, guess, guess - 1.0].into_iter().find(started).unwrap_or(0.0))
+        let next = guess + 1.0;
+        Some(if start_of(next, self.t_mul) <= periods * SAME { next } else { guess })
     }
 }
 
