@@ -198,6 +198,8 @@ fn those_that_keras_lacks() -> Result<(), Error> {
     for (step, expected) in (0..).zip(expected) {
         assert!((cycle.at(step) - expected).abs() < 2e-7, "{} at {step}, not {expected}", cycle.at(step));
     }
+    let halves = OneCycle::new(1.0, 10.0)?.pct_start(0.5)?.div_factor(4.0)?.final_div_factor(8.0)?;
+    assert_eq!(at(halves.into(), &[0, 2, 4, 9, 10]), [0.25, 0.625, 1.0, 0.03125, 0.03125]);
     // Lengths that leave nothing for one of the two ways.
     assert_eq!(at(OneCycle::new(0.1, 1.0)?.into(), &[0, 5]), [4e-7; 2]);
     assert_eq!(at(OneCycle::new(0.1, 4.0)?.pct_start(1.0)?.into(), &[0, 3, 4]), [0.004, 4e-7, 4e-7]);
