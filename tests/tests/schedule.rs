@@ -170,6 +170,8 @@ fn those_that_keras_lacks() -> Result<(), Error> {
     assert_eq!(at(stable.clone().shape(DecayShape::OneMinusSqrt).into(), &[14, 16, 22]), [1.0, 0.5, 0.0]);
     assert_eq!(at(stable.shape(DecayShape::Cosine).into(), &[14, 18, 22]), [1.0, 0.5, 0.0]);
 
+    assert_eq!(at(WarmupStableDecay::new(1.0, 0.0, 2.0, 4.0)?.into(), &[0, 1, 2, 4]), [1.0, 1.0, 1.0, 0.5]);
+
     let inverse = InverseSquareRoot::new(1.0, 4.0)?;
     assert_eq!(at(inverse.into(), &[0, 1, 3, 15, 63]), [0.25, 0.5, 1.0, 0.5, 0.25]);
     // The base model of the paper: 512 wide, 4000 steps.
