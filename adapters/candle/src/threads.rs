@@ -47,18 +47,11 @@ where
 ///
 /// # Errors
 /// That of the first with one.
-pub(crate) fn try_each<Known, Items, Item, Out>(
-    items: Items,
+pub(crate) fn try_each<'a, Item: Sync, Out: Send>(
+    items: &'a [Item],
     fetch: impl Fn(usize) + Send + Sync,
-    work: impl Fn(Item) -> Result<Out> + Send + Sync,
-) -> Result<Vec<Out>>
-where
-    Items: AsRef<[Known]>
-        + IntoIterator<Item = Item>
-        + IntoParallelIterator<Item = Item, Iter: IndexedParallelIterator>,
-    Item: Send,
-    Out: Send,
-{
+    work: impl Fn(&'a Item) -> Result<Out> + Send + Sync,
+) -> Result<Vec<Out>> {
     // Boxed, since an error is several times as large as what most give.
     let found = each(items, fetch, |item| work(item).map_err(Box::new));
     found.into_iter().collect::<std::result::Result<_, Box<Error>>>().map_err(|error| *error)
