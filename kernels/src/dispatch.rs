@@ -8,8 +8,7 @@ use crate::Error;
 use crate::isa::{self, Isa, Kernel};
 
 /// Rows: variant, name, token, the targets it is compiled for, detection, documentation; from the slowest to the
-/// fastest. The detection of a row is
-/// what `assume` of its token demands.
+/// fastest. The detection of a row is what `assume` of its token demands.
 macro_rules! backends {
     ($($variant:ident, $name:literal, $token:ty, $target:meta, $detect:expr, $what:literal;)+) => {
         /// An instruction set that kernels are compiled for. All give the same bits.

@@ -159,7 +159,7 @@ struct Divisor<I: Isa> {
 impl<I: Isa> Divisor<I> {
     #[inline(always)]
     fn new(isa: I, divisor: f32) -> Self {
-        let reciprocal = is_power_of_two(divisor);
+        let reciprocal = has_exact_reciprocal(divisor);
         Divisor { isa, reciprocal, value: isa.splat(if reciprocal { 1.0 / divisor } else { divisor }) }
     }
 
@@ -172,10 +172,10 @@ impl<I: Isa> Divisor<I> {
     }
 }
 
-/// Whether a positive number is a power of two and its reciprocal is too, and neither is subnormal.
-fn is_power_of_two(value: f32) -> bool {
-    let (exponent, significand) = (value.to_bits() >> 23, value.to_bits() & 0x007f_ffff);
-    significand == 0 && (1..=253).contains(&exponent)
+/// Whether a product with the reciprocal has the quotient's bits: of normal powers of two, and of zero and infinity,
+/// whose reciprocals are each other.
+fn has_exact_reciprocal(divisor: f32) -> bool {
+    divisor.to_bits() & 0x007f_ffff == 0
 }
 
 #[inline(always)]
