@@ -1,7 +1,7 @@
 //! State memory: aligned, zeroed, whole.
 
 use half::{bf16, f16};
-use lion_kernels::{Arena, Buffer, Dtype, Error, Slice, SliceMut, advise_huge_pages};
+use lion_kernels::{Arena, Buffer, Dtype, Error, Slice, SliceMut, Values, advise_huge_pages};
 use lion_tests::{Rng, slice_bits};
 
 #[test]
@@ -18,6 +18,20 @@ fn buffers_are_aligned_zeroed_and_writable_to_the_end() {
         assert!(copy.iter().all(|value| *value == 1.5));
     }
     assert_eq!(Buffer::<bf16>::zeroed(7).expect("memory")[..], [bf16::ZERO; 7]);
+}
+
+#[test]
+fn values_know_their_format_and_length() {
+    for &dtype in Dtype::ALL {
+        for len in [0, 1, 2] {
+            let mut values = Values::zeroed(dtype, len).expect("memory");
+            assert_eq!((values.dtype(), values.len(), values.is_empty()), (dtype, len, len == 0));
+            let tensor = values.as_slice_mut();
+            assert_eq!((tensor.dtype(), tensor.len(), tensor.is_empty()), (dtype, len, len == 0));
+            let tensor = tensor.as_slice();
+            assert_eq!((tensor.dtype(), tensor.len(), tensor.is_empty()), (dtype, len, len == 0));
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,12 @@ use half::{bf16, f16};
 use lion_kernels::{Backend, convert};
 use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
 
-on_each_backend!(every_16_bit_value_loads, every_boundary_stores, every_pair_of_formats_and_length);
+on_each_backend!(
+    every_16_bit_value_loads,
+    every_boundary_stores,
+    every_payload_of_nan_stores_as_a_quiet_nan,
+    every_pair_of_formats_and_length
+);
 
 /// A 16-bit format with the half crate's opinion of it.
 trait Sixteen: Sample {
@@ -79,6 +84,24 @@ fn every_boundary_stores(backend: Backend) {
     }
     format::<f16>(backend);
     format::<bf16>(backend);
+}
+
+/// A payload that is cut off must not leave an infinity behind.
+fn every_payload_of_nan_stores_as_a_quiet_nan(backend: Backend) {
+    fn format<T: Sixteen>(backend: Backend, quiet: u32) {
+        let payloads = (0..23).map(|bit| 1 << bit).chain([0x007f_ffff]);
+        let every: Vec<f32> = payloads
+            .flat_map(|payload| [0x7f80_0000, 0xff80_0000].map(|sign| f32::from_bits(sign | payload)))
+            .collect();
+        let mut found = vec![T::default(); every.len()];
+        convert(backend, &every, T::slice_mut(&mut found)).expect("a conversion");
+        for (value, found) in every.iter().zip(found) {
+            assert_eq!(found.low_bits() & quiet, quiet, "{:#x}", value.to_bits());
+            assert_eq!(T::round(*value).low_bits() & quiet, quiet, "{:#x}, the reference", value.to_bits());
+        }
+    }
+    format::<f16>(backend, 0x7e00);
+    format::<bf16>(backend, 0x7fc0);
 }
 
 fn every_pair_of_formats_and_length(backend: Backend) {
