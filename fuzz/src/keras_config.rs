@@ -2,11 +2,11 @@
 
 use lion::{Config, Lion};
 
-use crate::read;
+use crate::{JSON, read};
 
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
-    let Some((_, config)) = read(bytes, Config::from_json) else { return };
+    let Some((_, config)) = read(JSON, bytes, Config::from_json) else { return };
     config.validate().expect("what is read is valid");
     for written in [config.to_json(), config.to_bare_json()] {
         let written = written.expect("no closure comes from a file");

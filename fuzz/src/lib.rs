@@ -24,24 +24,34 @@ use tempfile::TempDir;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than a small
-/// multiple of them allocated at any time.
-pub fn bounded<T>(input: usize, work: impl FnOnce() -> T) -> T {
-    // A byte of JSON can be a whole value of a list, of 32 bytes, and a list that grows has room for as many again.
-    const MULTIPLE: usize = 100;
+/// What reading may have allocated at any time for each byte of a tensor file or a config: a byte of JSON can be a whole
+/// value of a list, of 32 bytes, and a list that grows has room for as many again.
+pub const JSON: usize = 100;
+
+/// The same for a profile: of each character of a dotted key the TOML parser keeps a token, an event and a part of the
+/// key, in lists that grow.
+pub const TOML: usize = 400;
+
+/// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than `multiple`
+/// of them allocated at any time.
+pub fn bounded<T>(multiple: usize, input: usize, work: impl FnOnce() -> T) -> T {
     const BASE: usize = 256 << 10;
     let start = processor_time();
     let (done, taken) = peak_of(work);
     let time = processor_time() - start;
     assert!(time < Duration::from_secs(1), "{time:?} for an input of {input}");
-    assert!(taken <= BASE + MULTIPLE * input, "{taken} bytes for an input of {input}");
+    assert!(taken <= BASE + multiple * input, "{taken} bytes for an input of {input}");
     done
 }
 
 /// What a fuzzer's bytes are as a text, and what that is read as; `None` where it is refused, which must be in one line.
-pub fn read<T, E: Display>(bytes: &[u8], parse: impl FnOnce(&str) -> Result<T, E>) -> Option<(&str, T)> {
+pub fn read<T, E: Display>(
+    multiple: usize,
+    bytes: &[u8],
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Option<(&str, T)> {
     let text = str::from_utf8(bytes).ok()?;
-    match bounded(text.len(), || parse(text)) {
+    match bounded(multiple, text.len(), || parse(text)) {
         Ok(found) => Some((text, found)),
         Err(error) => {
             let message = error.to_string();

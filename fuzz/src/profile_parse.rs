@@ -4,11 +4,11 @@
 use lion_autotune::{Document, Dtypes, Machine, Operation, Profile};
 use lion_kernels::{BLOCK, Dtype};
 
-use crate::read;
+use crate::{TOML, read};
 
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
-    let Some((text, document)) = read(bytes, Document::parse) else { return };
+    let Some((text, document)) = read(TOML, bytes, Document::parse) else { return };
     let written = document.to_toml().expect("what is read can be written");
     let again = Document::parse(&written).expect("what is written can be read");
     assert_eq!(written, again.to_toml().expect("written"));

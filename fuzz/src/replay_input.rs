@@ -5,14 +5,14 @@ use std::fs;
 use lion::Lion;
 use lion::replay::{self, Recording};
 
-use crate::{bounded, scratch, tensor_file};
+use crate::{JSON, bounded, scratch, tensor_file};
 
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let input = scratch("recording");
     let file = tensor_file(bytes);
     fs::write(&input, &file).expect("written");
-    bounded(file.len(), || {
+    bounded(JSON, file.len(), || {
         let Ok(run) = Recording::open(&input) else { return };
         let builder = Lion::builder().ema(0.9).gradient_accumulation_steps(2).global_clipnorm(1.0);
         let mut optimizer = builder.build().expect("valid");
