@@ -12,7 +12,7 @@ pub enum Error {
         /// Keras's name of the argument.
         name: &'static str,
         /// What was given.
-        value: f32,
+        value: String,
         /// What is allowed, as an interval.
         range: &'static str,
     },
@@ -74,7 +74,7 @@ pub enum Error {
         backend: Backend,
     },
     /// A format name that does not exist.
-    #[error("there is no dtype {name:?}; known: f32, f16, bf16")]
+    #[error("there is no dtype {name:?}; known: {}", Dtype::list())]
     UnknownDtype {
         /// What was asked for.
         name: String,
@@ -87,4 +87,15 @@ pub enum Error {
         /// Of which format.
         dtype: Dtype,
     },
+}
+
+/// That a tensor is as long as another.
+#[inline]
+pub(crate) fn same_length(
+    tensor: &'static str,
+    found: usize,
+    reference: &'static str,
+    expected: usize,
+) -> Result<(), Error> {
+    if found == expected { Ok(()) } else { Err(Error::Length { tensor, found, reference, expected }) }
 }

@@ -190,6 +190,8 @@ impl Pass {
         mut average: Option<&mut [f32]>,
         mut copy: Option<&mut [C]>,
     ) {
+        // A negative zero is zero.
+        let learning_rate = self.learning_rate + 0.0;
         for i in 0..parameter.len() {
             let g = self.prepared(gradient[i].widen(), accumulator.as_ref().map(|sums| sums[i]));
             if let Some(sums) = &mut accumulator {
@@ -199,10 +201,10 @@ impl Pass {
             let m = momentum[i].widen();
             let mut p = parameter[i].widen();
             if let Some(weight_decay) = self.weight_decay {
-                p = p - (p * weight_decay) * self.learning_rate;
+                p = p - (p * weight_decay) * learning_rate;
             }
             let c = m * self.beta_1 + g * (1.0 - self.beta_1);
-            p = p - self.learning_rate * sign(c);
+            p = p - learning_rate * sign(c);
             momentum[i] = M::round(m * self.beta_2 + g * (1.0 - self.beta_2));
             parameter[i] = P::round(p);
             if let Some(averages) = &mut average {

@@ -1,5 +1,8 @@
 //! The constants of a pass, checked when they are set and never again.
 
+use alloc::string::ToString;
+use core::fmt::Display;
+
 use crate::Error;
 
 /// The hyperparameters of one Lion step, and what the same pass does besides.
@@ -87,7 +90,7 @@ impl Ema {
 }
 
 impl Step {
-    /// A plain step.
+    /// A plain step. A learning rate of negative zero is zero.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] where `learning_rate` is negative or not finite, `beta_1` is outside (0, 1] or
@@ -98,7 +101,8 @@ impl Step {
         check("beta_1", beta_1, beta_1 > 0.0 && beta_1 <= 1.0, "(0, 1]")?;
         check("beta_2", beta_2, (0.0..=1.0).contains(&beta_2), "[0, 1]")?;
         Ok(Step {
-            learning_rate,
+            // What a backend subtracts has the direction's sign, and no other.
+            learning_rate: learning_rate + 0.0,
             beta_1,
             beta_2,
             weight_decay: None,
@@ -167,7 +171,7 @@ impl Gradient {
     #[inline]
     pub fn accumulated(self, steps: u32) -> Result<Self, Error> {
         let allowed = (2..=1 << 24).contains(&steps);
-        check("gradient_accumulation_steps", steps as f32, allowed, "[2, 16777216]")?;
+        check("gradient_accumulation_steps", steps, allowed, "[2, 16777216]")?;
         Ok(Gradient { accumulation_steps: Some(steps), ..self })
     }
 
@@ -198,6 +202,6 @@ fn positive(value: f32) -> bool {
     value > 0.0 && value.is_finite()
 }
 
-fn check(name: &'static str, value: f32, allowed: bool, range: &'static str) -> Result<(), Error> {
-    if allowed { Ok(()) } else { Err(Error::Hyperparameter { name, value, range }) }
+fn check(name: &'static str, value: impl Display, allowed: bool, range: &'static str) -> Result<(), Error> {
+    if allowed { Ok(()) } else { Err(Error::Hyperparameter { name, value: value.to_string(), range }) }
 }

@@ -259,7 +259,8 @@ impl Model {
         let (b1, b2) = (self.options.beta_1, self.options.beta_2);
         for (variable, gradient) in self.variables.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
-            let lr = rate * variable.learning_rate_multiplier;
+            // A negative zero is zero.
+            let lr = rate * variable.learning_rate_multiplier + 0.0;
             let tensors = variable.values.iter_mut().zip(&mut variable.momentum).zip(gradient);
             for ((value, momentum), &g) in tensors {
                 let (mut p, m) = (*value, *momentum);

@@ -55,7 +55,7 @@ impl<'a> Arbitrary<'a> for Scenario {
 }
 
 fn any_options(u: &mut Unstructured<'_>) -> Result<Options> {
-    const RATES: [f32; 8] = [1e-3, 0.03, 0.5, 1.0, 0.0, 1e-30, 1e-42, 1e38];
+    const RATES: [f32; 9] = [1e-3, 0.03, 0.5, 1.0, 0.0, -0.0, 1e-30, 1e-42, 1e38];
     const BETAS: [f32; 6] = [0.9, 0.99, 0.5, 1.0, 1e-20, 0.3];
     const LIMITS: [f64; 7] = [1.0, 0.3, 5.0, 1e-6, 1e30, 1e-44, 0.1];
     const FACTORS: [f64; 7] = [1024.0, 3.0, 0.1, 32768.0, 1e38, 1e-40, 1.0];

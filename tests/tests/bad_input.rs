@@ -1,5 +1,7 @@
 //! What the kernels refuse: each refusal names what is wrong, and nothing has been written.
 
+use std::fmt::Display;
+
 use lion_kernels::{
     BLOCK, Backend, Buffer, Clip, Dtype, Ema, Error, Gradient, Statistics, Step, Tensors, accumulate,
     average, block_statistics, convert, statistics, stream,
@@ -12,7 +14,7 @@ fn step() -> Step {
 #[test]
 fn hyperparameters_outside_their_range() {
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0];
-    let refused = |result: Result<Step, Error>, name: &str, value: f32| match result {
+    let refused = |result: Result<Step, Error>, name: &str, value: &dyn Display| match result {
         Err(error @ Error::Hyperparameter { .. }) => {
             let message = error.to_string();
             assert!(message.starts_with(&format!("{name} is {value}, and must be in ")), "{message}");
@@ -20,26 +22,26 @@ fn hyperparameters_outside_their_range() {
         other => panic!("{name} = {value} gives {other:?}"),
     };
     for value in bad {
-        refused(Step::new(value, 0.9, 0.99), "learning_rate", value);
-        refused(Step::new(0.1, value, 0.99), "beta_1", value);
-        refused(Step::new(0.1, 0.9, value), "beta_2", value);
-        refused(step().weight_decay(value), "weight_decay", value);
-        refused(step().clip(Clip::Value(value)), "clipvalue", value);
-        refused(step().clip(Clip::Norm { limit: value, norm: 1.0 }), "clipnorm", value);
-        refused(Ema::new(value).map(|it| step().ema(it)), "ema_momentum", value);
+        refused(Step::new(value, 0.9, 0.99), "learning_rate", &value);
+        refused(Step::new(0.1, value, 0.99), "beta_1", &value);
+        refused(Step::new(0.1, 0.9, value), "beta_2", &value);
+        refused(step().weight_decay(value), "weight_decay", &value);
+        refused(step().clip(Clip::Value(value)), "clipvalue", &value);
+        refused(step().clip(Clip::Norm { limit: value, norm: 1.0 }), "clipnorm", &value);
+        refused(Ema::new(value).map(|it| step().ema(it)), "ema_momentum", &value);
     }
     for value in [0.0, 1.1] {
-        refused(Step::new(0.1, value, 0.99), "beta_1", value);
+        refused(Step::new(0.1, value, 0.99), "beta_1", &value);
     }
-    refused(Step::new(0.1, 0.9, 1.1), "beta_2", 1.1);
-    refused(step().clip(Clip::Value(0.0)), "clipvalue", 0.0);
-    refused(step().clip(Clip::Norm { limit: 1.0, norm: -1.0 }), "norm", -1.0);
+    refused(Step::new(0.1, 0.9, 1.1), "beta_2", &1.1);
+    refused(step().clip(Clip::Value(0.0)), "clipvalue", &0.0);
+    refused(step().clip(Clip::Norm { limit: 1.0, norm: -1.0 }), "norm", &-1.0);
     for value in [f32::NAN, f32::NEG_INFINITY, -1.0] {
-        refused(Gradient::new().unscale(value).map(|it| step().gradient(it)), "loss_scale_factor", value);
+        refused(Gradient::new().unscale(value).map(|it| step().gradient(it)), "loss_scale_factor", &value);
     }
-    for steps in [0, 1, (1 << 24) + 2] {
+    for steps in [0, 1, (1 << 24) + 1] {
         let name = "gradient_accumulation_steps";
-        refused(Gradient::new().accumulated(steps).map(|it| step().gradient(it)), name, steps as f32);
+        refused(Gradient::new().accumulated(steps).map(|it| step().gradient(it)), name, &steps);
     }
 }
 

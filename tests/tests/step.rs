@@ -95,7 +95,10 @@ fn combinations() -> Vec<Pass> {
     let mut extend = |variants: &[&dyn Fn(Pass) -> Pass]| {
         all = all.iter().flat_map(|pass| variants.iter().map(|vary| vary(*pass))).collect();
     };
-    extend(&[&|pass| pass, &|pass| Pass { learning_rate: 0.0, ..pass }]);
+    extend(&[&|pass| pass, &|pass| Pass { learning_rate: 0.0, ..pass }, &|pass| Pass {
+        learning_rate: -0.0,
+        ..pass
+    }]);
     extend(&[&|pass| pass, &|pass| Pass { weight_decay: Some(0.01), ..pass }]);
     extend(&[&|pass| pass, &|pass| Pass { unscale: Some(1024.0), ..pass }]);
     extend(&[&|pass| pass, &|pass| Pass { accumulation_steps: Some(4), ..pass }]);

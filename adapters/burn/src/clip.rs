@@ -49,7 +49,7 @@ pub fn clip_global_norm<M: Module>(
     limit: f64,
 ) -> Result<Clipped, Error> {
     if !(limit as f32 > 0.0 && limit.is_finite()) {
-        return Err(Error::Hyperparameter { name: "limit", value: limit as f32, range: "(0, inf)" });
+        return Err(Error::Hyperparameter { name: "limit", value: limit.to_string(), range: "(0, inf)" });
     }
     let backend = Backend::from_env()?;
     let mut measure =
