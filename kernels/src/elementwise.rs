@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 
 use crate::dispatch::Backend;
 use crate::element::{Slice, SliceMut, Storage, with_dtype};
-use crate::error::Error;
+use crate::error::{Error, same_length};
 use crate::isa::{Isa, Kernel};
 use crate::rule::{EmaRule, GradientRule, accumulated};
 use crate::settings::{Ema, Gradient};
@@ -15,7 +15,7 @@ use crate::sweep::{Visit, Window, both, sweep};
 
 /// Adds a gradient to its accumulator: `accumulator = gradient / unscale + accumulator`.
 ///
-/// Of `gradient_settings` only [`Gradient::unscale`] has a meaning here; averaging and clipping belong to the step.
+/// Of `settings` only [`Gradient::unscale`] has a meaning here; averaging and clipping belong to the step.
 ///
 /// # Errors
 /// [`Error::Length`] where the lengths differ, [`Error::UnavailableBackend`]. Nothing is written then.
@@ -196,13 +196,4 @@ impl<I: Isa, S: Storage, T: Storage> Visit<I> for Convert<S, T> {
         // SAFETY: the window lies within both tensors by this function's contract.
         unsafe { window.store(self.to, false, window.load(self.from, false)) }
     }
-}
-
-pub(crate) fn same_length(
-    tensor: &'static str,
-    found: usize,
-    reference: &'static str,
-    expected: usize,
-) -> Result<(), Error> {
-    if found == expected { Ok(()) } else { Err(Error::Length { tensor, found, reference, expected }) }
 }

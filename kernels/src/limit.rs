@@ -6,13 +6,14 @@
 
 use crate::dispatch::Backend;
 use crate::element::{Slice, SliceMut, Storage, with_dtype};
-use crate::error::Error;
+use crate::error::{Error, same_length};
 use crate::isa::{Isa, Kernel};
 
 /// Combines the gradient's bits into parameter and momentum by exclusive or. A second pass undoes the first, so
-/// an even number of passes leaves the tensors as they were.
+/// an even number of passes on one backend leaves the tensors as they were.
 ///
-/// Elements after the last whole block of 32 are left alone: this measures, it computes nothing of use.
+/// Elements after the last whole block of two vectors, 8 to 32 elements, are left alone: this measures, it computes
+/// nothing of use.
 ///
 /// # Errors
 /// [`Error::Length`] where the lengths differ, [`Error::UnavailableBackend`]. Nothing is written then.
@@ -31,12 +32,9 @@ fn stream_slices(
     gradient: Slice<'_>,
     mut momentum: SliceMut<'_>,
 ) -> Result<(), Error> {
-    let expected = parameter.len();
-    for (tensor, found) in [("gradient", gradient.len()), ("momentum", momentum.len())] {
-        if found != expected {
-            return Err(Error::Length { tensor, found, reference: "parameter", expected });
-        }
-    }
+    let len = parameter.len();
+    same_length("gradient", gradient.len(), "parameter", len)?;
+    same_length("momentum", momentum.len(), "parameter", len)?;
     let (p, g, m) = (parameter.dtype(), gradient.dtype(), momentum.dtype());
     let (to_p, from, to_m) = (parameter.as_mut_ptr(), gradient.as_ptr(), momentum.as_mut_ptr());
     with_dtype!(p, P => with_dtype!(g, G => with_dtype!(m, M => {
@@ -44,7 +42,7 @@ fn stream_slices(
             parameter: to_p.cast::<P>(),
             gradient: from.cast::<G>(),
             momentum: to_m.cast::<M>(),
-            len: expected,
+            len,
         })
     })))
 }
@@ -136,6 +134,7 @@ impl<P: Storage, G: Storage, M: Storage> Kernel for Stream<P, G, M> {
 
 /// The vectors that hold a block's raw bits: two of 32-bit elements, one of 16-bit elements.
 const fn vectors<T>() -> usize {
+    const { assert!(matches!(size_of::<T>(), 2 | 4)) };
     size_of::<T>() / 2
 }
 

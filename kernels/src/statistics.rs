@@ -7,7 +7,7 @@
 
 use crate::dispatch::Backend;
 use crate::element::{Slice, Storage, with_dtype};
-use crate::error::Error;
+use crate::error::{Error, same_length};
 use crate::isa::{Isa, Kernel};
 use crate::rule::GradientRule;
 use crate::settings::Gradient;
@@ -126,15 +126,11 @@ fn check_accumulator(
     gradient: &Slice<'_>,
     accumulator: Option<&[f32]>,
 ) -> Result<(), Error> {
-    let expected = gradient.len();
     match (settings.accumulation_steps, accumulator.map(<[f32]>::len)) {
         (Some(_), None) => Err(Error::MissingTensor { tensor: "accumulator" }),
         (None, Some(_)) => Err(Error::UnusedTensor { tensor: "accumulator" }),
-        (Some(_), Some(found)) if found != expected => {
-            let (tensor, reference) = ("accumulator", "gradient");
-            Err(Error::Length { tensor, found, reference, expected })
-        }
-        _ => Ok(()),
+        (Some(_), Some(found)) => same_length("accumulator", found, "gradient", gradient.len()),
+        (None, None) => Ok(()),
     }
 }
 
@@ -146,6 +142,8 @@ fn each_block(
     take: &mut dyn FnMut(usize, Statistics),
 ) -> Result<(), Error> {
     check_accumulator(settings, &gradient, accumulator)?;
+    // Of an empty gradient no block asks.
+    let backend = backend.required()?;
     let len = gradient.len();
     let accumulator = accumulator.map_or(core::ptr::null(), <[f32]>::as_ptr);
     let from = gradient.as_ptr();

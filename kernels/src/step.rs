@@ -14,7 +14,7 @@ use core::slice;
 
 use crate::dispatch::Backend;
 use crate::element::{Dtype, Pair, Slice, SliceMut, Storage, with_dtype};
-use crate::error::Error;
+use crate::error::{Error, same_length};
 use crate::isa::{Isa, Kernel};
 use crate::plan::Prefetch;
 use crate::rule::{EmaRule, GradientRule, StepRule};
@@ -100,10 +100,7 @@ impl<'a> Tensors<'a> {
     #[inline(always)]
     fn check(&self, step: &Step) -> Result<(), Error> {
         let expected = self.parameter.len();
-        let length = |tensor, found| match found == expected {
-            true => Ok(()),
-            false => Err(Error::Length { tensor, found, reference: "parameter", expected }),
-        };
+        let length = |tensor, found| same_length(tensor, found, "parameter", expected);
         length("gradient", self.gradient.len())?;
         length("momentum", self.momentum.len())?;
         if let Some(source) = &self.source {

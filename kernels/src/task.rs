@@ -5,7 +5,8 @@ use core::mem;
 use crate::Error;
 use crate::dispatch::Backend;
 use crate::element::{Dtype, Slice, SliceMut};
-use crate::elementwise::{accumulate, average, convert, same_length};
+use crate::elementwise::{accumulate, average, convert};
+use crate::error::same_length;
 use crate::limit::{read, rewrite, stream};
 use crate::settings::{Ema, Gradient, Step};
 use crate::statistics::{BLOCK, Statistics, block_statistics, check_blocks};
@@ -135,7 +136,7 @@ impl<'a> Task<'a> {
     }
 
     /// Reads a tensor and writes its complement, as cheaply as can be: the streaming limit of a tensor that a pass
-    /// reads and writes. Twice, it leaves the tensor as it was, but for what follows the last whole block of 32.
+    /// reads and writes. Twice on one backend, it leaves the tensor as it was.
     pub fn rewrite(tensor: impl Into<SliceMut<'a>>) -> Self {
         Task(Pass::Rewrite(tensor.into()))
     }
