@@ -8,6 +8,8 @@ mod bf16;
 mod f16;
 mod f32;
 
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 
@@ -172,7 +174,7 @@ macro_rules! dtypes {
             }
         }
 
-        impl Slice<'_> {
+        impl<'a> Slice<'a> {
             /// The format.
             #[inline]
             pub fn dtype(&self) -> Dtype {
@@ -211,12 +213,12 @@ macro_rules! dtypes {
             }
 
             /// The elements of `range`, or `None` where the range does not lie within the tensor.
-            pub fn get(&self, range: core::ops::Range<usize>) -> Option<Slice<'_>> {
+            pub fn get(self, range: core::ops::Range<usize>) -> Option<Slice<'a>> {
                 match self { $(Slice::$variant(slice) => slice.get(range).map(Slice::$variant),)+ }
             }
         }
 
-        impl SliceMut<'_> {
+        impl<'a> SliceMut<'a> {
             /// The format.
             #[inline]
             pub fn dtype(&self) -> Dtype {
@@ -254,6 +256,23 @@ macro_rules! dtypes {
                 }
             }
 
+            /// The elements of `range`, or `None` where the range does not lie within the tensor.
+            pub fn get(self, range: core::ops::Range<usize>) -> Option<SliceMut<'a>> {
+                match self { $(SliceMut::$variant(slice) => slice.get_mut(range).map(SliceMut::$variant),)+ }
+            }
+
+            /// Writes the elements of another tensor of the same format and length over these; says whether it was one.
+            #[must_use]
+            pub fn copy_from(&mut self, other: Slice<'_>) -> bool {
+                match (self, other) {
+                    $((SliceMut::$variant(to), Slice::$variant(from)) if to.len() == from.len() => {
+                        to.copy_from_slice(from);
+                        true
+                    })+
+                    _ => false,
+                }
+            }
+
             /// The same tensor, for reading.
             pub fn as_slice(&self) -> Slice<'_> {
                 match self { $(SliceMut::$variant(slice) => Slice::$variant(slice),)+ }
@@ -273,13 +292,19 @@ macro_rules! dtypes {
             impl<'a> From<&'a mut [$type]> for SliceMut<'a> {
                 fn from(slice: &'a mut [$type]) -> Self { SliceMut::$variant(slice) }
             }
-            impl<'a> From<&'a alloc::vec::Vec<$type>> for Slice<'a> {
-                fn from(vec: &'a alloc::vec::Vec<$type>) -> Self { Slice::$variant(vec) }
+            impl<'a> From<&'a Vec<$type>> for Slice<'a> {
+                fn from(vec: &'a Vec<$type>) -> Self { Slice::$variant(vec) }
             }
-            impl<'a> From<&'a mut alloc::vec::Vec<$type>> for SliceMut<'a> {
-                fn from(vec: &'a mut alloc::vec::Vec<$type>) -> Self { SliceMut::$variant(vec) }
+            impl<'a> From<&'a mut Vec<$type>> for SliceMut<'a> {
+                fn from(vec: &'a mut Vec<$type>) -> Self { SliceMut::$variant(vec) }
             }
         )+
+
+        impl<'a> From<SliceMut<'a>> for Slice<'a> {
+            fn from(tensor: SliceMut<'a>) -> Self {
+                match tensor { $(SliceMut::$variant(slice) => Slice::$variant(slice),)+ }
+            }
+        }
 
         /// Evaluates an expression with a type alias bound to the element type of a [`Dtype`].
         macro_rules! with_dtype {
@@ -297,6 +322,13 @@ dtypes! { $
     F32, core::primitive::f32, "f32", "IEEE binary32.";
     F16, half::f16, "f16", "IEEE binary16.";
     BF16, half::bf16, "bf16", "The upper half of an IEEE binary32.";
+}
+
+impl Dtype {
+    /// Every format's name.
+    pub(crate) fn list() -> String {
+        Dtype::ALL.iter().copied().map(Dtype::name).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl core::fmt::Display for Dtype {

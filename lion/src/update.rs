@@ -87,11 +87,9 @@ impl<'a> Update<'a> {
 
     /// The parameter as it was, where it is now written. The lengths and formats have been checked.
     pub(crate) fn keep(&mut self) {
-        match (&mut self.parameter, &self.source) {
-            (SliceMut::F32(to), Some(Slice::F32(from))) => to.copy_from_slice(from),
-            (SliceMut::F16(to), Some(Slice::F16(from))) => to.copy_from_slice(from),
-            (SliceMut::BF16(to), Some(Slice::BF16(from))) => to.copy_from_slice(from),
-            _ => {}
+        if let Some(source) = self.source {
+            let alike = self.parameter.copy_from(source);
+            debug_assert!(alike, "the source has been checked");
         }
     }
 

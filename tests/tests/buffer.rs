@@ -35,6 +35,21 @@ fn values_know_their_format_and_length() {
 }
 
 #[test]
+fn parts_of_tensors_and_copies_between_them() {
+    let mut to = Values::zeroed(Dtype::F16, 5).expect("memory");
+    let from = [1.0, 2.0].map(f16::from_f32);
+    for range in [4..6, 6..6] {
+        assert!(to.as_slice().get(range.clone()).is_none() && to.as_slice_mut().get(range).is_none());
+    }
+    let mut part = to.as_slice_mut().get(2..4).expect("within");
+    assert!(part.copy_from(Slice::from(&from[..])));
+    assert!(!part.copy_from(Slice::from(&from[..1])), "another length");
+    assert!(!part.copy_from(Slice::from(&[1.0_f32, 2.0][..])), "another format");
+    assert_eq!(slice_bits(to.as_slice().get(1..5).expect("within")), [0, 0x3c00, 0x4000, 0]);
+    assert_eq!(slice_bits(Slice::from(to.as_slice_mut())), [0, 0, 0x3c00, 0x4000, 0]);
+}
+
+#[test]
 fn buffers_cross_threads() {
     let buffer = Buffer::<f32>::zeroed(100).expect("memory");
     let sum: f32 = std::thread::spawn(move || buffer.iter().sum()).join().expect("no panic");
