@@ -11,7 +11,7 @@ use crate::isa::{self, Isa, Kernel};
 /// fastest. The detection of a row is what `assume` of its token demands.
 macro_rules! backends {
     ($($variant:ident, $name:literal, $token:ty, $target:meta, $detect:expr, $what:literal;)+) => {
-        /// An instruction set that kernels are compiled for. All give the same bits.
+        /// An instruction set that kernels are compiled for. All give the same bits; of a NaN only that it is one.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Backend {
             $(#[doc = $what] $variant,)+
@@ -107,13 +107,13 @@ impl Backend {
         Self::available().last().unwrap_or(Backend::Scalar)
     }
 
-    /// The backend that `LION_ISA` names, or the fastest where the variable is not set or is `auto`.
+    /// The backend that `LION_ISA` names, or the fastest where the variable is not set, empty or `auto`.
     ///
     /// # Errors
     /// [`Error::UnknownBackend`] and [`Error::UnavailableBackend`], each listing what there is.
     #[cfg(feature = "std")]
     pub fn from_env() -> Result<Self, Error> {
-        match std::env::var_os("LION_ISA") {
+        match std::env::var_os("LION_ISA").filter(|name| !name.is_empty()) {
             None => Ok(Self::best()),
             Some(name) => Self::from_name(&name.to_string_lossy()),
         }
@@ -143,7 +143,8 @@ impl Backend {
         if self.is_available() { Ok(self) } else { Err(Error::UnavailableBackend { backend: self }) }
     }
 
-    pub(crate) fn list_available() -> String {
+    /// The names of this machine's backends, as one text.
+    pub fn list_available() -> String {
         Self::available().map(Backend::name).collect::<Vec<_>>().join(", ")
     }
 }
