@@ -124,6 +124,7 @@ pub(crate) trait Isa: Copy {
     /// `bytes` bytes at `from` are readable, and a `V` has as many.
     #[inline(always)]
     unsafe fn load_part<V: Copy>(self, from: *const V, bytes: usize) -> V {
+        const { assert!(size_of::<V>() < 64, "longer vectors need masks of their own") };
         let mut whole = MaybeUninit::<V>::zeroed();
         // SAFETY: readable by this function's contract, and `whole` has room; all bytes of it are initialised, and
         // vectors have no invalid bit patterns.
@@ -139,6 +140,7 @@ pub(crate) trait Isa: Copy {
     /// `bytes` bytes at `to` are writable, and a `V` has as many.
     #[inline(always)]
     unsafe fn store_part<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
+        const { assert!(size_of::<V>() < 64, "longer vectors need masks of their own") };
         // SAFETY: writable by this function's contract, and `value` has as many.
         unsafe { copy((&raw const value).cast(), to.cast(), bytes) }
     }

@@ -62,7 +62,7 @@ pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
 pub use isa::prefetch::prefetch;
 pub use limit::stream;
-pub use parallel::run;
+pub use parallel::{MOST_THREADS, run};
 pub use plan::{Plan, Prefetch};
 pub use settings::{Clip, Ema, Gradient, Step};
 pub use statistics::{BLOCK, Statistics, block_statistics, statistics};

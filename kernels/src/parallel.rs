@@ -13,6 +13,9 @@ use crate::Error;
 use crate::plan::Plan;
 use crate::task::{Task, run_in_turn};
 
+/// The most threads that share a call. More do not make memory faster.
+pub const MOST_THREADS: usize = 64;
+
 /// Runs a list of tasks as a plan says, each exactly once, in any order.
 ///
 /// With the feature `rayon`, on the threads of the pool that this is called in, or of rayon's global one; a call of less
@@ -49,14 +52,11 @@ mod workers {
     use core::{array, hint, mem};
     use std::sync::{Mutex, PoisonError};
 
-    use super::{Error, Plan, Task, run_in_turn};
+    use super::{Error, MOST_THREADS, Plan, Task, run_in_turn};
     use crate::statistics::BLOCK;
 
     /// Turns of a waiting loop, some 50 microseconds.
     const PATIENCE: usize = 1500;
-
-    /// More threads than this do not make memory faster.
-    const MOST: usize = 64;
 
     pub(super) fn run(
         plan: &Plan,
@@ -67,7 +67,8 @@ mod workers {
         let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
         // A field that anyone may set.
         let chunk = plan.chunk.max(BLOCK);
-        let wanted = plan.threads.map_or(MOST, NonZeroUsize::get).min(elements.div_ceil(chunk)).min(MOST);
+        let wanted = plan.threads.map_or(MOST_THREADS, NonZeroUsize::get).min(MOST_THREADS);
+        let wanted = wanted.min(elements.div_ceil(chunk));
         // Asked for last: it starts the global pool where there is none.
         let count = if wanted < 2 { 1 } else { wanted.min(rayon::current_num_threads()) };
         if count < 2 {
@@ -168,7 +169,7 @@ mod workers {
         mut tasks: &'l mut [Task<'t>],
         bytes: usize,
         count: usize,
-    ) -> [Mutex<Share<'l, 't>>; MOST] {
+    ) -> [Mutex<Share<'l, 't>>; MOST_THREADS] {
         let mut left = bytes;
         array::from_fn(|index| {
             let own = left / count.saturating_sub(index).max(1);

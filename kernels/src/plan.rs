@@ -21,7 +21,7 @@ use crate::statistics::BLOCK;
 pub struct Plan {
     /// The instruction set.
     pub backend: Backend,
-    /// The most threads that share a call; `None` for as many as the thread pool has.
+    /// The most threads that share a call; `None` for as many as the thread pool has, up to [`MOST_THREADS`](crate::MOST_THREADS).
     pub threads: Option<NonZeroUsize>,
     /// Elements of a piece of work, a multiple of [`BLOCK`].
     pub chunk: usize,
@@ -37,7 +37,7 @@ pub enum Prefetch {
     /// Where it is known to pay: in calls with tensors of 4 MiB and more together, on Intel's cores.
     #[default]
     Auto,
-    /// In every pass.
+    /// In every step, where the processor can; no other pass asks.
     On,
     /// In none.
     Off,

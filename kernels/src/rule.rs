@@ -174,6 +174,7 @@ impl<I: Isa> Divisor<I> {
 
 /// Whether a product with the reciprocal has the quotient's bits: of normal powers of two, and of zero and infinity,
 /// whose reciprocals are each other.
+#[inline(always)]
 fn has_exact_reciprocal(divisor: f32) -> bool {
     divisor.to_bits() & 0x007f_ffff == 0
 }

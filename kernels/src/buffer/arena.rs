@@ -116,7 +116,7 @@ impl Arena {
 
     /// Doubles at least, which takes no memory as long as it is not touched, and which [`Self::settle`] takes back.
     fn grow(&mut self, needed: usize) -> Option<()> {
-        let generous = needed.max(2 * self.memory.size()).max(Memory::LEAST_MAPPED);
+        let generous = needed.max(self.memory.size().saturating_mul(2)).max(Memory::LEAST_MAPPED);
         let mut grown = Memory::zeroed(generous).or_else(|| Memory::zeroed(needed))?;
         if self.written {
             grown.advise(self.huge_pages);

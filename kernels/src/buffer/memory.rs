@@ -41,13 +41,15 @@ impl Memory {
         if size == 0 {
             return Some(Self::empty());
         }
+        // No more than a slice may have, mapped or not.
+        let layout = layout(size)?;
         if size >= HUGE_PAGE && sys::MAPS {
             let size = sys::rounded(size)?;
             let start = sys::map(size)?;
             return Some(Memory { start, size, mapped: true });
         }
         // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout(size)?) })?;
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         Some(Memory { start, size, mapped: false })
     }
 
