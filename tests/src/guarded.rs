@@ -15,11 +15,10 @@ impl<T: Sample> Guarded<T> {
     /// A tensor of these values, `misalignment` elements after a 64-byte boundary.
     pub fn new(values: &[T], misalignment: usize) -> Self {
         let line = 64 / size_of::<T>();
-        let room = values.len() + 2 * GUARD + 2 * line;
+        let room = values.len() + 2 * GUARD + 3 * line;
         let mut memory: Vec<T> = (0..room).map(Self::canary).collect();
         let boundary = (memory.as_ptr() as usize).wrapping_neg() % 64 / size_of::<T>();
         let start = GUARD.next_multiple_of(line) + boundary + misalignment % line;
-        let start = if start + values.len() + GUARD > room { GUARD } else { start };
         memory[start..start + values.len()].copy_from_slice(values);
         Guarded { memory, start, len: values.len() }
     }

@@ -50,7 +50,9 @@ fn division_by_every_power_of_two(backend: Backend) {
     for exponent in -149..=127 {
         let divisor = 2.0_f64.powi(exponent) as f32;
         for neighbour in [divisor, divisor.next_up(), divisor.next_down()] {
-            let gradient: Vec<f32> = values(&mut rng, 500);
+            let mut gradient: Vec<f32> = values(&mut rng, 499);
+            // The largest subnormal number's reciprocal is nearly exact, and not so for this one.
+            gradient.push(12_582_911.0 * 2.0_f32.powi(-60));
             let settings = Gradient::new().unscale(neighbour).expect("valid");
             // The negative zero, which alone leaves every quotient as it is.
             let mut quotients = vec![-0.0_f32; gradient.len()];
