@@ -103,6 +103,8 @@ impl Default for DynamicLossScale {
 }
 
 impl Config {
+    /// Checks every argument against its range.
+    ///
     /// # Errors
     /// [`Error::Argument`] with the name, the value and the range of the first argument that is outside its range,
     /// [`Error::SeveralClips`]. What a schedule gives is known only when its step comes, and checked then.

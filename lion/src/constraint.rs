@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::variable::elements;
 use crate::{Error, check};
 
 /// What a parameter is made to fulfil after each update: Keras's constraints, and a closure of the caller.
@@ -161,9 +162,7 @@ impl Constraint {
         values: &mut [f32],
         sums: &mut Vec<f64>,
     ) -> Result<(), Error> {
-        let elements = shape.iter().try_fold(1_usize, |product, &side| product.checked_mul(side));
-        // A side of 0 makes a product that overflowed 0 again.
-        if elements != Some(values.len()) && !(values.is_empty() && shape.contains(&0)) {
+        if elements(shape) != Some(values.len()) {
             return Err(Error::Shape { shape: shape.into(), elements: values.len() });
         }
         match &self.0 {

@@ -138,7 +138,7 @@ impl Lion {
     /// Adds a variable with nothing special about it. Its state is zero.
     ///
     /// # Errors
-    /// A name that is taken, a shape too large, or memory that cannot be had.
+    /// A name that is taken or empty, a shape too large, or memory that cannot be had.
     pub fn register(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<VariableId, Error> {
         self.register_with(name, shape, dtype, VariableOptions::default())
     }
@@ -155,6 +155,9 @@ impl Lion {
         dtype: Dtype,
         options: VariableOptions,
     ) -> Result<VariableId, Error> {
+        if name.is_empty() {
+            return Err(Error::argument("the name", "\"\"", "a text that is not empty"));
+        }
         if self.names.contains_key(name) {
             return Err(Error::DuplicateName { name: name.into() });
         }
@@ -194,8 +197,8 @@ impl Lion {
     ///
     /// # Errors
     /// Tensors that do not fit their variables; a variable named twice, or left out where the average needs it; no
-    /// gradient at all; a hyperparameter outside its range, which a schedule gives in this call. Nothing has been
-    /// changed then.
+    /// gradient at all; a hyperparameter outside its range, which a schedule gives in this call; memory that cannot be
+    /// had. Nothing has been changed then.
     ///
     /// # Panics
     /// Where a schedule's or constraint's closure does. A schedule's runs before anything is changed. A constraint's
@@ -296,11 +299,16 @@ impl Lion {
         let steps = &mut self.scratch.steps;
         for (index, group) in self.groups.iter().enumerate() {
             let rates = group.rates(&own, call);
+            let checked = || {
+                rates
+                    .steps(call)
+                    .map_err(|error| if index == 0 { error } else { error.under(&format!("group {index}")) })
+            };
             match steps.get_mut(index) {
                 // Mostly they are the numbers of the last call, which have been checked.
                 Some(known) if known.rates.same(&rates) => {}
-                Some(known) => *known = rates.steps(call)?,
-                None => steps.push(rates.steps(call)?),
+                Some(known) => *known = checked()?,
+                None => steps.push(checked()?),
             }
         }
         Ok(own.learning_rate)

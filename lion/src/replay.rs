@@ -171,7 +171,8 @@ pub fn register(recording: &Recording, optimizer: &mut Lion) -> Result<Vec<Varia
 /// how many calls have been made.
 ///
 /// # Errors
-/// A file that cannot be read, and what [`Lion::apply`] refuses, with the file and the step.
+/// A file that cannot be read, what [`Lion::apply`] refuses, with the file and the step, and [`Error::Argument`] where
+/// there are not as many parameters as variables.
 pub fn run(
     recording: &Recording,
     optimizer: &mut Lion,
@@ -179,6 +180,7 @@ pub fn run(
     parameters: &mut [Values],
     mut after: impl FnMut(usize),
 ) -> Result<(), Error> {
+    check_number(variables, parameters)?;
     let mut gradients = Gradients::default();
     for call in 0..recording.calls() {
         recording.read_gradients(call, &mut gradients)?;
@@ -199,17 +201,30 @@ pub fn run(
 /// Sets each parameter to its moving average, where the optimizer keeps one: Keras's `finalize_variable_values`.
 ///
 /// # Errors
-/// Those of [`Lion::finalize_variable_values`].
+/// Those of [`Lion::finalize_variable_values`], and [`Error::Argument`] where there are not as many parameters as
+/// variables.
 pub fn finalize(
     optimizer: &mut Lion,
     variables: &[VariableId],
     parameters: &mut [Values],
 ) -> Result<(), Error> {
+    check_number(variables, parameters)?;
     let mut updates = Vec::with_capacity(variables.len());
     for (&variable, parameter) in variables.iter().zip(parameters) {
         updates.push(Update::without_gradient(variable, parameter.as_slice_mut()));
     }
     optimizer.finalize_variable_values(&mut updates)
+}
+
+fn check_number(variables: &[VariableId], parameters: &[Values]) -> Result<(), Error> {
+    match (variables.len(), parameters.len()) {
+        (expected, found) if found == expected => Ok(()),
+        (expected, found) => Err(Error::argument(
+            "the number of parameters",
+            found,
+            format!("{expected}, that of the variables"),
+        )),
+    }
 }
 
 /// The name of the variable whose parameter a tensor is.

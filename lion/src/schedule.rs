@@ -78,7 +78,7 @@ macro_rules! schedules {
         }
 
         impl Schedule {
-            /// The names of all schedules, as files have them.
+            /// The names of all schedules. No file can hold a [`Closure`].
             pub const CLASSES: &'static [&'static str] = &[$(stringify!($class)),+];
 
             fn value(&self, step: u64) -> f64 {
@@ -184,7 +184,9 @@ impl Schedule {
         let (config, within) = (wrapped.config.take(), |error: Error| error.under("config"));
         let mut config = Fields::new(config).map_err(within)?;
         let Some(mut schedule) = Self::read_config(&wrapped.class, &mut config).map_err(within)? else {
-            return Err(wrapped.unknown_class(format!("one of {}", Self::CLASSES.join(", "))));
+            let of_files: Vec<_> =
+                Self::CLASSES.iter().copied().filter(|class| *class != "Closure").collect();
+            return Err(wrapped.unknown_class(format!("one of {}", of_files.join(", "))));
         };
         let (module, _, default) = schedule.labels();
         wrapped.check_module(module)?;

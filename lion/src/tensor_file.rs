@@ -2,7 +2,8 @@
 //!
 //! A file is the length of its header, the header as JSON, and the elements of all tensors without a gap. Nothing in a
 //! header is believed before it has been held against the size of the file, so no file makes the reader allocate more
-//! than the file is long, and any bytes at all give a tensor file or an error.
+//! than a small multiple of its header, and for the elements no more than the file has. Any bytes at all give a tensor
+//! file or an error.
 //!
 //! Tensors are read when they are asked for, at their position in the file, into memory that is already there. The file
 //! is not mapped: where another process cuts a file short, a read gives an error, and a mapping ends the process.

@@ -121,10 +121,7 @@ impl Variable {
         options: VariableOptions,
         wanted: Wanted,
     ) -> Result<Self, Error> {
-        let len = shape.iter().try_fold(1_usize, |len, &extent| len.checked_mul(extent));
-        // A side of 0 makes a product that overflowed 0 again.
-        let len = if shape.contains(&0) { Some(0) } else { len };
-        let Some(len) = len else {
+        let Some(len) = elements(shape) else {
             return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });
         };
         let constraint = options.constraint.map(|constraint| {
@@ -174,4 +171,12 @@ impl Variable {
     pub(crate) fn error(&self, source: lion_kernels::Error) -> Error {
         Error::Tensor { name: self.name.clone(), source }
     }
+}
+
+/// The number of elements of a shape; `None` where no memory can hold them. A side of 0 makes any others none.
+pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(1_usize, |elements, &side| elements.checked_mul(side))
 }

@@ -34,6 +34,25 @@ fn calls_without_work() {
     }
 }
 
+#[test]
+fn a_variable_without_a_name() {
+    let mut optimizer = Lion::builder().build().unwrap();
+    let error = optimizer.register("", &[1], Dtype::F32).unwrap_err();
+    assert_eq!(error.to_string(), "the name is \"\", and must be a text that is not empty");
+}
+
+#[test]
+fn a_rate_of_a_group_names_the_group() {
+    let mut optimizer = Lion::builder().learning_rate(1e38).build().unwrap();
+    let group = optimizer.add_group(Group::new().learning_rate_multiplier(10.0)).unwrap();
+    let options = VariableOptions { group, ..VariableOptions::default() };
+    let id = optimizer.register_with("a", &[1], Dtype::F32, options).unwrap();
+    let (mut parameter, gradient) = ([1.0_f32], [1.0_f32]);
+    let update = Update::new(id, &mut parameter[..], &gradient[..]);
+    let error = optimizer.apply(&mut [update]).unwrap_err();
+    assert_eq!(error.to_string(), "group 1.learning_rate of call 0 is inf, and must be in [0, inf)");
+}
+
 /// What fails, given an optimizer and the parameters of its two variables.
 type Refused<'a> = dyn FnMut(&mut Lion, &mut [f32], &mut [bf16]) -> Error + 'a;
 

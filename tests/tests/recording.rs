@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use lion::Slice;
-use lion::replay::{Gradients, Recording};
+use lion::replay::{Gradients, Recording, finalize, register, run};
+use lion::{Lion, Slice};
 use lion_tests::safetensors::zeros;
 use tempfile::tempdir;
 
@@ -89,4 +89,21 @@ fn steps_share_memory() {
         assert_eq!(*address.get_or_insert(found.as_ptr()), found.as_ptr());
         assert_eq!(gradients.get(1).is_some(), call == 1);
     }
+}
+
+#[test]
+fn a_parameter_for_each_variable() {
+    let folder = tempdir().expect("a folder");
+    let path = folder.path().join("run.safetensors");
+    fs::write(&path, zeros(&[("param/a", 1), ("param/b", 1), ("grad/0/a", 1)])).expect("written");
+    let recording = Recording::open(&path).expect("a run");
+    let mut optimizer = Lion::builder().build().expect("valid");
+    let variables = register(&recording, &mut optimizer).expect("registered");
+    let mut parameters = recording.parameters().expect("read");
+    parameters.pop();
+    let expected = "the number of parameters is 1, and must be 2, that of the variables";
+    let error = run(&recording, &mut optimizer, &variables, &mut parameters, |_| {}).expect_err("too few");
+    assert_eq!(error.to_string(), expected);
+    let error = finalize(&mut optimizer, &variables, &mut parameters).expect_err("too few");
+    assert_eq!(error.to_string(), expected);
 }

@@ -1,7 +1,7 @@
 //! Restoring: an optimizer takes a checkpoint of its own kind, and nothing of any other.
 
 use lion::state::{Checkpoint, DynamicState, Tensor, VariableState};
-use lion::{Dtype, Lion, Slice, Update, Values};
+use lion::{Dtype, Lion, Slice, Update, Values, VariableOptions};
 
 fn optimizer() -> Lion {
     let mut optimizer = Lion::builder().ema(0.9).gradient_accumulation_steps(2).build().expect("valid");
@@ -77,4 +77,40 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
         },
         "param/a: is f16, and must be f32",
     );
+}
+
+/// With nothing to keep of a variable a file does not name it.
+#[test]
+fn a_file_may_leave_out_what_has_no_state() {
+    let optimizer = || {
+        let mut optimizer = Lion::builder().build().expect("valid");
+        optimizer.register("a", &[2], Dtype::F32).expect("registered");
+        let overwritten = VariableOptions { overwrite_with_gradient: true, ..VariableOptions::default() };
+        optimizer.register_with("scale", &[1], Dtype::F32, overwritten).expect("registered");
+        optimizer
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.safetensors");
+    optimizer().checkpoint().write(&path).expect("written");
+    let checkpoint = Checkpoint::read(&path).expect("read");
+    assert_eq!(checkpoint.variables.len(), 1);
+    optimizer().restore(&checkpoint).expect("its own");
+
+    let missing = Checkpoint { variables: Vec::new(), ..checkpoint };
+    let error = optimizer().restore(&missing).expect_err("a momentum is missing").to_string();
+    assert_eq!(error, "momentum/a: is missing");
+}
+
+#[test]
+fn shapes_without_elements() {
+    let mut optimizer = Lion::builder().build().expect("valid");
+    for (name, shape) in [("a", [usize::MAX, 2, 0]), ("b", [0, usize::MAX, usize::MAX])] {
+        optimizer.register(name, &shape, Dtype::BF16).expect("registered");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.safetensors");
+    optimizer.checkpoint().write(&path).expect("written");
+    let own = text(&optimizer);
+    optimizer.restore(&Checkpoint::read(&path).expect("read")).expect("its own");
+    assert_eq!(text(&optimizer), own);
 }

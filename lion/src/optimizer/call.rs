@@ -71,7 +71,7 @@ impl Call {
             gradient_norm: norms.before,
             clipped_norm: norms.after,
             clipped: norms.clipped,
-            non_finite: (measured || self.looks_ahead).then_some(self.found.non_finite),
+            non_finite: self.looks_ahead.then_some(self.found.non_finite),
             ..Metrics::of_nothing(learning_rate, self.loss_scale)
         }
     }

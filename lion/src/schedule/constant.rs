@@ -15,6 +15,8 @@ pub struct Constant {
 }
 
 impl Constant {
+    /// The same value in every call.
+    ///
     /// # Errors
     /// [`Error::Argument`] where `learning_rate` is outside [0, inf).
     pub fn new(learning_rate: f64) -> Result<Self, Error> {

@@ -21,6 +21,8 @@ pub struct CosineDecay {
 }
 
 impl CosineDecay {
+    /// Half a cosine over `decay_steps` calls of the optimizer, the first of which is step 0.
+    ///
     /// # Errors
     /// [`Error::Argument`] where `initial_learning_rate` is outside [0, inf) or `decay_steps` outside (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64) -> Result<Self, Error> {

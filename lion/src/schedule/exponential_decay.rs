@@ -19,6 +19,8 @@ pub struct ExponentialDecay {
 }
 
 impl ExponentialDecay {
+    /// A decay by `decay_rate` in every `decay_steps` calls of the optimizer, the first of which is step 0.
+    ///
     /// # Errors
     /// [`Error::Argument`] where `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
     /// (0, inf).

@@ -17,6 +17,8 @@ pub struct InverseSquareRoot {
 }
 
 impl InverseSquareRoot {
+    /// A warmup over `warmup_steps` calls of the optimizer, and the decay after it.
+    ///
     /// # Errors
     /// [`Error::Argument`] where `peak_learning_rate` is outside [0, inf) or `warmup_steps` outside [1, inf).
     pub fn new(peak_learning_rate: f64, warmup_steps: f64) -> Result<Self, Error> {

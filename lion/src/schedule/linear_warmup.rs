@@ -26,7 +26,7 @@ impl LinearWarmup {
     /// From 0 to the first value of `after`.
     ///
     /// # Errors
-    /// [`Error::Argument`] where warmups are more than 16 deep in one another.
+    /// [`Error::Argument`] where warmups and what they lead to are more than 16 deep in one another.
     pub fn new(warmup_steps: u64, after: impl Into<Schedule>) -> Result<Self, Error> {
         let after = Arc::new(after.into());
         let warmup = LinearWarmup { initial_learning_rate: 0.0, warmup_steps, after };

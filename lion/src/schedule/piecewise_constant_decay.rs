@@ -16,6 +16,8 @@ pub struct PiecewiseConstantDecay {
 }
 
 impl PiecewiseConstantDecay {
+    /// One value more than boundaries, which are calls of the optimizer, the first of which is step 0.
+    ///
     /// # Errors
     /// [`Error::Argument`] where `values` has not one element more than `boundaries`, a boundary or a value is outside
     /// [0, inf), or a boundary is below the one before it.

@@ -1,9 +1,9 @@
 //! An optimizer's state as a checkpoint, and back.
 
-use lion_kernels::{Slice, SliceMut};
+use lion_kernels::SliceMut;
 
 use super::{Checkpoint, DynamicState, Section, Tensor, VariableState};
-use crate::variable::VariableView;
+use crate::variable::{VariableView, elements};
 use crate::{Error, Lion};
 
 impl Lion {
@@ -68,10 +68,11 @@ impl Lion {
             let name = pair.first().and_then(|&id| self.name(id)).unwrap_or_default();
             return wrong(format!("momentum/{name}"), "is there twice".into());
         }
-        match self.variables().find(|own| known.binary_search(&own.id).is_err()) {
-            Some(own) => wrong(format!("momentum/{}", own.name), "is missing".into()),
-            None => Ok(ids),
+        for own in self.variables().filter(|own| known.binary_search(&own.id).is_err()) {
+            // A file does not name a variable that it has nothing of.
+            check_variable(&VariableState::new(own.name, own.shape), &own)?;
         }
+        Ok(ids)
     }
 }
 
@@ -98,7 +99,7 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
         let reason = match (tensor.map(|tensor| tensor.dtype()), expected) {
             (None, None) => continue,
             (found, expected) if found == expected && saved.shape == own.shape => match tensor {
-                Some(tensor) if tensor.len() != own.shape.iter().product::<usize>() => {
+                Some(tensor) if Some(tensor.len()) != elements(own.shape) => {
                     format!("has {} elements", tensor.len())
                 }
                 _ => continue,
@@ -117,11 +118,8 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
 
 /// Between tensors that have been checked to be alike.
 fn copy(from: &Option<Tensor<'_>>, to: Option<SliceMut<'_>>) {
-    let Some(from) = from.as_ref().map(Tensor::as_slice) else { return };
-    match (from, to) {
-        (Slice::F32(from), Some(SliceMut::F32(to))) if from.len() == to.len() => to.copy_from_slice(from),
-        (Slice::F16(from), Some(SliceMut::F16(to))) if from.len() == to.len() => to.copy_from_slice(from),
-        (Slice::BF16(from), Some(SliceMut::BF16(to))) if from.len() == to.len() => to.copy_from_slice(from),
-        _ => {}
+    if let (Some(from), Some(mut to)) = (from, to) {
+        let alike = to.copy_from(from.as_slice());
+        debug_assert!(alike, "the tensors have been checked");
     }
 }

@@ -6,6 +6,7 @@ use lion_kernels::{Dtype, SliceMut};
 
 use super::header::{self, Header, RawTensor};
 use super::{LENGTH, LONGEST_HEADER, Place, bytes_mut, dtype_of, reorder};
+use crate::variable::elements;
 use crate::{Error, Values};
 
 /// A file of tensors, open for reading: its header is in memory and has been checked, its elements are not.
@@ -242,8 +243,12 @@ fn check(
             }
             continue;
         };
-        let len = shape.iter().try_fold(1_u64, |len, &extent| len.checked_mul(extent));
-        let bytes = len.and_then(|len| len.checked_mul(dtype.size() as u64));
+        let extents: Result<Vec<_>, _> = shape.iter().map(|&extent| usize::try_from(extent)).collect();
+        let Ok(extents) = extents else {
+            return Err(place.is("its shape does not fit in the memory of this machine"));
+        };
+        let len = elements(&extents);
+        let bytes = len.and_then(|len| (len as u64).checked_mul(dtype.size() as u64));
         if bytes != Some(end - begin) {
             let wanted =
                 bytes.map_or("more bytes than fit in 64 bits".into(), |bytes| format!("{bytes} bytes"));
@@ -251,11 +256,13 @@ fn check(
             let reason = format!("{dtype} of shape {shape} is {wanted}, and its data has {}", end - begin);
             return Err(place.is(reason));
         }
-        let extents: Result<Vec<_>, _> = shape.iter().map(|&extent| usize::try_from(extent)).collect();
-        let (Ok(shape), Some(Ok(len))) = (extents, len.map(usize::try_from)) else {
-            return Err(place.is("its shape does not fit in the memory of this machine"));
-        };
-        tensors.push(TensorInfo { name, dtype, shape, len, offset: start + begin });
+        tensors.push(TensorInfo {
+            name,
+            dtype,
+            shape: extents,
+            len: len.unwrap_or_default(),
+            offset: start + begin,
+        });
     }
     if covered != size {
         let reason = format!("the tensors end at byte {covered} of the data, and the file has {size}");

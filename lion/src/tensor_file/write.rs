@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Entry, LENGTH, LONGEST_HEADER, METADATA, Place, bytes, name_of, reorder};
 use crate::Error;
+use crate::variable::elements;
 
 /// Writes a file of tensors, atomically: it is made beside the file that is to be, brought to the disk, and renamed.
 /// After a crash at any point, or an error, there is the old file whole, or the new one. A crash may leave a
@@ -82,8 +83,7 @@ fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Resu
         if *name == METADATA || !names.insert(*name) {
             return Err(place.is("the name is taken"));
         }
-        let elements = shape.iter().try_fold(1_usize, |len, &extent| len.checked_mul(extent));
-        if elements != Some(values.len()) {
+        if elements(shape) != Some(values.len()) {
             return Err(place.is(format!("the shape {shape:?} does not have its {} elements", values.len())));
         }
         let end = begin + bytes(values).len() as u64;
