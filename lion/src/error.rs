@@ -96,7 +96,8 @@ pub enum Error {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A variable of another optimizer.
+    /// A variable that this optimizer has not registered. An id is a number: that of another optimizer's variable is an
+    /// error where there is none of that number here.
     #[error("there is no variable number {index}; {registered} are registered")]
     UnknownVariable {
         /// The variable's number.
@@ -150,7 +151,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A group of another optimizer.
+    /// A group that this optimizer has not, with the same limit as for variables.
     #[error("there is no group number {index}; {groups} are there, with the optimizer's own")]
     UnknownGroup {
         /// The group's number.

@@ -146,8 +146,8 @@ impl Lion {
     /// Adds a variable. Its state is zero, also where calls have been made before.
     ///
     /// # Errors
-    /// As [`register`](Self::register), and a constraint along an axis that the shape does not have, or a group of
-    /// another optimizer.
+    /// As [`register`](Self::register), and a constraint along an axis that the shape does not have, or a group that
+    /// this optimizer has not.
     pub fn register_with(
         &mut self,
         name: &str,

@@ -159,7 +159,7 @@ impl Lion {
         Ok(done)
     }
 
-    /// Whether the arrays are those of the variable. One of another optimizer is the core's to refuse.
+    /// Whether the arrays are those of the variable. A variable that is none is the core's to refuse.
     fn check(&self, update: &Update<'_>) -> Result<(), Error> {
         let Some(variable) = self.core.view(update.variable) else { return Ok(()) };
         let order = self.orders.get(&update.variable).unwrap_or(&self.row_major);

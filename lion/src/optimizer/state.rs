@@ -96,7 +96,7 @@ impl Lion {
     /// optimizer's own.
     ///
     /// # Errors
-    /// As [`add_group`](Self::add_group), and a group of another optimizer. It is then as it was.
+    /// As [`add_group`](Self::add_group), and a group that this optimizer has not. It is then as it was.
     pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), Error> {
         group.validate()?;
         self.require_group(id)?;

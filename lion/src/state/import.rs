@@ -8,7 +8,7 @@ use crate::{Error, Values};
 
 /// Which tensor of a foreign file is the momentum of which variable: patterns, in which `{name}` stands for the
 /// variable's name, `{under_name}` for it with `_` in place of every `/`, and `{dot_name}` with `.` in place of
-/// every `/`. The file must have exactly one of the names that they give.
+/// every `/`, once in each pattern. The file must have exactly one of the names that they give.
 ///
 /// ```
 /// use lion::state::MomentumNames;
