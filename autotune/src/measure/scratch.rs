@@ -37,17 +37,18 @@ pub struct Scratch {
 }
 
 /// Which tensors of a stream a call works on.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Turns {
     elements: usize,
     slots: usize,
+    stride: usize,
     next: usize,
 }
 
 impl Turns {
     fn of(case: &Case, footprint: u64) -> Self {
-        let slots = (footprint / case.bytes.max(1) as u64).max(1);
-        Turns { elements: case.elements(), slots: slots as usize, next: 0 }
+        let slots = (footprint / case.bytes.max(1) as u64).max(1) as usize;
+        Turns { elements: case.elements(), slots, stride: stride(slots), next: 0 }
     }
 
     fn total(&self) -> usize {
@@ -58,8 +59,7 @@ impl Turns {
         let slot = match caches {
             Caches::Warm => 0,
             Caches::Cold => {
-                // Far from the one before, where no hardware prefetcher is waiting.
-                self.next = (self.next + self.slots * 5 / 8 + 1) % self.slots;
+                self.next = (self.next + self.stride) % self.slots;
                 self.next
             }
         };
@@ -68,18 +68,30 @@ impl Turns {
     }
 }
 
+/// From each slot to the next: far, where no hardware prefetcher is waiting, and coprime with their number, so that
+/// all have their turn before one has its second.
+fn stride(slots: usize) -> usize {
+    let far = slots * 5 / 8 + 1;
+    (far..).find(|stride| greatest_common_divisor(*stride, slots) == 1).unwrap_or(1)
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
 impl Scratch {
     /// For a machine with caches of these sizes.
     pub fn new(machine: &Machine) -> Self {
         let memory = if machine.memory == 0 { MOST } else { machine.memory / 4 };
+        let case = Case::new(Operation::Step, Dtypes::all(Dtype::F32), SizeClass::of(0));
         Scratch {
             begin: Instant::now(),
             floor: SAMPLE.max(clock_step() * 1000),
             beyond_caches: machine.last_level().saturating_mul(2).min(MOST).min(memory),
             streams: [None, None, None],
             blocks: Vec::new(),
-            case: Case::new(Operation::Step, Dtypes::all(Dtype::F32), SizeClass::of(0)),
-            turns: Turns::default(),
+            case,
+            turns: Turns::of(&case, 0),
             checked: HashSet::new(),
         }
     }
@@ -276,6 +288,25 @@ mod tests {
 
     use super::*;
     use crate::machine::Cache;
+
+    #[test]
+    fn every_slot_has_its_turn() {
+        let case = Case::new(Operation::Step, Dtypes::all(Dtype::F32), SizeClass::of(0));
+        for slots in 1..=300 {
+            let mut turns = Turns::of(&case, (slots * case.bytes) as u64);
+            let starts: HashSet<usize> = (0..slots).map(|_| turns.take(Caches::Cold).start).collect();
+            assert_eq!((turns.slots, starts.len()), (slots, slots));
+            assert!(starts.iter().all(|start| start + turns.elements <= turns.total()), "{slots}");
+        }
+    }
+
+    #[test]
+    fn a_call_before_any_is_prepared_does_nothing() {
+        let mut scratch = Scratch::new(&Machine::detect());
+        for caches in [Caches::Warm, Caches::Cold] {
+            scratch.calls(&Plan::new(Backend::Scalar), caches, 2).expect("nothing");
+        }
+    }
 
     #[test]
     fn the_limit_leaves_the_tensors_as_they_were() {
