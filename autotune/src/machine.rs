@@ -64,6 +64,10 @@ pub struct Cache {
     pub shared_by: usize,
 }
 
+/// What caches of which nothing is known are taken for: as much as most machines have, so that calls on more than this
+/// come from memory.
+const UNKNOWN_CACHES: u64 = 128 << 20;
+
 impl Machine {
     /// This machine.
     pub fn detect() -> Self {
@@ -105,6 +109,15 @@ impl Machine {
         let Some(last) = self.caches.last() else { return 0 };
         let caches = self.allowed.div_ceil(last.shared_by.max(1)).max(1);
         last.bytes.saturating_mul(caches as u64)
+    }
+
+    /// Twice what the caches hold: a call on more is never warm, and calls that take turns on so much are always cold.
+    pub(crate) fn beyond_caches(&self) -> u64 {
+        let held = match self.last_level() {
+            0 => UNKNOWN_CACHES,
+            held => held,
+        };
+        held.saturating_mul(2)
     }
 
     /// The core that the kernels' defaults are known for.

@@ -87,7 +87,7 @@ impl Scratch {
         Scratch {
             begin: Instant::now(),
             floor: SAMPLE.max(clock_step() * 1000),
-            beyond_caches: machine.last_level().saturating_mul(2).min(MOST).min(memory),
+            beyond_caches: machine.beyond_caches().min(MOST).min(memory),
             streams: [None, None, None],
             blocks: Vec::new(),
             case,
@@ -298,6 +298,14 @@ mod tests {
             assert_eq!((turns.slots, starts.len()), (slots, slots));
             assert!(starts.iter().all(|start| start + turns.elements <= turns.total()), "{slots}");
         }
+    }
+
+    #[test]
+    fn unknown_caches_are_not_taken_for_none() {
+        let unknown = Machine { caches: Vec::new(), memory: 0, ..Machine::detect() };
+        assert_eq!(Scratch::new(&unknown).beyond_caches, 256 << 20);
+        let small = Machine { memory: 256 << 20, ..unknown };
+        assert_eq!(Scratch::new(&small).beyond_caches, 64 << 20);
     }
 
     #[test]

@@ -47,9 +47,9 @@ pub(super) struct Search<'a, R: Rig + ?Sized> {
     trials: Vec<Trial>,
 }
 
-/// Which states of the caches a case is measured in. More than twice what they hold is never warm.
+/// Which states of the caches a case is measured in.
 pub(super) fn caches_of(case: &Case, machine: &Machine) -> &'static [Caches] {
-    match case.bytes as u64 > machine.last_level().saturating_mul(2) {
+    match case.bytes as u64 > machine.beyond_caches() {
         true => &[Caches::Cold],
         false => &[Caches::Warm, Caches::Cold],
     }
