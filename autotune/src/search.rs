@@ -89,6 +89,11 @@ impl Level {
     }
 }
 
+/// A share of a time, however long that is.
+fn part(time: Duration, share: f64) -> Duration {
+    Duration::try_from_secs_f64(time.as_secs_f64() * share).unwrap_or(Duration::MAX)
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -104,5 +109,86 @@ impl FromStr for Level {
             name: excerpt(name),
             known: Level::ALL.iter().map(|it| it.name()).collect::<Vec<_>>().join(", "),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use lion_kernels::{Dtype, Plan};
+
+    use super::*;
+    use crate::case::{Case, Dtypes, Operation};
+    use crate::machine::Machine;
+    use crate::measure::{Caches, Rig};
+
+    /// A machine on which every call takes a millisecond, by a clock that has run for an hour.
+    struct Even {
+        now: Duration,
+        prepared: usize,
+    }
+
+    impl Even {
+        fn new() -> Self {
+            Even { now: Duration::from_secs(3600), prepared: 0 }
+        }
+    }
+
+    impl Rig for Even {
+        fn prepare(&mut self, _: &Case) -> Result<(), Error> {
+            self.prepared += 1;
+            Ok(())
+        }
+
+        fn check(&mut self, _: &Plan) -> Result<bool, Error> {
+            Ok(true)
+        }
+
+        fn calls(&mut self, _: &Plan, _: Caches, calls: u32) -> Result<Duration, Error> {
+            let time = Duration::from_millis(1) * calls;
+            self.now += time;
+            Ok(time)
+        }
+
+        fn limit(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Option<Duration>, Error> {
+            self.calls(plan, caches, calls).map(Some)
+        }
+
+        fn now(&self) -> Duration {
+            self.now
+        }
+
+        fn floor(&self) -> Duration {
+            Duration::from_millis(1)
+        }
+    }
+
+    fn machine() -> Machine {
+        Machine { cores: 2, ..Machine::detect() }
+    }
+
+    fn tuner() -> Tuner {
+        Tuner::new(machine()).operations([Operation::Statistics]).dtypes([Dtypes::all(Dtype::F32)])
+    }
+
+    #[test]
+    fn the_longest_time_limit_is_one() {
+        let mut rig = Even::new();
+        let tuner = tuner().time_limit(Duration::MAX);
+        let cases = tuner.cases().len();
+        let tuned = tuner.run_on(&mut rig, |_| ControlFlow::Continue(())).expect("tuned");
+        assert!(!tuned.stopped && tuned.findings.iter().all(|it| it.nanoseconds.is_some()));
+        let found =
+            verify(
+                &mut rig,
+                &machine(),
+                &tuned.document,
+                10,
+                Duration::MAX,
+                |_, _| ControlFlow::Continue(()),
+            );
+        assert_eq!((tuned.findings.len(), found.expect("verified").len()), (cases, cases));
+        assert_eq!(part(Duration::MAX, 1.0), Duration::MAX);
     }
 }

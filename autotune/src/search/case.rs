@@ -6,7 +6,7 @@ use fastrand::Rng;
 use lion_kernels::{Backend, Plan};
 
 use super::race::{Outcome, Rounds, Runner, race};
-use super::{Finding, LEAST_GAIN, Trial};
+use super::{Finding, LEAST_GAIN, Trial, part};
 use crate::Error;
 use crate::candidate::{Space, describe};
 use crate::case::Case;
@@ -74,7 +74,7 @@ impl<'a, R: Rig + ?Sized> Search<'a, R> {
     /// Searches for about so long. `hint` is what was found for less.
     pub(super) fn run(mut self, time: Duration, hint: Option<Plan>) -> Result<Finding, Error> {
         let begin = self.rig.now();
-        let after = |part: f64| begin + time.mul_f64(part);
+        let after = |share: f64| begin.saturating_add(part(time, share));
 
         let hint = hint.unwrap_or(self.default);
         let samples = self.affordable(time, hint, after(0.3))?;

@@ -59,9 +59,9 @@ pub(super) fn place<R: Rig + ?Sized>(
         }
         let bytes = ((stays as f64).sqrt() * (pays as f64).sqrt()) as usize;
         let case = Case { bytes, ..serial.case };
-        let part = until.saturating_sub(now) / left as u32;
+        let end = now.saturating_add(until.saturating_sub(now) / left as u32);
         let mut search = Search::new(rig, space, rng, machine, case, rounds, serial.plan)?;
-        let outcome = search.race(vec![serial.plan, parallel.plan], 2, rounds, now + part)?;
+        let outcome = search.race(vec![serial.plan, parallel.plan], 2, rounds, end)?;
         let [alone, together] = outcome.runners.as_slice() else { break };
         match midmean(&mut together.against(alone)) < 0.0 {
             true => pays = bytes,

@@ -6,7 +6,7 @@ use lion_kernels::{Backend, Plan};
 
 use super::case::Search;
 use super::journal::Header;
-use super::{Finding, Journal, Level, threshold};
+use super::{Finding, Journal, Level, part, threshold};
 use crate::Error;
 use crate::candidate::{KERNELS_REVISION, Space, checksum};
 use crate::case::{Case, Dtypes, Operation, SizeClass};
@@ -177,7 +177,7 @@ impl Tuner {
         let space = Space::of(self.backends.clone(), &self.machine, self.threads);
         let mut rng = Rng::with_seed(self.seed);
         let begin = rig.now();
-        let end = begin + time_limit;
+        let end = begin.saturating_add(time_limit);
         let mut stopped = false;
         for (place, case) in cases.iter().enumerate().skip(findings.len()) {
             let last = findings.last();
@@ -189,8 +189,8 @@ impl Tuner {
             }
             // What is left of the time, kept back a little for the thresholds.
             let rest: u32 = cases.get(place..).unwrap_or_default().iter().map(weight).sum();
-            let left = end.saturating_sub(rig.now()).mul_f64(0.92);
-            let time = left * weight(case) / rest.max(1);
+            let left = part(end.saturating_sub(rig.now()), 0.92);
+            let time = left.saturating_mul(weight(case)) / rest.max(1);
             let rounds = self.level.rounds();
             let hint = last.filter(|it| of_one_kind(&it.case, case)).map(|it| it.plan);
             let search = Search::new(rig, &space, &mut rng, &self.machine, *case, rounds, default)?;
@@ -237,7 +237,8 @@ impl Tuner {
         let changes = threshold::changes(findings);
         for (turn, (serial, parallel)) in changes.iter().enumerate() {
             let left = (changes.len() - turn) as u32;
-            let until = rig.now() + end.saturating_sub(rig.now()) / left;
+            let now = rig.now();
+            let until = now.saturating_add(end.saturating_sub(now) / left);
             if let Ok([serial, parallel]) = findings.get_disjoint_mut([*serial, *parallel]) {
                 let rounds = self.level.rounds();
                 threshold::place(rig, space, rng, &self.machine, rounds, serial, parallel, until)?;

@@ -7,6 +7,7 @@ use fastrand::Rng;
 use lion_kernels::Plan;
 
 use super::case::Search;
+use super::part;
 use super::race::Runner;
 use super::tuner::{weight, without_profile};
 use crate::Error;
@@ -58,7 +59,7 @@ pub fn verify<R: Rig + ?Sized>(
 ) -> Result<Vec<Regret>, Error> {
     let space = Space::new(machine, None);
     let mut rng = Rng::with_seed(0);
-    let end = rig.now() + time_limit;
+    let end = rig.now().saturating_add(time_limit);
     let plans = document.plans()?;
     let mut regrets = Vec::new();
     for (place, (case, plan)) in plans.iter().enumerate() {
@@ -67,18 +68,18 @@ pub fn verify<R: Rig + ?Sized>(
         }
         let now = rig.now();
         let rest: u32 = plans.get(place..).unwrap_or_default().iter().map(|(case, _)| weight(case)).sum();
-        let part = end.saturating_sub(now) * weight(case) / rest.max(1);
+        let time = end.saturating_sub(now).saturating_mul(weight(case)) / rest.max(1);
         let default = without_profile(machine);
         let mut search = Search::new(rig, &space, &mut rng, machine, *case, rounds, default)?;
         let plan = space.effective(case, plan);
         let default = search.default;
         let all = [vec![plan, default], space.full(case)].concat();
-        let found = search.race(all, 2, rounds, now + part.mul_f64(0.6))?;
+        let found = search.race(all, 2, rounds, now.saturating_add(part(time, 0.6)))?;
         let leader = found.leader.and_then(|place| found.runners.get(place));
         // Without enough of all candidates nothing can be said of the best.
         let Some(best) = leader.filter(|it| it.rounds() >= LEAST_ROUNDS).map(|it| it.plan) else { continue };
         // New samples: the fastest of many is faster by luck in those that chose it.
-        let last = search.race(vec![plan, best, default], 3, rounds, now + part)?;
+        let last = search.race(vec![plan, best, default], 3, rounds, now.saturating_add(time))?;
         regrets.extend(compared(*case, plan, best, default, &last.runners, &mut rng));
     }
     Ok(regrets)
