@@ -20,5 +20,5 @@ pub use error::Error;
 pub use machine::{Cache, Machine, Microarchitecture};
 pub use profile::{Document, Environment, Overrides, Profile, Source};
 pub use search::{
-    Finding, Journal, LEAST_GAIN, Level, Progress, Record, Regret, Trial, Tuned, Tuner, verify,
+    Finding, Journal, LEAST_GAIN, LEAST_ROUNDS, Level, Progress, Record, Regret, Trial, Tuned, Tuner, verify,
 };

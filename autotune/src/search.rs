@@ -20,7 +20,7 @@ mod verify;
 pub use finding::{Finding, Trial};
 pub use journal::{Journal, Record};
 pub use tuner::{Progress, Tuned, Tuner};
-pub use verify::{Regret, verify};
+pub use verify::{LEAST_ROUNDS, Regret, verify};
 
 use std::fmt;
 use std::str::FromStr;
@@ -190,5 +190,25 @@ mod tests {
             );
         assert_eq!((tuned.findings.len(), found.expect("verified").len()), (cases, cases));
         assert_eq!(part(Duration::MAX, 1.0), Duration::MAX);
+    }
+
+    #[test]
+    fn nothing_is_verified_after_the_time_limit() {
+        let tuned = tuner().level(Level::Estimate).run_on(&mut Even::new(), |_| ControlFlow::Continue(()));
+        let document = tuned.expect("an estimate").document;
+        let verified = |rounds: usize, limit: Duration| {
+            let (mut rig, mut told) = (Even::new(), 0);
+            let found = verify(&mut rig, &machine(), &document, rounds, limit, |_, _| {
+                told += 1;
+                ControlFlow::Continue(())
+            });
+            (rig.prepared, told, found.expect("verified").len())
+        };
+        assert_eq!(verified(LEAST_ROUNDS, Duration::ZERO), (0, 0, 0));
+        let (prepared, told, found) = verified(LEAST_ROUNDS, Duration::from_millis(1));
+        assert_eq!((prepared, told, found), (1, 1, 0));
+        let all = document.entries.len();
+        assert_eq!(verified(LEAST_ROUNDS, Duration::from_secs(3600)), (all, all, all));
+        assert_eq!(verified(LEAST_ROUNDS - 1, Duration::from_secs(3600)), (all, all, 0));
     }
 }

@@ -17,8 +17,8 @@ use crate::machine::Machine;
 use crate::measure::{Rig, bootstrap, midmean};
 use crate::profile::Document;
 
-/// Rounds below which an interval says nothing.
-const LEAST_ROUNDS: usize = 5;
+/// Rounds below which [`verify`] says nothing of a plan: there is no interval.
+pub const LEAST_ROUNDS: usize = 5;
 
 /// A plan of a profile, measured anew. Ratios are of times, each with an interval of 95 % confidence.
 #[derive(Clone, Debug)]
@@ -45,7 +45,8 @@ impl Regret {
 }
 
 /// Times every candidate of every entry's case in turn, then the profile's plan, the best and the default alone.
-/// `progress` is told before each entry, and stops by breaking. What is not measured in time is left out.
+/// `progress` is told before each entry, and stops by breaking. What is not measured in time, for at least
+/// [`LEAST_ROUNDS`], is left out. Checks against the reference and a call that has begun may exceed the time limit.
 ///
 /// # Errors
 /// As [`Tuner::run`](super::Tuner::run), and where an entry holds no plan.
@@ -63,10 +64,10 @@ pub fn verify<R: Rig + ?Sized>(
     let plans = document.plans()?;
     let mut regrets = Vec::new();
     for (place, (case, plan)) in plans.iter().enumerate() {
-        if progress(place, case).is_break() {
+        let now = rig.now();
+        if now >= end || progress(place, case).is_break() {
             break;
         }
-        let now = rig.now();
         let rest: u32 = plans.get(place..).unwrap_or_default().iter().map(|(case, _)| weight(case)).sum();
         let time = end.saturating_sub(now).saturating_mul(weight(case)) / rest.max(1);
         let default = without_profile(machine);

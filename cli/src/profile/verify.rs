@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lion_autotune::measure::Scratch;
-use lion_autotune::{Machine, report, verify};
+use lion_autotune::{LEAST_ROUNDS, Machine, report, verify};
 
 use super::{in_use, print};
 use crate::failure::Failure;
@@ -20,12 +20,17 @@ pub(super) struct Arguments {
     /// The most seconds that it takes
     #[arg(long, value_name = "S", value_parser = seconds, default_value = "300")]
     time_limit: Duration,
-    /// The most rounds in which candidates are compared
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    /// The most rounds in which candidates are compared, at least 5
+    #[arg(long, value_name = "N", value_parser = rounds, default_value_t = 300)]
     rounds: usize,
     /// Names the machine and the command above the table, as a file of results does
     #[arg(long)]
     markdown: bool,
+}
+
+fn rounds(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number >= LEAST_ROUNDS);
+    number.ok_or_else(|| format!("must be a number from {LEAST_ROUNDS} to {}", usize::MAX))
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
