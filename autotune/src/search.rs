@@ -116,7 +116,7 @@ impl FromStr for Level {
 mod tests {
     use std::ops::ControlFlow;
 
-    use lion_kernels::{Dtype, Plan};
+    use lion_kernels::{Backend, Dtype, Plan};
 
     use super::*;
     use crate::case::{Case, Dtypes, Operation};
@@ -190,6 +190,30 @@ mod tests {
             );
         assert_eq!((tuned.findings.len(), found.expect("verified").len()), (cases, cases));
         assert_eq!(part(Duration::MAX, 1.0), Duration::MAX);
+    }
+
+    #[test]
+    fn a_record_of_another_request_is_not_gone_on_with() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tuning.jsonl");
+        let begins_at = |tuner: Tuner, stop: usize| {
+            let mut first = None;
+            let journal = Journal::open(&path).expect("a journal");
+            let tuned = tuner.journal(journal).run_on(&mut Even::new(), |progress| {
+                first.get_or_insert(progress.done);
+                if progress.done < stop { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            assert!(tuned.expect("tuned").stopped);
+            first.expect("a case")
+        };
+        let both = || tuner().backends([Backend::best(), Backend::Scalar]);
+        let scalar = || tuner().backends([Backend::Scalar]);
+        let operations = || scalar().operations([Operation::Statistics, Operation::Convert]);
+        let dtypes = || scalar().dtypes([Dtype::F32, Dtype::F16].map(Dtypes::all));
+        let requests: [&dyn Fn() -> Tuner; 4] = [&both, &scalar, &operations, &dtypes];
+        for request in requests {
+            assert_eq!([begins_at(request(), 2), begins_at(request(), 3)], [0, 2]);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Finding;
 use crate::Error;
+use crate::case::{Dtypes, Operation};
 use crate::machine::Machine;
 
 /// More than any tuning writes.
@@ -25,6 +26,9 @@ pub(super) struct Header {
     pub(super) level: String,
     pub(super) seed: u64,
     pub(super) threads: Option<usize>,
+    pub(super) backends: Vec<String>,
+    pub(super) operations: Vec<Operation>,
+    pub(super) dtypes: Vec<Dtypes>,
 }
 
 /// What a journal tells.

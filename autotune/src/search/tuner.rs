@@ -219,6 +219,9 @@ impl Tuner {
             level: self.level.name().into(),
             seed: self.seed,
             threads: self.threads,
+            backends: self.backends.iter().map(|backend| backend.name().into()).collect(),
+            operations: self.operations.clone(),
+            dtypes: self.dtypes.clone(),
         };
         let mut findings = self.journal.resume(&header);
         let same = findings.iter().zip(cases).take_while(|(finding, case)| finding.case == **case).count();
