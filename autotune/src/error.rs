@@ -20,6 +20,12 @@ pub enum Error {
         /// Where, and what was expected there, in one line.
         reason: String,
     },
+    /// A record of a tuning that is none.
+    #[error("is no record of a tuning: {reason}")]
+    Record {
+        /// What was expected, in one line.
+        reason: String,
+    },
     /// A value in a profile that no tuner writes.
     #[error("entry {entry}: {key} is {found}, and must be {expected}")]
     Value {

@@ -217,6 +217,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_no_record_is_called_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tuning.jsonl");
+        std::fs::write(&path, "schema = 1\n").expect("written");
+        let error = Journal::read(&path).expect_err("no record");
+        assert_eq!(error.to_string(), "is no record of a tuning: its first line is not a tuning's");
+    }
+
+    #[test]
     fn nothing_is_verified_after_the_time_limit() {
         let tuned = tuner().level(Level::Estimate).run_on(&mut Even::new(), |_| ControlFlow::Continue(()));
         let document = tuned.expect("an estimate").document;

@@ -90,12 +90,12 @@ impl Journal {
     /// Reads a finished or stopped tuning.
     ///
     /// # Errors
-    /// [`Error::File`], and [`Error::Syntax`] where it is none.
+    /// [`Error::File`], and [`Error::Record`] where it is none.
     pub fn read(path: &Path) -> Result<Record, Error> {
         let failed = |source| Error::File { path: path.into(), action: "read", source };
         let text = read(&mut File::open(path).map_err(failed)?).map_err(failed)?;
         let (header, findings, _) = parse(&text)
-            .ok_or_else(|| Error::Syntax { reason: "it does not begin as a tuner's record".into() })?;
+            .ok_or_else(|| Error::Record { reason: "its first line is not a tuning's".into() })?;
         Ok(Record { machine: header.machine, findings })
     }
 
