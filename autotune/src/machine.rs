@@ -10,7 +10,6 @@ mod processor;
 use std::fmt;
 use std::path::Path;
 
-use lion_kernels::Backend;
 use serde::{Deserialize, Serialize};
 
 /// A machine, as a profile remembers it.
@@ -132,11 +131,6 @@ impl Machine {
             ("aarch64", ..) => Microarchitecture::Aarch64,
             _ => Microarchitecture::Other,
         }
-    }
-
-    /// The backends that this machine has, by name.
-    pub fn backends() -> String {
-        Backend::available().map(Backend::name).collect::<Vec<_>>().join(", ")
     }
 }
 
