@@ -45,8 +45,9 @@ use crate::search::Finding;
 /// The schema that this library reads and writes.
 const SCHEMA: u32 = 1;
 
-/// Bytes of the largest file that is read.
-const LARGEST: u64 = 4 << 20;
+/// Bytes of the largest file that is read: four times what a tuning of everything writes, since the parser takes
+/// hundreds of bytes for each of a hostile text.
+const LARGEST: u64 = 512 << 10;
 
 /// All that a profile's file says. The keys and their units are in the example above.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -218,4 +219,45 @@ fn syntax(text: &str, error: &toml::de::Error) -> Error {
     let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
     let message = excerpt_of(error.message(), 200).replace('\n', ", ");
     Error::Syntax { reason: format!("{}{message}", line.unwrap_or_default()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use lion_kernels::{Backend, Dtype, Prefetch};
+
+    use super::*;
+
+    #[test]
+    fn a_tuning_of_everything_is_far_below_the_largest_file() {
+        let longest = Plan::new(Backend::Avx512)
+            .threads(4096)
+            .chunk(1 << 30)
+            .parallel_from(1 << 30)
+            .prefetch(Prefetch::Auto);
+        let mut findings: Vec<Finding> = Vec::new();
+        for &operation in Operation::ALL {
+            for &parameter in Dtype::ALL {
+                for &gradient in Dtype::ALL {
+                    for &momentum in Dtype::ALL {
+                        let dtypes = Dtypes { parameter, gradient, momentum };
+                        findings.extend(SizeClass::all().map(|size| {
+                            let case = Case::new(operation, dtypes, size);
+                            let nanoseconds = Some(123_456_789_012.3);
+                            Finding {
+                                nanoseconds,
+                                interval: nanoseconds.map(|it| [it, it]),
+                                default_nanoseconds: nanoseconds,
+                                ..Finding::of_default(case, longest)
+                            }
+                        }));
+                    }
+                }
+            }
+        }
+        findings.sort_by_key(|finding| finding.case);
+        findings.dedup_by_key(|finding| finding.case);
+        let text = Document::new(&Machine::detect(), "patient", &findings).to_toml().expect("TOML");
+        let share = LARGEST as usize / text.len();
+        assert_eq!((findings.len(), share >= 3), (405, true), "{} bytes", text.len());
+    }
 }
