@@ -2,8 +2,8 @@
 //!
 //! A single time says more about the machine's neighbours than about the code. So two pieces of work are timed in
 //! turn, each sample of the one next to a sample of the other, and what is quoted is the median of the ratios of
-//! such pairs, with the 10th and the 90th percentile beside it. A sample repeats its work until it takes a hundred
-//! times what the clock can tell apart.
+//! such pairs, with the 10th and the 90th percentile beside it. A sample repeats its work until it takes 100 µs or
+//! more; on [`Scratch`] also at least a thousand times what the clock can tell apart.
 //!
 //! [`compare`] does that for two; the tuner's races do it for many, on a [`Rig`].
 
