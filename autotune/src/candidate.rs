@@ -31,10 +31,12 @@ impl Space {
 
     /// These backends on the threads of a machine, or on at most `limit` of them.
     pub fn of(backends: Vec<Backend>, machine: &Machine, limit: Option<usize>) -> Self {
-        let most = machine.cores.min(limit.unwrap_or(usize::MAX)).clamp(1, MOST_THREADS);
+        let allowed = machine.cores.min(limit.unwrap_or(usize::MAX));
+        let most = allowed.clamp(1, KERNEL_THREADS);
         let mut threads: Vec<usize> =
             (0..usize::BITS).map(|power| 1 << power).take_while(|n| *n < most).collect();
-        threads.extend([most, most / machine.smt.max(1)].into_iter().filter(|n| *n > 0));
+        // One on each core, where that is fewer.
+        threads.extend([most, (allowed / machine.smt.max(1)).clamp(1, most)]);
         threads.sort_unstable();
         threads.dedup();
         Space { backends, threads }
@@ -119,6 +121,9 @@ impl Space {
     }
 }
 
+/// The kernels' own bound: whatever a plan says, they run on no more threads.
+const KERNEL_THREADS: usize = 64;
+
 /// More threads than any machine has that this runs on.
 pub(crate) const MOST_THREADS: usize = 4096;
 
@@ -193,5 +198,25 @@ impl Fnv {
         for &byte in bytes.iter().chain(&[0]) {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_threads_that_the_kernels_tell_apart() {
+        let threads = |cores: usize, smt: usize, limit: Option<usize>| {
+            let machine = Machine { cores, smt, ..Machine::detect() };
+            Space::new(&machine, limit).threads().to_vec()
+        };
+        assert_eq!(threads(128, 1, None), [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(threads(128, 2, None), [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(threads(96, 2, None), [1, 2, 4, 8, 16, 32, 48, 64]);
+        assert_eq!(threads(12, 2, None), [1, 2, 4, 6, 8, 12]);
+        assert_eq!(threads(12, 2, Some(5)), [1, 2, 4, 5]);
+        assert_eq!(threads(0, 0, Some(0)), [1]);
+        assert_eq!(threads(usize::MAX, usize::MAX, None), [1, 2, 4, 8, 16, 32, 64]);
     }
 }
