@@ -32,7 +32,7 @@ impl Space {
     /// These backends on the threads of a machine, or on at most `limit` of them.
     pub fn of(backends: Vec<Backend>, machine: &Machine, limit: Option<usize>) -> Self {
         let allowed = machine.cores.min(limit.unwrap_or(usize::MAX));
-        let most = allowed.clamp(1, KERNEL_THREADS);
+        let most = allowed.clamp(1, lion_kernels::MOST_THREADS);
         let mut threads: Vec<usize> =
             (0..usize::BITS).map(|power| 1 << power).take_while(|n| *n < most).collect();
         // One on each core, where that is fewer.
@@ -120,9 +120,6 @@ impl Space {
         &self.threads
     }
 }
-
-/// The kernels' own bound: whatever a plan says, they run on no more threads.
-const KERNEL_THREADS: usize = 64;
 
 /// More threads than any machine has that this runs on.
 pub(crate) const MOST_THREADS: usize = 4096;

@@ -122,9 +122,9 @@ impl Scratch {
         let range = self.turns.take(caches);
         let [parameter, gradient, momentum] = &mut self.streams;
         let call = Call {
-            parameter: parameter.as_mut().and_then(|values| part_mut(values, range.clone())),
-            gradient: gradient.as_ref().and_then(|values| part(values, range.clone())),
-            momentum: momentum.as_mut().and_then(|values| part_mut(values, range)),
+            parameter: parameter.as_mut().and_then(|values| values.as_slice_mut().get(range.clone())),
+            gradient: gradient.as_ref().and_then(|values| values.as_slice().get(range.clone())),
+            momentum: momentum.as_mut().and_then(|values| values.as_slice_mut().get(range)),
             blocks: &mut self.blocks,
         };
         let mut list = Vec::with_capacity(2);
@@ -229,7 +229,7 @@ fn limit<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> 
         (Operation::Statistics, _, Some(g), _) => list.push(Task::read(g)),
         (Operation::Accumulate, _, Some(g), Some(sums)) => list.extend([Task::read(g), Task::rewrite(sums)]),
         (Operation::Average, Some(p), _, Some(average)) => {
-            list.extend([Task::rewrite(average), Task::rewrite(p)]);
+            list.extend([Task::read(p), Task::rewrite(average)]);
         }
         (Operation::Convert, Some(p), Some(g), _) => list.extend([Task::read(g), Task::rewrite(p)]),
         _ => {}
@@ -239,22 +239,6 @@ fn limit<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> 
 
 pub(super) fn step() -> Result<Step, Error> {
     Ok(Step::new(1e-4, 0.9, 0.99)?.weight_decay(0.1)?)
-}
-
-fn part(values: &Values, range: std::ops::Range<usize>) -> Option<Slice<'_>> {
-    Some(match values.as_slice() {
-        Slice::F32(slice) => slice.get(range)?.into(),
-        Slice::F16(slice) => slice.get(range)?.into(),
-        Slice::BF16(slice) => slice.get(range)?.into(),
-    })
-}
-
-fn part_mut(values: &mut Values, range: std::ops::Range<usize>) -> Option<SliceMut<'_>> {
-    Some(match values.as_slice_mut() {
-        SliceMut::F32(slice) => slice.get_mut(range)?.into(),
-        SliceMut::F16(slice) => slice.get_mut(range)?.into(),
-        SliceMut::BF16(slice) => slice.get_mut(range)?.into(),
-    })
 }
 
 /// Numbers that however many calls make neither subnormal, infinite nor NaN, with which arithmetic may be slow: a

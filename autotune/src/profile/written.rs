@@ -32,8 +32,8 @@ impl Written {
     pub(crate) fn plan(&self) -> Result<Plan, Absurd> {
         let backend = Backend::ALL.iter().copied().find(|backend| backend.name() == self.backend);
         let backend = backend.filter(|backend| backend.is_available()).ok_or_else(|| {
-            let here = Backend::available().map(Backend::name).collect::<Vec<_>>().join(", ");
-            ("backend", format!("{:?}", excerpt(&self.backend)), format!("one of {here}"))
+            let allowed = format!("one of {}", Backend::list_available());
+            ("backend", format!("{:?}", excerpt(&self.backend)), allowed)
         })?;
         let prefetch = match self.prefetch.as_str() {
             "auto" => Prefetch::Auto,
