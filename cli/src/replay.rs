@@ -69,7 +69,7 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
         Some(backend) => backend,
         None => crate::backend_from_env()?,
     };
-    check_output(&arguments.output)?;
+    check_output(arguments)?;
     let config = read_config(&arguments.config)?;
     let recording = Recording::open(&arguments.input)?;
     let mut optimizer = optimizer::build(&config, backend, arguments)?;
@@ -108,16 +108,37 @@ fn resume(path: &Path, recording: &Recording, optimizer: &mut Lion) -> Result<Ve
 }
 
 /// Better now than after a long run.
-fn check_output(path: &Path) -> Result<(), Failure> {
+fn check_output(arguments: &Arguments) -> Result<(), Failure> {
+    let path = &arguments.output;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.file_name().is_none() || fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(Failure::in_file(path, "cannot write: is not a regular file"));
     }
     match fs::metadata(folder) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::in_file(path, "cannot write: its folder is a file")),
-        Err(error) => Err(Failure::in_file(path, format_args!("cannot write: its folder: {error}"))),
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(Failure::in_file(path, "cannot write: its folder is a file")),
+        Err(error) => {
+            return Err(Failure::in_file(path, format_args!("cannot write: its folder: {error}")));
+        }
     }
+    // The state is no such file: a run that goes on may write where it came from.
+    let read = [
+        ("--config", Some(&arguments.config)),
+        ("--input", Some(&arguments.input)),
+        ("--profile", arguments.profile.as_ref()),
+    ];
+    match read.into_iter().find(|(_, read)| read.is_some_and(|read| is_same_file(path, read))) {
+        Some((option, _)) => {
+            let path = path.display();
+            Err(Failure::Usage(format!("--output: {path}: would replace the file of {option}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether both names lead to one file that is there.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn read_config(path: &Path) -> Result<Config, Failure> {

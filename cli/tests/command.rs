@@ -307,6 +307,45 @@ fn an_output_that_cannot_be_is_refused_before_the_run() {
 }
 
 #[test]
+fn an_output_in_the_place_of_an_input_is_bad_usage() {
+    let golden = Run::new("plain");
+    let path = |name: &str| golden.folder.path().join(name).to_string_lossy().into_owned();
+    let [config, input, profile] = ["config.json", "run.safetensors", "profile.toml"].map(path);
+    fs::copy(&golden.config, &config).expect("copied");
+    fs::copy(&golden.input, &input).expect("copied");
+    fs::write(&profile, "").expect("written");
+    fs::create_dir(path("folder")).expect("made");
+    let replay = |output: &str| {
+        let arguments = ["replay", "--config", &config, "--input", &input, "--profile", &profile];
+        lion(&[&arguments[..], &["--output", output]].concat())
+    };
+    let files = [("--config", &config), ("--input", &input), ("--profile", &profile)];
+    for (option, file) in files {
+        let before = fs::read(file).expect("there");
+        let name = Path::new(file).file_name().expect("a name").to_string_lossy().into_owned();
+        for output in [file.clone(), path(&format!("folder/../{name}"))] {
+            let done = replay(&output);
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert_eq!(done.status.code(), Some(2), "{said}");
+            let expected = format!("lion: --output: {output}: would replace the file of {option}\n");
+            assert_eq!(said, expected);
+            assert_eq!(fs::read(file).expect("there"), before);
+        }
+    }
+}
+
+#[test]
+fn a_state_may_be_replaced_by_what_it_comes_to() {
+    let run = Run::new("plain");
+    assert!(run.with(&[]).status.success());
+    let state = run.output().to_string_lossy().into_owned();
+    let before = fs::read(&state).expect("a result");
+    let done = run.with(&["--state", &state]);
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    assert_ne!(fs::read(&state).expect("a result"), before);
+}
+
+#[test]
 fn the_doctor_reports() {
     let done = lion(&["doctor"]);
     assert!(done.status.success() && done.stderr.is_empty());
