@@ -88,6 +88,27 @@ fn a_full_device() {
     assert_eq!(status.code(), Some(1));
 }
 
+/// Three tensors of 32 MiB fit under the second limit and not under the first; beside two of them and a copy in f32,
+/// of 64 MiB, the third does not fit under either.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_memory_that_is_short() {
+    let bench = |mebibytes: usize| {
+        let mut command = Command::new("sh");
+        let limit = format!("ulimit -v {}; exec \"$0\" \"$@\"", mebibytes << 10);
+        command.args(["-c", &limit, LION, "bench", "--json", "--seconds", "0", "--threads", "1"]);
+        command.args(["--sizes", "16M", "--dtypes", "bf16/bf16/bf16"]).env_remove("LION_ISA");
+        // What an allocator sets aside for each thread is not what is asked for here.
+        command.env("MALLOC_ARENA_MAX", "1").output().expect("it runs")
+    };
+    let short = bench(80);
+    let said = String::from_utf8_lossy(&short.stderr).into_owned();
+    assert_eq!(short.status.code(), Some(1), "{short:?}");
+    assert_eq!(said, "lion: no memory for 16777216 elements of bf16\n");
+    let enough = bench(136);
+    assert!(enough.status.success() && enough.stderr.is_empty(), "{enough:?}");
+}
+
 /// As a user who is not the superuser, to whom everything is permitted.
 fn as_nobody(arguments: &[String]) -> Option<Output> {
     const NOBODY: u32 = 65_534;

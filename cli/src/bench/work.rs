@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lion::{Dtype, Error, Lion, Slice, SliceMut, Update, VariableId};
 use lion_autotune::measure::{Comparison, compare};
-use lion_kernels::{Arena, Backend, Plan, Task, convert, run};
+use lion_kernels::{Arena, Backend, Element, Plan, Task, convert, run};
 
 use super::{Line, Pages, Pipeline};
 
@@ -77,7 +77,7 @@ fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
 }
 
 fn single(tensor: SliceMut<'_>) -> Option<&mut [f32]> {
-    lion_kernels::Element::elements_mut(tensor)
+    Element::elements_mut(tensor)
 }
 
 /// The line's optimizer, with its variables.
@@ -125,12 +125,23 @@ fn ones(pages: Pages, dtype: Dtype, lengths: &[usize]) -> Result<Arena, Error> {
     for &len in lengths {
         arena.push(dtype, len)?;
     }
-    let ones = vec![1.0_f32; lengths.iter().copied().max().unwrap_or(0)];
     for tensor in arena.tensors_mut() {
-        let ones = ones.get(..tensor.len()).unwrap_or(&ones);
-        convert(Backend::best(), ones, tensor)?;
+        match tensor {
+            SliceMut::F32(tensor) => fill_with_ones(tensor)?,
+            SliceMut::F16(tensor) => fill_with_ones(tensor)?,
+            SliceMut::BF16(tensor) => fill_with_ones(tensor)?,
+        }
     }
     Ok(arena)
+}
+
+/// In place: beside tensors that fill the memory there is no room for another of their length.
+fn fill_with_ones<T: Element>(tensor: &mut [T]) -> Result<(), Error> {
+    let mut one = [T::default()];
+    convert(Backend::best(), &[1.0_f32][..], T::slice_mut(&mut one))?;
+    let [one] = one;
+    tensor.fill(one);
+    Ok(())
 }
 
 /// One tensor of ones.
