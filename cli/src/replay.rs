@@ -11,7 +11,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion::replay::{self, Recording};
 use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Backend, Config, Dtype, Lion, Values};
-use regex::Regex;
 
 use crate::failure::Failure;
 
@@ -35,7 +34,7 @@ pub(crate) struct Arguments {
     finalize: bool,
     /// No weight decay for variables in whose name this is found; may be given several times
     #[arg(long, value_name = "REGEX")]
-    exclude_from_weight_decay: Vec<Regex>,
+    exclude_from_weight_decay: Vec<String>,
     /// The instruction set: scalar, avx2, avx512, neon or auto; without this what LION_ISA says. Changes no bit
     #[arg(long, value_parser = crate::backend)]
     isa: Option<Backend>,

@@ -110,6 +110,20 @@ fn bad_usage() {
     }
 }
 
+/// Also those that are too large, which only the library finds out.
+#[test]
+fn bad_patterns_are_bad_usage() {
+    let run = Run::new("plain");
+    for pattern in ["(", r"\w{100}"] {
+        let done = run.with(&["--exclude-from-weight-decay", "fine", "--exclude-from-weight-decay", pattern]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(2), "{said}");
+        let expected = format!("lion: --exclude-from-weight-decay: {pattern:?} is no regular expression");
+        assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said:?}");
+        assert!(done.stdout.is_empty() && !run.output().exists());
+    }
+}
+
 #[test]
 fn bad_input() {
     let files = tempdir().expect("a folder");

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use lion::{Backend, Builder, Config, Lion, Plan, Profile};
+use lion::{Backend, Builder, Config, Error, Lion, Plan, Profile};
 use lion_autotune::{Environment, Machine, Overrides};
 
 use super::Arguments;
@@ -11,12 +11,18 @@ use crate::failure::{Failure, say};
 pub(crate) fn build(config: &Config, backend: Backend, arguments: &Arguments) -> Result<Lion, Failure> {
     let mut builder = Builder::from(config.clone()).profile(profile(backend, arguments));
     for pattern in &arguments.exclude_from_weight_decay {
-        builder = builder.exclude_from_weight_decay(pattern.as_str());
+        builder = builder.exclude_from_weight_decay(pattern);
     }
     if let Some(dtype) = arguments.momentum_dtype {
         builder = builder.momentum_dtype(dtype);
     }
-    builder.build().map_err(|error| Failure::in_file(&arguments.config, error))
+    builder.build().map_err(|error| match error {
+        // No config has patterns.
+        Error::Pattern { pattern, reason } => Failure::Usage(format!(
+            "--exclude-from-weight-decay: {pattern} is no regular expression that can be used: {reason}"
+        )),
+        error => Failure::in_file(&arguments.config, error),
+    })
 }
 
 /// What the arguments leave open is the profile's to say: that of `--profile`, or the machine's.
