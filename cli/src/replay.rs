@@ -38,13 +38,14 @@ pub(crate) struct Arguments {
     /// The instruction set: scalar, avx2, avx512, neon or auto; without this what LION_ISA says. Changes no bit
     #[arg(long, value_parser = crate::backend)]
     isa: Option<Backend>,
-    /// The number of threads. Changes no bit
+    /// The number of threads, which work on tensors of any size unless --profile or LION_PROFILE names a profile.
+    /// Changes no bit
     #[arg(long, value_name = "N", value_parser = crate::threads)]
     threads: Option<NonZeroUsize>,
-    /// The number of elements of a piece of work. Changes no bit
+    /// The number of elements of a piece of work; without this what LION_CHUNK says. Changes no bit
     #[arg(long, value_name = "N")]
     chunk: Option<NonZeroUsize>,
-    /// What was measured to be fast on this machine. Changes no bit
+    /// What was measured to be fast on this machine; without this what LION_PROFILE says. Changes no bit
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// The format of the momentum; without this, that of each parameter

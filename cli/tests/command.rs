@@ -308,6 +308,31 @@ fn damaged_files() {
 }
 
 #[test]
+fn what_is_wrong_with_the_environment_is_said_once() {
+    let run = Run::new("plain");
+    let output = run.output().to_string_lossy().into_owned();
+    let cases =
+        [("LION_PROFILE", "/nowhere/profile.toml", "using defaults"), ("LION_CHUNK", "many", "ignored")];
+    for (name, value, expected) in cases {
+        for more in [&[][..], &["--threads", "2"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lion"));
+            command.args(["replay", "--config", &run.config, "--input", &run.input, "--output", &output]);
+            for variable in ["LION_ISA", "LION_PROFILE", "LION_NO_PROFILE", "LION_CHUNK", "LION_NUM_THREADS"]
+            {
+                command.env_remove(variable);
+            }
+            let home = run.folder.path();
+            command.args(more).env(name, value).env("HOME", home).env_remove("XDG_CONFIG_HOME");
+            let done = command.output().expect("it runs");
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(done.status.success(), "{said}");
+            assert!(said.starts_with("lion: warning: ") && said.contains(value), "{name} {more:?}: {said:?}");
+            assert!(said.contains(expected) && said.lines().count() == 1, "{name} {more:?}: {said:?}");
+        }
+    }
+}
+
+#[test]
 fn an_output_that_cannot_be_is_refused_before_the_run() {
     let run = Run::new("plain");
     let folder = run.folder.path().to_string_lossy().into_owned();
