@@ -22,6 +22,7 @@ use lion_autotune::measure::Comparison;
 use self::model::{Model, Tensors};
 use self::table::Table;
 use crate::failure::Failure;
+use crate::tune::seconds;
 
 /// Times calls of the optimizer beside the streaming limit of this machine.
 #[derive(Debug, clap::Args)]
@@ -114,11 +115,6 @@ fn triple(text: &str) -> Result<Triple, String> {
         }
         _ => Err("must be three of f32, f16 and bf16, such as f32/bf16/f32".into()),
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: Option<f64> = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 3600".into())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {

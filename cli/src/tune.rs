@@ -47,9 +47,10 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// How long something may take: of any command, with one range.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    let number: Option<f64> = text.parse().ok().filter(|seconds| (0.0..=1e6).contains(seconds));
+    number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 1000000".into())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {

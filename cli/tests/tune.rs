@@ -141,6 +141,23 @@ fn wrong_arguments_are_refused() {
 }
 
 #[test]
+fn a_time_has_one_range_whichever_command_takes_it() {
+    let home = Home::new();
+    let options =
+        [&["tune", "--time-limit"][..], &["profile", "verify", "--time-limit"], &["bench", "--seconds"]];
+    for option in options {
+        for wrong in ["-1", "1000000.5", "1e19", "NaN", "inf", "soon", ""] {
+            let (name, command) = option.split_last().expect("an option");
+            let done = home.lion(&[command, &[&format!("{name}={wrong}")]].concat());
+            let said = said(&done);
+            assert_eq!(done.status.code(), Some(2), "{option:?} {wrong}: {said}");
+            assert!(said.contains(&format!("'{wrong}'")) && said.contains("from 0 to 1000000"), "{said}");
+        }
+    }
+    home.done(&["tune", "--level", "estimate", "--dry-run", "--time-limit", "1000000"]);
+}
+
+#[test]
 fn homes_that_take_no_file_end_it_before_it_measures() {
     // In /sys nobody may make a folder, not even root.
     for home in ["/sys", "/dev/null"] {
