@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t)]
     seed: u64,
     /// Where the profile goes; without this, where the library looks for the user's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
     /// Prints the profile and writes nothing
     #[arg(long)]

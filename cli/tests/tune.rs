@@ -158,6 +158,16 @@ fn a_time_has_one_range_whichever_command_takes_it() {
 }
 
 #[test]
+fn a_dry_run_takes_no_output() {
+    let home = Home::new();
+    let output = home.0.path().join("profile.toml").to_string_lossy().into_owned();
+    let done = home.lion(&["tune", "--level", "estimate", "--dry-run", "--output", &output]);
+    assert_eq!(done.status.code(), Some(2), "{}", said(&done));
+    assert!(said(&done).contains("--dry-run") && said(&done).contains("--output"), "{}", said(&done));
+    assert!(done.stdout.is_empty() && !Path::new(&output).exists());
+}
+
+#[test]
 fn homes_that_take_no_file_end_it_before_it_measures() {
     // In /sys nobody may make a folder, not even root.
     for home in ["/sys", "/dev/null"] {
