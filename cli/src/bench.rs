@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion::{Backend, Dtype, Plan};
+use lion_autotune::Dtypes;
 use lion_autotune::measure::Comparison;
 
 use self::model::{Model, Tensors};
@@ -34,10 +35,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size)]
     #[arg(default_value = "1K,16K,256K,4M,64M", conflicts_with_all = ["tensors", "model"])]
     sizes: Vec<usize>,
-    /// Formats of parameter, gradient and momentum
-    #[arg(long, value_name = "P/G/M,…", value_delimiter = ',', value_parser = triple)]
+    /// Formats of parameter, gradient and momentum, or one for all three
+    #[arg(long, value_name = "P/G/M,…", value_delimiter = ',')]
     #[arg(default_value = "f32/f32/f32,bf16/bf16/bf16")]
-    dtypes: Vec<Triple>,
+    dtypes: Vec<Dtypes>,
     /// Numbers of threads; without this 1, and as many as there are
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = crate::threads)]
     threads: Vec<NonZeroUsize>,
@@ -76,19 +77,11 @@ pub(crate) enum Pages {
     Huge,
 }
 
-/// The formats of parameter, gradient and momentum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Triple {
-    parameter: Dtype,
-    gradient: Dtype,
-    momentum: Dtype,
-}
-
 /// What a line measures.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     tensors: Tensors,
-    dtypes: Triple,
+    dtypes: Dtypes,
     pipeline: Pipeline,
     pages: Pages,
     plan: Plan,
@@ -105,16 +98,6 @@ fn size(text: &str) -> Result<usize, String> {
     let number: Option<usize> = digits.and_then(|digits| digits.parse().ok());
     let elements = number.and_then(|number| number.checked_mul(unit));
     elements.filter(|elements| (1..=4096 << 20).contains(elements)).ok_or_else(|| RANGE.into())
-}
-
-fn triple(text: &str) -> Result<Triple, String> {
-    let mut names = text.split('/').map(str::parse::<Dtype>);
-    match (names.next(), names.next(), names.next(), names.next()) {
-        (Some(Ok(parameter)), Some(Ok(gradient)), Some(Ok(momentum)), None) => {
-            Ok(Triple { parameter, gradient, momentum })
-        }
-        _ => Err("must be three of f32, f16 and bf16, such as f32/bf16/f32".into()),
-    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -188,7 +171,7 @@ fn progress(lines: usize) -> ProgressBar {
 impl Line {
     /// Bytes that a call moves: each tensor is read, and parameter, momentum and average are written.
     fn bytes(&self) -> usize {
-        let Triple { parameter, gradient, momentum } = self.dtypes;
+        let Dtypes { parameter, gradient, momentum } = self.dtypes;
         let plain = 2 * parameter.size() + gradient.size() + 2 * momentum.size();
         let more = match self.pipeline {
             Pipeline::Plain => 0,
@@ -196,12 +179,6 @@ impl Line {
             Pipeline::Full => gradient.size() + 2 * Dtype::F32.size(),
         };
         self.tensors.elements() * (plain + more)
-    }
-}
-
-impl std::fmt::Display for Triple {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.parameter, self.gradient, self.momentum)
     }
 }
 

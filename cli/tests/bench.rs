@@ -43,6 +43,14 @@ fn an_object_for_every_combination() {
     }
 }
 
+/// As `lion tune` takes them.
+#[test]
+fn one_format_stands_for_all_three() {
+    let found = objects(&["--sizes", "100", "--dtypes", "bf16", "--threads", "1"]);
+    let [object] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(["param", "grad", "momentum"].map(|name| object[name].as_str().expect(name)), ["bf16"; 3]);
+}
+
 #[test]
 fn many_tensors_and_the_full_pipeline() {
     let found = objects(&[
