@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion::{Backend, Dtype, Plan};
 use lion_autotune::Dtypes;
 use lion_autotune::measure::Comparison;
@@ -107,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .map_err(|error| Failure::Usage(format!("cannot listen for Ctrl-C: {error}")))?;
 
-    let bar = progress(lines.len());
+    let bar = crate::progress(lines.len(), "{bar:30} {pos}/{len} {msg}");
     let mut table = Table::new(arguments.json);
     for line in &lines {
         if interrupted.load(Ordering::Relaxed) {
@@ -124,10 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// Every combination, in the order of the arguments.
 fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
-    let backend = match arguments.isa {
-        Some(backend) => backend,
-        None => crate::backend_from_env()?,
-    };
+    let backend = crate::backend_or_env(arguments.isa)?;
     let tensors = match (&arguments.tensors, arguments.model) {
         (Some(tensors), _) => vec![tensors.clone()],
         (None, Some(model)) => vec![model.tensors()],
@@ -158,14 +154,6 @@ fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
 /// On a pool of the line's own.
 fn measure(line: &Line, time: Duration) -> Result<Comparison, Failure> {
     crate::pool(line.threads)?.install(|| work::measure(line, time)).map_err(Failure::from)
-}
-
-fn progress(lines: usize) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr_with_hz(5));
-    match ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 impl Line {

@@ -17,6 +17,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion::Backend;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -62,8 +63,10 @@ fn backend(name: &str) -> Result<Backend, String> {
     Backend::from_name(name).map_err(|error| error.to_string())
 }
 
-fn backend_from_env() -> Result<Backend, Failure> {
-    Backend::from_env().map_err(|error| Failure::Usage(format!("LION_ISA: {error}")))
+/// The backend of `--isa`, or else that of the environment.
+fn backend_or_env(named: Option<Backend>) -> Result<Backend, Failure> {
+    let from_env = || Backend::from_env().map_err(|error| Failure::Usage(format!("LION_ISA: {error}")));
+    named.map_or_else(from_env, Ok)
 }
 
 /// A number of threads that a machine may have.
@@ -75,4 +78,13 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 fn pool(threads: NonZeroUsize) -> Result<ThreadPool, Failure> {
     let built = ThreadPoolBuilder::new().num_threads(threads.get()).build();
     built.map_err(|error| Failure::Usage(format!("--threads {threads}: {error}")))
+}
+
+/// Shows nothing where stderr is not a terminal.
+fn progress(steps: usize, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr_with_hz(5));
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }

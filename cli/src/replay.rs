@@ -7,7 +7,6 @@ use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion::replay::{self, Recording};
 use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Backend, Config, Dtype, Lion, Values};
@@ -65,10 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn replay(arguments: &Arguments) -> Result<(), Failure> {
-    let backend = match arguments.isa {
-        Some(backend) => backend,
-        None => crate::backend_from_env()?,
-    };
+    let backend = crate::backend_or_env(arguments.isa)?;
     check_output(arguments)?;
     let config = read_config(&arguments.config)?;
     let recording = Recording::open(&arguments.input)?;
@@ -79,7 +75,7 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
         Some(path) => resume(path, &recording, &mut optimizer)?,
     };
 
-    let bar = progress(recording.calls());
+    let bar = crate::progress(recording.calls(), "{bar:40} {pos}/{len} calls, {eta} left");
     replay::run(&recording, &mut optimizer, &ids, &mut parameters, |calls| bar.set_position(calls as u64))?;
     bar.finish_and_clear();
     if arguments.finalize {
@@ -154,13 +150,4 @@ fn read_config(path: &Path) -> Result<Config, Failure> {
     }
     let text = String::from_utf8(text).map_err(|error| wrong(&format_args!("is no JSON: {error}")))?;
     Config::from_json(&text).map_err(|error| wrong(&error))
-}
-
-/// Nothing where stderr is not a terminal.
-fn progress(calls: usize) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(calls as u64), ProgressDrawTarget::stderr_with_hz(5));
-    match ProgressStyle::with_template("{bar:40} {pos}/{len} calls, {eta} left") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion_autotune::candidate::describe;
 use lion_autotune::profile::{can_write, user_path, write};
 use lion_autotune::{Dtypes, Error, Journal, Level, Machine, Operation, Progress, Tuned, Tuner, report};
@@ -98,7 +97,7 @@ fn tune(arguments: &Arguments) -> Result<Tuned, Failure> {
     if let Err(error) = ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)) {
         say(&format!("warning: Ctrl-C ends the measurement at once: {error}"));
     }
-    let bar = bar(tuner.cases().len());
+    let bar = crate::progress(tuner.cases().len(), "{bar:30} {pos}/{len} {msg}");
     let tuned = tuner.run(|progress| {
         bar.set_position(progress.done as u64);
         bar.set_message(message(progress));
@@ -139,13 +138,4 @@ fn message(progress: &Progress<'_>) -> String {
         format!("; {}: {}, {gain} % saved", it.case, describe(&it.plan))
     });
     format!("{}, {left} s left{}", progress.case, last.unwrap_or_default())
-}
-
-/// Nothing where stderr is not a terminal.
-fn bar(cases: usize) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(cases as u64), ProgressDrawTarget::stderr_with_hz(5));
-    match ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
