@@ -8,6 +8,7 @@
 mod bench;
 mod doctor;
 mod failure;
+mod output;
 mod profile;
 mod replay;
 mod report;

@@ -12,6 +12,7 @@ use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Backend, Config, Dtype, Lion, Values};
 
 use crate::failure::Failure;
+use crate::output;
 
 /// Applies the optimizer to a recorded run, and writes the parameters and the state that it comes to.
 #[derive(Debug, clap::Args)]
@@ -106,17 +107,7 @@ fn resume(path: &Path, recording: &Recording, optimizer: &mut Lion) -> Result<Ve
 /// Better now than after a long run.
 fn check_output(arguments: &Arguments) -> Result<(), Failure> {
     let path = &arguments.output;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.file_name().is_none() || fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(Failure::in_file(path, "cannot write: is not a regular file"));
-    }
-    match fs::metadata(folder) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => return Err(Failure::in_file(path, "cannot write: its folder is a file")),
-        Err(error) => {
-            return Err(Failure::in_file(path, format_args!("cannot write: its folder: {error}")));
-        }
-    }
+    output::check(path)?;
     // The state is no such file: a run that goes on may write where it came from.
     let read = [
         ("--config", Some(&arguments.config)),

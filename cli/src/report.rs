@@ -1,11 +1,11 @@
 //! `lion report`: a tuning as a page with pictures.
 
-use std::fs;
 use std::path::PathBuf;
 
 use lion_autotune::{Error, Journal, report};
 
 use crate::failure::Failure;
+use crate::output;
 
 /// Draws what `lion tune` measured, as one HTML page that needs nothing from elsewhere.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         error @ Error::File { .. } => Failure::Input(format!("{error}; lion tune makes a record")),
         error => Failure::in_file(&path, error),
     })?;
-    let output = &arguments.output;
-    let failed = |error| Failure::in_file(output, format_args!("cannot write: {error}"));
-    fs::write(output, report::html(&record)).map_err(failed)
+    output::write(&arguments.output, &report::html(&record))
 }

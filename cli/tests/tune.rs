@@ -255,6 +255,34 @@ fn a_full_disk_is_said_and_leaves_no_profile() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_report_that_does_not_fit_leaves_the_old_one() {
+    let home = Home::new();
+    home.tuned();
+    let folder = home.0.path().join("pages");
+    fs::create_dir(&folder).expect("made");
+    let page = folder.join("report.html");
+    fs::write(&page, "old").expect("written");
+    let output = page.to_string_lossy().into_owned();
+    let record = home.record().to_string_lossy().into_owned();
+    let shell = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", shell, env!("CARGO_BIN_EXE_lion"), "report", "--record", &record]);
+    let done = command.args(["--output", &output]).output().expect("it runs");
+    fails(&done, &format!("{output}: cannot write: File too large"));
+    assert_eq!(fs::read(&page).expect("there"), b"old");
+    assert_eq!(fs::read_dir(&folder).expect("listed").count(), 1);
+
+    home.done(&["report", "--output", &output]);
+    assert!(fs::read_to_string(&page).expect("a page").ends_with("</html>\n"));
+    let mode = |path: &Path| {
+        std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).expect("there").permissions())
+    };
+    fs::write(folder.join("any"), "").expect("written");
+    assert_eq!(mode(&page), mode(&folder.join("any")));
+}
+
+#[test]
 fn bad_profiles_are_a_warning() {
     let home = Home::new();
     fs::create_dir_all(home.profile().parent().expect("a folder")).expect("made");
