@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     /// The run: param/<name> and grad/<step>/<name>
     #[arg(long, value_name = "RUN.safetensors")]
     input: PathBuf,
-    /// Where the result goes, which is a checkpoint
+    /// Where the result goes, which is a checkpoint. Of the files that are read only that of --state may be replaced
     #[arg(long, value_name = "RESULT.safetensors")]
     output: PathBuf,
     /// Goes on from a checkpoint: its parameters, momentum and counters take the place of the run's initial values

@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     /// Where the profile goes; without this, where the library looks for the user's
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
-    /// Prints the profile and writes nothing
+    /// Prints the profile and writes nothing, so that there is no --output beside it
     #[arg(long)]
     dry_run: bool,
     /// Prints the profile and every measurement as JSON
