@@ -15,7 +15,7 @@ use lion_kernels::{Backend, Dtype, Plan};
 
 pub use document::{Document, Entry, Kernels};
 pub use source::{Environment, Source};
-pub use store::{can_write, system_path, user_path, write};
+pub use store::{can_write, system_path, user_path, write, write_text};
 pub use written::Written;
 
 use crate::Error;

@@ -22,7 +22,7 @@ use lion_autotune::measure::Comparison;
 use self::model::{Model, Tensors};
 use self::table::Table;
 use crate::failure::Failure;
-use crate::tune::seconds;
+use crate::seconds;
 
 /// Times calls of the optimizer beside the streaming limit of this machine.
 #[derive(Debug, clap::Args)]

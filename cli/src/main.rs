@@ -16,6 +16,7 @@ mod tune;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -74,6 +75,12 @@ fn backend_or_env(named: Option<Backend>) -> Result<Backend, Failure> {
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let number: Option<NonZeroUsize> = text.parse().ok();
     number.filter(|number| number.get() <= 1024).ok_or_else(|| "must be a number from 1 to 1024".into())
+}
+
+/// How long something may take.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: Option<f64> = text.parse().ok().filter(|seconds| (0.0..=1e6).contains(seconds));
+    number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 1000000".into())
 }
 
 fn pool(threads: NonZeroUsize) -> Result<ThreadPool, Failure> {

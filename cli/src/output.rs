@@ -1,7 +1,6 @@
-//! Files that commands write.
+//! The file that a command is to write.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use crate::failure::Failure;
@@ -20,22 +19,6 @@ pub(crate) fn check(path: &Path) -> Result<(), Failure> {
         Ok(_) => Err(wrong(&"its folder is a file")),
         Err(error) => Err(wrong(&format_args!("its folder: {error}"))),
     }
-}
-
-/// Writes a file as a whole or not at all: beside its place, and renamed.
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    check(path)?;
-    let failed = |error: io::Error| Failure::in_file(path, format_args!("cannot write: {error}"));
-    let mut new = tempfile::Builder::new();
-    new.prefix(".lion-");
-    // As any file that a program makes, and not as a secret one.
-    #[cfg(unix)]
-    new.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = new.tempfile_in(folder(path)).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
 }
 
 fn folder(path: &Path) -> &Path {

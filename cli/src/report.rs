@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use lion_autotune::profile::write_text;
 use lion_autotune::{Error, Journal, report};
 
 use crate::failure::Failure;
-use crate::output;
 
 /// Draws what `lion tune` measured, as one HTML page that needs nothing from elsewhere.
 #[derive(Debug, clap::Args)]
@@ -27,5 +27,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         error @ Error::File { .. } => Failure::Input(format!("{error}; lion tune makes a record")),
         error => Failure::in_file(&path, error),
     })?;
-    output::write(&arguments.output, &report::html(&record))
+    Ok(write_text(&report::html(&record), &arguments.output)?)
 }

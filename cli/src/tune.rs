@@ -13,6 +13,7 @@ use lion_autotune::profile::{can_write, user_path, write};
 use lion_autotune::{Dtypes, Error, Journal, Level, Machine, Operation, Progress, Tuned, Tuner, report};
 
 use crate::failure::{Failure, say};
+use crate::seconds;
 
 /// Measures which plans are fastest on this machine, and writes them as its profile. Changes no bit of any result.
 #[derive(Debug, clap::Args)]
@@ -44,12 +45,6 @@ pub(crate) struct Arguments {
     /// Prints the profile and every measurement as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// How long something may take: of any command, with one range.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let number: Option<f64> = text.parse().ok().filter(|seconds| (0.0..=1e6).contains(seconds));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 1000000".into())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {

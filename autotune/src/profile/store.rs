@@ -26,13 +26,20 @@ pub fn system_path() -> PathBuf {
     folder.join("lion").join("profile.toml")
 }
 
-/// Writes a profile as a whole or not at all: it is written beside its place and renamed, so that of two writers one
-/// wins and a reader sees either.
+/// Writes a profile, as [`write_text`] does.
 ///
 /// # Errors
 /// [`Error::File`], and [`Error::Syntax`] for one that cannot be written as TOML.
 pub fn write(document: &Document, path: &Path) -> Result<(), Error> {
-    let text = document.to_toml()?;
+    write_text(&document.to_toml()?, path)
+}
+
+/// Writes a text as a whole or not at all: it is written beside its place and renamed, so that of two writers one wins
+/// and a reader sees either.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn write_text(text: &str, path: &Path) -> Result<(), Error> {
     let mut file = beside(path)?;
     let failed = |source| Error::File { path: path.into(), action: "write", source };
     file.write_all(text.as_bytes()).map_err(failed)?;
@@ -58,7 +65,7 @@ fn beside(path: &Path) -> Result<tempfile::NamedTempFile, Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
     let mut new = tempfile::Builder::new();
-    new.prefix(".lion-profile");
+    new.prefix(".lion-");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;

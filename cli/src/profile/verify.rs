@@ -9,7 +9,7 @@ use lion_autotune::{LEAST_ROUNDS, Machine, report, verify};
 
 use super::{in_use, print};
 use crate::failure::Failure;
-use crate::tune::seconds;
+use crate::seconds;
 
 /// Times the plans of a profile anew, against all other candidates and against the default, and prints the regret of
 /// each as a table in Markdown. Ends with 1 where a plan is slower than promised, by more than the noise.
