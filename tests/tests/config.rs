@@ -282,7 +282,7 @@ fn wrong_types_keys_and_classes_are_named() {
             r#"{"learning_rate": {"class_name": "__lambda__", "config": {"value": []}}}"#,
             "learning_rate.class_name is \"__lambda__\", and must be one of ExponentialDecay, InverseTimeDecay, \
              PiecewiseConstantDecay, PolynomialDecay, CosineDecay, CosineDecayRestarts, Constant, LinearWarmup, \
-             WarmupStableDecay, InverseSquareRoot, OneCycle, Closure",
+             WarmupStableDecay, InverseSquareRoot, OneCycle",
         ),
         (
             r#"{"learning_rate": {"class_name": "Constant", "module": "keras.optimizers.schedules",
