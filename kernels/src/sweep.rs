@@ -41,8 +41,9 @@ pub(crate) trait Visit<I: Isa> {
 #[inline(always)]
 pub(crate) unsafe fn sweep<I: Isa>(isa: I, range: Range<usize>, visitor: &mut impl Visit<I>) {
     let mut start = range.start;
-    while range.end - start >= 2 * I::LANES {
-        // SAFETY: a whole block is left before the end of the range.
+    let last = range.end - (range.end - range.start) % (2 * I::LANES);
+    while start < last {
+        // SAFETY: whole blocks are left before `last`, which is within the range.
         unsafe { visitor.visit(Window::whole(isa, start)) };
         start += 2 * I::LANES;
     }

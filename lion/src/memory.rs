@@ -53,6 +53,7 @@ impl Memory {
     }
 
     /// The state of each variable, in the order of registration.
+    #[inline]
     pub(crate) fn states_mut(&mut self) -> StatesMut<'_> {
         StatesMut {
             momentum: self.momentum.tensors_mut(),

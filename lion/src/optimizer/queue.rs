@@ -38,6 +38,7 @@ impl<'p, 't> Queue<'p, 't> {
     }
 
     /// Runs what is left, and gives the memory back to `spare`.
+    #[inline]
     pub(super) fn finish(mut self, spare: &mut Vec<Task<'static>>) -> Result<(), Error> {
         let done = self.run();
         // Collecting what a vector yields takes the vector's own memory; nothing is left to yield.
