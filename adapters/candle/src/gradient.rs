@@ -7,8 +7,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use lion::Slice;
 
-use crate::threads::{AHEAD, each, try_each};
-use crate::variable::{Variable, dtype, fetch};
+use crate::threads::{AHEAD, are_few, each, try_each};
+use crate::variable::{Record, Variable, dtype, fetch};
 
 /// A gradient that fits its variable.
 pub(crate) struct Gradient<'a> {
@@ -16,6 +16,8 @@ pub(crate) struct Gradient<'a> {
     tensor: Cow<'a, Tensor>,
     /// Where they are in the storage.
     elements: Range<usize>,
+    /// The storage's, where it is to be asked for ahead.
+    record: Option<Record>,
 }
 
 /// The gradient of each variable that has one.
@@ -23,6 +25,12 @@ pub(crate) struct Gradient<'a> {
 /// # Errors
 /// One of another shape than its variable, of a format without arithmetic, or on another device than the CPU.
 pub(crate) fn of<'a>(variables: &[Variable], store: &'a GradStore) -> Result<Vec<Option<Gradient<'a>>>> {
+    if are_few(variables.len()) {
+        let gradient = |variable: &Variable| {
+            store.get_id(variable.tensor).map(|gradient| Gradient::new(variable, gradient)).transpose()
+        };
+        return variables.iter().map(gradient).collect();
+    }
     let found = each(variables, |_| (), |variable| (variable, store.get_id(variable.tensor)));
     let fetch = |place: usize| {
         // What lies in the record says where the extents are.
@@ -36,7 +44,7 @@ pub(crate) fn of<'a>(variables: &[Variable], store: &'a GradStore) -> Result<Vec
         }
     };
     try_each(&found[..], fetch, |&(variable, gradient)| match gradient {
-        Some(gradient) => Gradient::new(variable, gradient).map(Some),
+        Some(gradient) => Gradient::new(variable, gradient).map(Gradient::with_record).map(Some),
         None => Ok(None),
     })
 }
@@ -64,14 +72,11 @@ impl<'a> Gradient<'a> {
         };
         let start = tensor.layout().start_offset();
         let elements = start..start + tensor.elem_count();
-        Ok(Gradient { tensor, elements })
+        Ok(Gradient { tensor, elements, record: None })
     }
 
-    /// The storage, which nobody writes to for as long as this is held.
-    pub(crate) fn lock(&self) -> impl Deref<Target = Storage> {
-        let storage = self.tensor.storage_and_layout().0;
-        fetch(&*storage);
-        storage
+    fn with_record(self) -> Self {
+        Gradient { record: Some(Record::of(&self.tensor)), ..self }
     }
 
     /// The elements. There are none to be had where they are a variable's, which has lent them.
@@ -90,7 +95,21 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// Lets the storages go that [`Gradient::lock`] has.
+/// The storages, which nobody writes to for as long as these are held. A thread lets go only of what it has taken, so
+/// that this is the work of one.
+pub(crate) fn lock<'g>(
+    gradients: &'g [Option<Gradient<'_>>],
+) -> Vec<Option<impl Deref<Target = Storage> + Sync + use<'g>>> {
+    let lock = |(place, gradient): (usize, &'g Option<Gradient<'_>>)| {
+        if let Some(Some(Gradient { record: Some(ahead), .. })) = gradients.get(place + AHEAD) {
+            ahead.fetch();
+        }
+        gradient.as_ref().map(|gradient| gradient.tensor.storage_and_layout().0)
+    };
+    gradients.iter().enumerate().map(lock).collect()
+}
+
+/// Lets the storages go that [`lock`] has.
 pub(crate) fn unlock(mut locks: Vec<Option<impl Deref<Target = Storage>>>) {
     while let Some(lock) = locks.pop() {
         if let Some(Some(ahead)) = locks.len().checked_sub(AHEAD).and_then(|place| locks.get(place)) {

@@ -171,7 +171,7 @@ impl Lion {
         let variables = &self.variables[..];
         let fetch = |place: usize| variables.get(place).into_iter().for_each(Variable::fetch_storage);
         let mut loans = try_each(variables, fetch, Loan::take)?;
-        let locks: Vec<_> = gradients.iter().map(|gradient| gradient.as_ref().map(Gradient::lock)).collect();
+        let locks = gradient::lock(gradients);
         let mut updates = Vec::with_capacity(loans.len());
         for (index, (variable, loan)) in variables.iter().zip(&mut loans).enumerate() {
             let parameter = loan.slice()?;

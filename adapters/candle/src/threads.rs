@@ -14,9 +14,14 @@ const PER_THREAD: usize = 64;
 /// How many variables ahead what is needed is asked for.
 pub(crate) const AHEAD: usize = 8;
 
+/// Whether so few variables are not worth a second thread, nor asking ahead.
+pub(crate) fn are_few(variables: usize) -> bool {
+    variables < 2 * PER_THREAD
+}
+
 /// Does work on many variables from within the pool, so that threads are woken for it once.
 pub(crate) fn together<Out: Send>(variables: usize, work: impl FnOnce() -> Out + Send) -> Out {
-    if variables < 2 * PER_THREAD { work() } else { rayon::scope(|_| work()) }
+    if are_few(variables) { work() } else { rayon::scope(|_| work()) }
 }
 
 /// What comes of each, in their order. `fetch` asks for what the one at a place, if there is one, will need.
@@ -32,8 +37,7 @@ where
     Item: Send,
     Out: Send,
 {
-    // Fewer are not so much as handed to the pool.
-    if items.as_ref().len() < 2 * PER_THREAD {
+    if are_few(items.as_ref().len()) {
         return items.into_iter().map(work).collect();
     }
     let work = |(place, item): (usize, Item)| {
@@ -52,6 +56,9 @@ pub(crate) fn try_each<'a, Item: Sync, Out: Send>(
     fetch: impl Fn(usize) + Send + Sync,
     work: impl Fn(&'a Item) -> Result<Out> + Send + Sync,
 ) -> Result<Vec<Out>> {
+    if are_few(items.len()) {
+        return items.iter().map(work).collect();
+    }
     // Boxed, since an error is several times as large as what most give.
     let found = each(items, fetch, |item| work(item).map_err(Box::new));
     found.into_iter().collect::<std::result::Result<_, Box<Error>>>().map_err(|error| *error)

@@ -18,8 +18,7 @@ pub(crate) struct Variable {
     pub(crate) elements: Range<usize>,
     /// The storage, under a tensor without axes: candle looks at each axis of a tensor before it lends the storage.
     pub(crate) storage: Tensor,
-    /// Where candle's record of the storage is.
-    record: usize,
+    record: Record,
 }
 
 impl Variable {
@@ -29,22 +28,36 @@ impl Variable {
         let elements = start..start + var.elem_count();
         let tensor = var.as_detached_tensor();
         let storage = if tensor.elem_count() == 0 { tensor } else { tensor.flatten_all()?.get(0)? };
-        let record = ptr::from_ref::<Storage>(&storage.storage_and_layout().0).addr();
+        let record = Record::of(&storage);
         let (name, shape) = (name.into(), var.shape().clone());
         Ok(Variable { id, name, tensor: var.id(), shape, elements, storage, record })
     }
 
-    /// Asks for what lending the storage looks at: the tensor without axes, and the storage with its lock, which lies
-    /// before or after it.
+    /// Asks for what lending the storage looks at: the tensor without axes, and the storage.
     pub(crate) fn fetch_storage(&self) {
         fetch(&*self.storage);
-        prefetch(self.record.wrapping_sub(size_of::<usize>()));
-        prefetch(self.record + size_of::<CpuStorage>());
+        self.record.fetch();
     }
 
     /// Asks for what gradients are held to.
     pub(crate) fn fetch_shape(&self) {
         fetch(self.shape.dims());
+    }
+}
+
+/// Where candle's record of a tensor's storage is.
+#[derive(Clone, Copy)]
+pub(crate) struct Record(usize);
+
+impl Record {
+    pub(crate) fn of(tensor: &Tensor) -> Self {
+        Record(ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr())
+    }
+
+    /// Asks for it, and for its lock, which lies before or after it.
+    pub(crate) fn fetch(self) {
+        prefetch(self.0.wrapping_sub(size_of::<usize>()));
+        prefetch(self.0.wrapping_add(size_of::<CpuStorage>()));
     }
 }
 
