@@ -32,6 +32,7 @@ mod inverse_square_root;
 mod inverse_time_decay;
 mod linear_warmup;
 mod one_cycle;
+mod periods;
 mod piecewise_constant_decay;
 mod polynomial_decay;
 mod warmup_stable_decay;

@@ -1,8 +1,9 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, count, quotient, single};
-use crate::json::{self, Fields};
-use crate::{Error, check};
+use super::Curve;
+use super::periods::Periods;
+use crate::Error;
+use crate::json::Fields;
 
 /// Keras's `ExponentialDecay`: the learning rate is multiplied by `decay_rate` in every `decay_steps` steps.
 ///
@@ -11,12 +12,7 @@ use crate::{Error, check};
 ///
 #[doc = include_str!("../../docs/schedules/exponential_decay.svg")]
 #[derive(Clone, Debug, PartialEq)]
-pub struct ExponentialDecay {
-    initial_learning_rate: f64,
-    decay_steps: f64,
-    decay_rate: f64,
-    staircase: bool,
-}
+pub struct ExponentialDecay(Periods);
 
 impl ExponentialDecay {
     /// A decay by `decay_rate` in every `decay_steps` calls of the optimizer, the first of which is step 0.
@@ -25,40 +21,28 @@ impl ExponentialDecay {
     /// [`Error::Argument`] where `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
     /// (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64, decay_rate: f64) -> Result<Self, Error> {
-        Ok(ExponentialDecay {
-            initial_learning_rate: check::not_negative("initial_learning_rate", initial_learning_rate)?,
-            decay_steps: check::positive("decay_steps", decay_steps)?,
-            decay_rate: check::not_negative("decay_rate", decay_rate)?,
-            staircase: false,
-        })
+        Periods::new(initial_learning_rate, decay_steps, decay_rate).map(ExponentialDecay)
     }
 
     /// Whether the learning rate falls at once at every multiple of `decay_steps`, and stays in between.
     #[must_use]
     pub fn staircase(self, staircase: bool) -> Self {
-        ExponentialDecay { staircase, ..self }
+        ExponentialDecay(self.0.staircase(staircase))
     }
 }
 
 impl Curve for ExponentialDecay {
     fn at(&self, step: u64) -> f64 {
-        let periods = quotient(count(step), self.decay_steps);
-        let periods = if self.staircase { periods.floor() } else { periods };
         // The limit keeps a learning rate of 0 from becoming NaN where the rate makes the power infinite.
-        single(self.initial_learning_rate) * libm::pow(single(self.decay_rate), periods).min(f64::MAX)
+        self.0.initial_learning_rate() * libm::pow(self.0.decay_rate(), self.0.until(step)).min(f64::MAX)
     }
 
     fn write(&self, config: &mut Map<String, Value>) -> Result<(), Error> {
-        config.insert("initial_learning_rate".into(), json::float(self.initial_learning_rate));
-        config.insert("decay_steps".into(), json::steps(self.decay_steps));
-        config.insert("decay_rate".into(), json::float(self.decay_rate));
-        config.insert("staircase".into(), self.staircase.into());
+        self.0.write(config);
         Ok(())
     }
 
     fn read(config: &mut Fields) -> Result<Self, Error> {
-        let (initial, steps) = (config.required("initial_learning_rate")?, config.required("decay_steps")?);
-        let rate = config.required("decay_rate")?;
-        Ok(Self::new(initial, steps, rate)?.staircase(config.or("staircase", false)?))
+        Periods::read(config).map(ExponentialDecay)
     }
 }
