@@ -34,7 +34,7 @@ pub struct Plan {
 /// Whether a pass asks for memory ahead of its use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prefetch {
-    /// Where it is known to pay: in calls with tensors of 4 MiB and more together, on Intel's cores.
+    /// Where it is known to pay: in calls with tensors of 512 KiB and more together, on Intel's cores.
     #[default]
     Auto,
     /// In every step, where the processor can; no other pass asks.
@@ -43,8 +43,9 @@ pub enum Prefetch {
     Off,
 }
 
-/// Bytes of tensors from which they are taken not to be in the second-level cache.
-const DISTANT: usize = 4 << 20;
+/// Bytes of tensors from which some are taken not to be in the second-level cache, which between two steps other work
+/// has.
+const DISTANT: usize = 512 << 10;
 
 impl Prefetch {
     /// Whether a call with tensors of this many bytes asks ahead.
