@@ -41,9 +41,9 @@ pub(crate) trait Visit<I: Isa> {
 #[inline(always)]
 pub(crate) unsafe fn sweep<I: Isa>(isa: I, range: Range<usize>, visitor: &mut impl Visit<I>) {
     let mut start = range.start;
-    let last = range.end - (range.end - range.start) % (2 * I::LANES);
-    while start < last {
-        // SAFETY: whole blocks are left before `last`, which is within the range.
+    let blocks_end = range.end - (range.end - range.start) % (2 * I::LANES);
+    while start < blocks_end {
+        // SAFETY: whole blocks are left before `blocks_end`, which is within the range.
         unsafe { visitor.visit(Window::whole(isa, start)) };
         start += 2 * I::LANES;
     }

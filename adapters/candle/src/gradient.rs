@@ -16,7 +16,7 @@ pub(crate) struct Gradient<'a> {
     tensor: Cow<'a, Tensor>,
     /// Where they are in the storage.
     elements: Range<usize>,
-    /// The storage's, where it is to be asked for ahead.
+    /// Where the storage is, if it is one of so many that it is asked for ahead.
     record: Option<Record>,
 }
 
