@@ -189,7 +189,7 @@ fn homes_that_take_no_file_end_it_before_it_measures() {
         "cannot read",
     );
     let device = Home::new().lion(&["tune", "--level", "estimate", "--output", "/dev/full"]);
-    fails(&device, "/dev/full: cannot write: it is not a regular file");
+    fails(&device, "/dev/full: cannot write: is not a regular file");
 }
 
 /// A user whom the system does not know has no home. Only root can become one.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy as _;
 
 use super::Document;
-use crate::Error;
+use crate::{Error, replace};
 
 /// The user's profile: `lion/profile.toml` in `$XDG_CONFIG_HOME` or `~/.config`, on Windows in `%APPDATA%`. `None`
 /// where there is no home.
@@ -34,43 +34,32 @@ pub fn write(document: &Document, path: &Path) -> Result<(), Error> {
     write_text(&document.to_toml()?, path)
 }
 
-/// Writes a text as a whole or not at all: it is written beside its place and renamed, so that of two writers one wins
-/// and a reader sees either.
+/// Writes a text as a whole or not at all, by [`replace()`](replace::replace), and makes its folder.
 ///
 /// # Errors
 /// [`Error::File`].
 pub fn write_text(text: &str, path: &Path) -> Result<(), Error> {
-    let mut file = beside(path)?;
-    let failed = |source| Error::File { path: path.into(), action: "write", source };
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    make_folder(path)?;
+    replace::replace(path, |file| file.write_all(text.as_bytes())).map_err(failed(path, "write"))
 }
 
-/// Whether a profile can be written there, which is better known before a long measurement.
+/// Makes the folder of a profile, and checks that the profile can be written there: better before a long measurement.
 ///
 /// # Errors
 /// [`Error::File`].
 pub fn can_write(path: &Path) -> Result<(), Error> {
-    beside(path).map(drop)
+    make_folder(path)?;
+    replace::rehearse(path).map_err(failed(path, "write"))
 }
 
-/// A file that vanishes unless it is renamed, in the folder where another is to be.
-fn beside(path: &Path) -> Result<tempfile::NamedTempFile, Error> {
-    let failed = |action| move |source| Error::File { path: path.into(), action, source };
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(failed("write")(std::io::Error::other("it is not a regular file")));
+fn make_folder(path: &Path) -> Result<(), Error> {
+    let target = replace::resolve(path).map_err(failed(path, "write"))?;
+    match target.parent() {
+        Some(folder) => fs::create_dir_all(folder).map_err(failed(path, "make the folder of")),
+        None => Ok(()),
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
-    let mut new = tempfile::Builder::new();
-    new.prefix(".lion-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // What the process's mask leaves of this is what any new file has.
-        new.permissions(fs::Permissions::from_mode(0o666));
-    }
-    new.tempfile_in(folder).map_err(failed("write"))
+}
+
+fn failed(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::File { path: path.into(), action, source }
 }

@@ -1,23 +1,24 @@
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use lion_autotune::replace::replace;
 use serde_json::{Map, Value, json};
 
 use super::{Entry, LENGTH, LONGEST_HEADER, METADATA, Place, bytes, name_of, reorder};
 use crate::Error;
 use crate::variable::elements;
 
-/// Writes a file of tensors, atomically: it is made beside the file that is to be, brought to the disk, and renamed.
-/// After a crash at any point, or an error, there is the old file whole, or the new one. A crash may leave a
-/// temporary file behind, which has the file's name between a dot and `.tmp`.
+/// Writes a file of tensors, atomically, as [`lion_autotune::replace`] does: after a crash at any point, or an error,
+/// there is the old file whole, or the new one. A file that is replaced keeps its mode, its owner where that is allowed,
+/// and the symbolic link that leads to it.
 ///
 /// The order of the file is that of the elements' size, large ones first, so that each tensor is aligned, and within
 /// it that of the names. The same tensors and metadata make the same bytes.
 ///
 /// # Errors
-/// [`Error::File`] for a name that is there twice or reserved, for a shape that is not that of the values, and for a
-/// path at which something other than a file is; [`Error::Io`] where the file cannot be written.
+/// [`Error::File`] for a name that is there twice or reserved, and for a shape that is not that of the values;
+/// [`Error::Io`] where the file cannot be written.
 pub fn write(path: impl AsRef<Path>, tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<(), Error> {
     let path = path.as_ref();
     let mut sorted: Vec<_> = tensors.iter().collect();
@@ -26,44 +27,12 @@ pub fn write(path: impl AsRef<Path>, tensors: &[Entry<'_>], metadata: &[(&str, &
         size(b).cmp(&size(a)).then_with(|| a.name.cmp(b.name))
     });
     let header = header(path, &sorted, metadata)?;
-    replace(path, |file| {
+    let written = replace(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         sorted.iter().try_for_each(|entry| write_values(file, entry))
-    })
-}
-
-/// Writes what `write` writes over the file at `path`, or leaves it as it was.
-fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
-    let place = Place::file(path);
-    // A rename would replace a device as readily as a file.
-    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-        return Err(place.is("is there and is not a regular file"));
-    }
-    let Some(name) = path.file_name() else { return Err(place.is("is not the name of a file")) };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut prefix = std::ffi::OsString::from(".");
-    prefix.push(name);
-    prefix.push(".");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
-    // As any file that a program makes, and not as a secret one.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(folder).map_err(place.io("cannot write"))?;
-    // From here on it is removed where it is dropped.
-    write(temporary.as_file_mut()).map_err(place.io("cannot write"))?;
-    temporary.as_file().sync_all().map_err(place.io("cannot write"))?;
-    temporary.persist(path).map_err(|failed| place.io("cannot write")(failed.error))?;
-    sync_folder(folder).map_err(place.io("cannot bring to the disk"))
-}
-
-/// The name too must reach the disk.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(PathBuf::from(folder))?.sync_all() } else { Ok(()) }
+    });
+    written.map_err(Place::file(path).io("cannot write"))
 }
 
 fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Error> {
