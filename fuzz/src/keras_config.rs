@@ -1,6 +1,6 @@
 //! Any text as a config: refused in one line, or read; and what is read is written and comes back.
 
-use lion::{Config, Lion};
+use lion::{Config, Error, Lion};
 
 use crate::{JSON, read};
 
@@ -8,13 +8,16 @@ use crate::{JSON, read};
 pub fn fuzz(bytes: &[u8]) {
     let Some((_, config)) = read(JSON, bytes, Config::from_json) else { return };
     config.validate().expect("what is read is valid");
-    for written in [config.to_json(), config.to_bare_json()] {
-        let written = written.expect("no closure comes from a file");
-        let again = Config::from_json(&written).expect("what is written can be read");
-        assert_eq!(again, config);
-        assert!(
-            written == again.to_json().expect("written") || written == again.to_bare_json().expect("written")
-        );
+    let written = config.to_lion_json().expect("no closure comes from a file");
+    assert_eq!(Config::from_json(&written).expect("what is written can be read"), config);
+    match (config.to_json(), config.to_bare_json()) {
+        (Ok(whole), Ok(bare)) => {
+            assert_eq!(whole, written);
+            assert_eq!(Config::from_json(&bare).expect("what is written can be read"), config);
+        }
+        // Keras could not load it.
+        (Err(Error::NotOfKeras { .. }), Err(Error::NotOfKeras { .. })) => {}
+        other => panic!("{other:?}"),
     }
     let optimizer = Lion::from_config(config).expect("valid");
     // Schedules are asked at calls of every size.

@@ -108,7 +108,7 @@ pub fn fuzz(bytes: &[u8]) {
     }
     let mut config = Config::default();
     config.learning_rate = Hyperparameter::from(schedule.clone());
-    let text = config.to_json().expect("no closure");
+    let text = config.to_lion_json().expect("no closure");
     let again = Config::from_json(&text).expect("what is written can be read");
     assert_eq!(again, config);
     for call in input.calls.iter().copied().chain([0, 1, 2, 1 << 24, u64::MAX]) {

@@ -39,6 +39,24 @@ pub enum Error {
         /// What is allowed.
         allowed: Cow<'static, str>,
     },
+    /// A class or function of a file that is neither Keras's nor of this crate.
+    #[error("{name} is {found}, which is not Keras's own; expected {allowed}")]
+    Custom {
+        /// The key, with the keys that lead to it.
+        name: String,
+        /// The class or function.
+        found: String,
+        /// What is allowed, and what to do.
+        allowed: Cow<'static, str>,
+    },
+    /// A file that is in place of an optimizer's and holds none.
+    #[error("{place} holds no optimizer: {reason}")]
+    NoOptimizer {
+        /// The key, with the keys that lead to it.
+        place: String,
+        /// Why that may be, and what to do.
+        reason: &'static str,
+    },
     /// Text that is no JSON.
     #[error("{place}: {reason}")]
     Json {
@@ -54,6 +72,14 @@ pub enum Error {
         name: String,
         /// What it is.
         what: &'static str,
+    },
+    /// A value that Keras cannot load.
+    #[error("{name} is {what}, which Keras cannot load; Config::to_lion_json writes it for lion")]
+    NotOfKeras {
+        /// The argument.
+        name: &'static str,
+        /// What it is.
+        what: String,
     },
     /// A shape that is not that of the values.
     #[error("the shape {shape:?} does not have the {elements} elements of the values")]
@@ -250,12 +276,23 @@ impl Error {
         self
     }
 
+    /// Names the value that an error is about, if nothing has named it yet.
+    pub(crate) fn named(mut self, what: &str) -> Self {
+        if let Error::Argument { name, .. } | Error::Custom { name, .. } = &mut self
+            && name.is_empty()
+        {
+            *name = what.into();
+        }
+        self
+    }
+
     /// Says under which key of a file the trouble is. A name that is empty is that of the value at the key itself.
     pub(crate) fn under(mut self, path: &str) -> Self {
         if let Error::Argument { name, .. }
         | Error::NotSerializable { name, .. }
         | Error::UnknownKey { key: name, .. }
-        | Error::MissingKey { key: name, .. } = &mut self
+        | Error::MissingKey { key: name, .. }
+        | Error::Custom { name, .. } = &mut self
         {
             *name = if name.is_empty() { path.into() } else { format!("{path}.{name}") };
         }

@@ -1,5 +1,6 @@
 //! JSON as Python writes it: read without surprises, every key accounted for.
 
+mod plain;
 mod wrapped;
 
 use std::fmt;
@@ -11,9 +12,13 @@ use crate::Error;
 
 pub(crate) use wrapped::Wrapped;
 
-/// Reads a text. Unlike serde_json's own reading into a [`Value`], a key that is there twice is an error, and an error
-/// knows under which key it is.
+/// The module that files give to what Keras lacks.
+pub(crate) const LION_MODULE: &str = "lion";
+
+/// Reads a text, with or without a byte order mark. Unlike serde_json's own reading into a [`Value`], a key that is there
+/// twice is an error, and an error knows under which key it is.
 pub(crate) fn parse(text: &str) -> Result<Value, Error> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut path = Vec::new();
     let mut reader = serde_json::Deserializer::from_str(text);
     let tree = Tree { path: &mut path }.deserialize(&mut reader);
@@ -114,8 +119,9 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// The entries of an object, each taken once; what is left at the end is an error. Errors name the key within the
-/// object: whoever read the object adds where it is, by [`Error::under`].
+/// The entries of an object, each taken once; what is left at the end is an error. Numbers and lists that Keras has
+/// wrapped come without their wrapper. Errors name the key within the object: whoever read the object adds where it is, by
+/// [`Error::under`].
 #[derive(Debug)]
 pub(crate) struct Fields {
     entries: Map<String, Value>,
@@ -125,13 +131,31 @@ pub(crate) struct Fields {
 impl Fields {
     pub(crate) fn new(value: Value) -> Result<Self, Error> {
         match value {
-            Value::Object(entries) => Ok(Fields { entries, known: Vec::new() }),
+            Value::Object(entries) => {
+                let unwrapped = |(key, value): (String, Value)| {
+                    let value = plain::unwrap(&shown(&key), value)?;
+                    Ok::<_, Error>((key, value))
+                };
+                let entries = entries.into_iter().map(unwrapped).collect::<Result<_, _>>()?;
+                Ok(Fields { entries, known: Vec::new() })
+            }
             other => Err(Error::argument("", excerpt(&other), "an object")),
         }
     }
 
     pub(crate) fn contains(&self, key: &str) -> bool {
         self.entries.contains_key(key)
+    }
+
+    pub(crate) fn peek(&self, key: &str) -> Option<&Value> {
+        self.entries.get(key)
+    }
+
+    /// Reads a `false` as 0, as Python does.
+    pub(crate) fn false_is_zero(&mut self, key: &str) {
+        if let Some(value @ Value::Bool(false)) = self.entries.get_mut(key) {
+            *value = Value::from(0);
+        }
     }
 
     pub(crate) fn value(&mut self, key: &'static str) -> Option<Value> {

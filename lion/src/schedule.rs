@@ -39,7 +39,7 @@ mod warmup_stable_decay;
 
 use serde_json::{Map, Value};
 
-use crate::json::{Fields, Wrapped};
+use crate::json::{Fields, LION_MODULE, Wrapped};
 use crate::{Error, Hyperparameter};
 
 pub use closure::Closure;
@@ -68,7 +68,11 @@ trait Curve: Sized {
 }
 
 const KERAS: &str = "keras.optimizers.schedules";
-const HOUSE: &str = "lion";
+const HOUSE: &str = LION_MODULE;
+
+/// What can stand in a file in place of a custom schedule, and what in a program.
+const IN_ITS_PLACE: &str = "a schedule of keras.optimizers.schedules or of lion: write it as one of these, or set it in \
+                            the program with Schedule::from_fn";
 
 /// Rows: class, the module that files give it, the name that Keras gives an instance.
 macro_rules! schedules {
@@ -162,6 +166,11 @@ impl Schedule {
         self.labels().1
     }
 
+    /// Whether Keras has this schedule.
+    pub(crate) fn is_of_keras(&self) -> bool {
+        self.labels().0 == KERAS
+    }
+
     /// How many schedules are within one another.
     fn depth(&self) -> u32 {
         match &self.kind {
@@ -182,6 +191,7 @@ impl Schedule {
     /// The reverse.
     pub(crate) fn read(value: Value) -> Result<Self, Error> {
         let mut wrapped = Wrapped::read(value)?;
+        wrapped.check_origin(IN_ITS_PLACE)?;
         let (config, within) = (wrapped.config.take(), |error: Error| error.under("config"));
         let mut config = Fields::new(config).map_err(within)?;
         let Some(mut schedule) = Self::read_config(&wrapped.class, &mut config).map_err(within)? else {

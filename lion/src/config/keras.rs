@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::find::{self, Found};
 use super::{Config, DynamicLossScale, EMA_OVERWRITE_FREQUENCY, GRADIENT_ACCUMULATION_STEPS, one_clip};
 use crate::json::{self, Fields, FromJson, Wrapped};
 use crate::{Error, Hyperparameter, check};
@@ -9,14 +10,29 @@ use crate::{Error, Hyperparameter, check};
 const MODULE: &str = "keras.optimizers";
 const LION: &str = "Lion";
 const LOSS_SCALE_OPTIMIZER: &str = "LossScaleOptimizer";
+/// Keras 2's class of the same.
+const LOSS_SCALE_OPTIMIZER_V3: &str = "LossScaleOptimizerV3";
+
+/// What can stand in a file in place of a custom optimizer, and what in a program.
+const IN_ITS_PLACE: &str = "Keras's Lion or a LossScaleOptimizer around one: write the config of one of these, and set in \
+                            the program, with Lion::builder(), what the class adds";
 
 impl Config {
-    /// Reads Keras's JSON: the dict of `optimizer.get_config()`, or that of `keras.optimizers.serialize(optimizer)`,
-    /// for a `Lion` or a `LossScaleOptimizer` around one.
+    /// Reads Keras's JSON of a `Lion` or of a `LossScaleOptimizer` around one: the dict of `optimizer.get_config()`, that
+    /// of `keras.optimizers.serialize(optimizer)`, or one that holds such a dict. These are a model's `config.json`,
+    /// `model.get_compile_config()`, and `training_config` of an `.h5` file. A warning in the log then names the keys that
+    /// lead to the optimizer. A model whose dtype policy is `mixed_float16` has a `LossScaleOptimizer` with its defaults
+    /// around its optimizer, as in Keras.
+    ///
+    /// Configs of Keras 2 (`tf.keras`, `tf_keras`) are read too, though Keras 3 refuses their `is_legacy_optimizer` and
+    /// `jit_compile`, and does not know their `LossScaleOptimizerV3`. They make the optimizer that Keras 3 makes of the
+    /// same arguments. Keras 2 itself starts a moving average at the parameter and not at 0, multiplies by the reciprocal
+    /// of a loss scale, and keeps a dynamic one within [1, inf).
     ///
     /// What is left out has its default, and `decay` is ignored, as Keras does with a warning. Where Keras takes a 0
-    /// as "off" (the clips, `gradient_accumulation_steps`, `ema_overwrite_frequency`), so does this; it is stricter
-    /// where Keras does not look: `beta_2`, clips below 0, `ema_momentum` without `use_ema`, keys of the outer object.
+    /// as "off" (the clips, `gradient_accumulation_steps`, `ema_overwrite_frequency`), so does this, also if it is written
+    /// as `false`; a `weight_decay` of `false` is off. This is stricter where Keras does not look: `beta_2`, clips below
+    /// 0, `ema_momentum` without `use_ema`, keys of the outer object.
     ///
     /// ```
     /// let config = lion::Config::from_json(r#"{"learning_rate": 0.0003, "clipnorm": 0}"#)?;
@@ -28,14 +44,41 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate), and [`Error::Json`], [`Error::UnknownKey`] and [`Error::MissingKey`];
+    /// Those of [`validate`](Self::validate), and [`Error::Json`], [`Error::UnknownKey`], [`Error::MissingKey`],
+    /// [`Error::Custom`] for classes and functions that are not Keras's own, and [`Error::NoOptimizer`];
     /// each names the key, with the keys that lead to it.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let value = json::parse(text)?;
-        if value.get("class_name").is_some() {
-            return Self::read_wrapped(value, &[LION, LOSS_SCALE_OPTIMIZER]);
+        let (config, notes) = Self::from_text(text)?;
+        for note in notes {
+            log::warn!("{note}");
         }
-        let fields = Fields::new(value).map_err(|error| error.under("the config"))?;
+        Ok(config)
+    }
+
+    /// Also returns what a user should know of how it was read.
+    pub(super) fn from_text(text: &str) -> Result<(Self, Vec<String>), Error> {
+        let Found { value, path, mut notes, scales } = find::optimizer(json::parse(text)?)?;
+        let config = Self::read_optimizer(value).map_err(|error| match path.as_str() {
+            "" if matches!(error, Error::Custom { .. }) => error.named("the optimizer"),
+            "" => error.named("the config"),
+            path => error.under(path),
+        })?;
+        if !scales || config.dynamic_loss_scale.is_some() {
+            return Ok((config, notes));
+        }
+        notes.push(
+            "the model's policy is mixed_float16: a LossScaleOptimizer is around the optimizer, as in Keras"
+                .into(),
+        );
+        let scale = Some(DynamicLossScale::default());
+        Ok((Config { loss_scale_factor: None, dynamic_loss_scale: scale, ..config }, notes))
+    }
+
+    fn read_optimizer(value: Value) -> Result<Self, Error> {
+        if value.get("class_name").is_some() {
+            return Self::read_wrapped(value, &[LION, LOSS_SCALE_OPTIMIZER, LOSS_SCALE_OPTIMIZER_V3]);
+        }
+        let fields = Fields::new(value)?;
         if fields.contains("inner_optimizer") {
             Self::read_loss_scale_optimizer(fields)
         } else {
@@ -44,12 +87,13 @@ impl Config {
     }
 
     /// Writes the form of `keras.optimizers.serialize(optimizer)`, which `keras.optimizers.deserialize` takes.
-    /// Schedules that Keras lacks have the module `lion`.
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate), and [`Error::NotSerializable`] for a closure.
+    /// Those of [`validate`](Self::validate), [`Error::NotSerializable`] for a closure, and [`Error::NotOfKeras`] for
+    /// schedules that Keras lacks, and for any schedule but that of the learning rate.
     pub fn to_json(&self) -> Result<String, Error> {
         let (class, config) = self.write()?;
+        self.check_for_keras()?;
         Ok(pretty(&Wrapped::write(MODULE, class, config)))
     }
 
@@ -59,15 +103,53 @@ impl Config {
     /// As [`to_json`](Self::to_json).
     pub fn to_bare_json(&self) -> Result<String, Error> {
         let (_, config) = self.write()?;
+        self.check_for_keras()?;
         Ok(pretty(&config.into()))
+    }
+
+    /// Writes the form of [`to_json`](Self::to_json) for [`from_json`](Self::from_json) alone: with any schedules, also
+    /// where Keras cannot load them. Those that Keras lacks have the module `lion`.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate), and [`Error::NotSerializable`] for a closure.
+    pub fn to_lion_json(&self) -> Result<String, Error> {
+        let (class, config) = self.write()?;
+        Ok(pretty(&Wrapped::write(MODULE, class, config)))
+    }
+
+    /// Keras makes an instance of the learning rate's schedule, and leaves others the dict that they are in the file. It
+    /// notices in the first step.
+    fn check_for_keras(&self) -> Result<(), Error> {
+        let refused = |name, what| Err(Error::NotOfKeras { name, what });
+        if let Hyperparameter::Scheduled(schedule) = &self.learning_rate
+            && !schedule.is_of_keras()
+        {
+            return refused("learning_rate", format!("the schedule {}", schedule.class_name()));
+        }
+        let constants = [
+            ("weight_decay", self.weight_decay.as_ref()),
+            ("beta_1", Some(&self.beta_1)),
+            ("beta_2", Some(&self.beta_2)),
+        ];
+        for (name, value) in constants {
+            if let Some(Hyperparameter::Scheduled(_)) = value {
+                return refused(name, "a schedule".into());
+            }
+        }
+        Ok(())
     }
 
     fn read_wrapped(value: Value, classes: &[&str]) -> Result<Self, Error> {
         let mut wrapped = Wrapped::read(value)?;
+        wrapped.check_origin(IN_ITS_PLACE)?;
         // Keras too does not look at the case of an optimizer's class.
-        let class = classes.iter().find(|class| class.eq_ignore_ascii_case(&wrapped.class));
+        let class = classes.iter().find(|class| class.eq_ignore_ascii_case(wrapped.plain_class()));
         let Some(class) = class else {
-            let quoted: Vec<_> = classes.iter().map(|class| format!("{class:?}")).collect();
+            let quoted: Vec<_> = classes
+                .iter()
+                .filter(|class| **class != LOSS_SCALE_OPTIMIZER_V3)
+                .map(|class| format!("{class:?}"))
+                .collect();
             return Err(wrapped.unknown_class(quoted.join(" or ")));
         };
         wrapped.check_module(MODULE)?;
@@ -78,16 +160,22 @@ impl Config {
     fn read_loss_scale_optimizer(mut fields: Fields) -> Result<Self, Error> {
         let inner = Self::read_wrapped(fields.required("inner_optimizer")?, &[LION])
             .map_err(|error| error.under("inner_optimizer"))?;
+        let is_dynamic = fields.or("dynamic", true)?;
         let default = DynamicLossScale::default();
         let scale = DynamicLossScale {
-            initial_scale: fields.or("initial_scale", default.initial_scale)?,
-            dynamic_growth_steps: fields.or("dynamic_growth_steps", default.dynamic_growth_steps)?,
+            initial_scale: match is_dynamic {
+                true => fields.or("initial_scale", default.initial_scale)?,
+                // A fixed scale has no default.
+                false => fields.required("initial_scale")?,
+            },
+            dynamic_growth_steps: match is_dynamic {
+                true => fields.or("dynamic_growth_steps", default.dynamic_growth_steps)?,
+                // Nothing reads it.
+                false => fields.option("dynamic_growth_steps")?.unwrap_or(default.dynamic_growth_steps),
+            },
             name: fields.option("name")?.unwrap_or(default.name),
         };
         check::positive("initial_scale", scale.initial_scale)?;
-        if !fields.or("dynamic", true)? {
-            return Err(json::wrong("dynamic", &false.into(), "true"));
-        }
         for (key, idle) in idle_arguments() {
             if let Some(found) = fields.value(key)
                 && found != idle
@@ -97,11 +185,17 @@ impl Config {
         }
         fields.finish()?;
         // Keras switches the inner scale off, so that it does not count twice.
-        Ok(Config { loss_scale_factor: None, dynamic_loss_scale: Some(scale), ..inner })
+        Ok(match is_dynamic {
+            true => Config { loss_scale_factor: None, dynamic_loss_scale: Some(scale), ..inner },
+            false => Config { loss_scale_factor: Some(scale.initial_scale), ..inner },
+        })
     }
 
     fn read_lion(mut fields: Fields) -> Result<Self, Error> {
         let default = Config::default();
+        if fields.peek("weight_decay") == Some(&Value::Bool(false)) {
+            fields.value("weight_decay");
+        }
         let clips = ["clipnorm", "global_clipnorm", "clipvalue"];
         let [clipnorm, global_clipnorm, clipvalue] = read_clips(&mut fields, clips)?;
         let config = Config {
@@ -130,6 +224,9 @@ impl Config {
         };
         // Keras takes this argument of older versions and ignores it.
         fields.value("decay");
+        // Keras 2 says by these how it computes, and not what.
+        fields.option::<bool>("jit_compile")?;
+        fields.option::<bool>("is_legacy_optimizer")?;
         config.validate()?;
         fields.finish()?;
         Ok(config)
@@ -194,6 +291,7 @@ fn idle_arguments() -> [(&'static str, Value); 9] {
 fn read_clips(fields: &mut Fields, keys: [&'static str; 3]) -> Result<[Option<f64>; 3], Error> {
     let mut clips = [None; 3];
     for (clip, key) in clips.iter_mut().zip(keys) {
+        fields.false_is_zero(key);
         *clip = fields.option(key)?;
     }
     let [first, second, third] = keys;
@@ -208,6 +306,7 @@ fn positive_count<T: TryFrom<u64>>(
     key: &'static str,
     allowed: &'static str,
 ) -> Result<Option<T>, Error> {
+    fields.false_is_zero(key);
     let value = fields.value(key).unwrap_or(Value::Null);
     match u64::from_json(value.clone()).map(|count| (count, T::try_from(count))) {
         _ if value.is_null() => Ok(None),

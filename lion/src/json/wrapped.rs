@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use serde_json::{Map, Value, json};
 
 use super::{Fields, FromJson, excerpt, wrong};
@@ -7,9 +9,18 @@ use crate::Error;
 #[derive(Debug)]
 pub(crate) struct Wrapped {
     pub(crate) class: String,
-    module: Option<String>,
+    /// A null is how Keras writes the module of the program itself.
+    module: Option<Value>,
+    registered_name: Option<String>,
     pub(crate) config: Value,
 }
+
+/// The packages that have been Keras: version 3, version 2 beside it, version 3 before its release, and version 2 within
+/// TensorFlow.
+const KERAS: [&str; 5] = ["keras", "tf_keras", "keras_core", "tensorflow.keras", "tensorflow.python.keras"];
+
+/// Keras's package of registered classes that name none. Keras 2 registered its own optimizers there.
+const UNNAMED: &str = "Custom>";
 
 impl Wrapped {
     pub(crate) fn write(module: &str, class: &str, config: Map<String, Value>) -> Value {
@@ -19,37 +30,79 @@ impl Wrapped {
     pub(crate) fn read(value: Value) -> Result<Self, Error> {
         let mut fields = Fields::new(value)?;
         let class: String = fields.required("class_name")?;
-        // It may be left out, but a null is how Keras says that it is lost.
-        let module = fields.value("module").map(String::from_json).transpose();
-        let module = module.map_err(|value| wrong("module", &value, String::WHAT))?;
+        let module = fields.value("module");
+        if let Some(module @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) =
+            &module
+        {
+            return Err(wrong("module", module, String::WHAT));
+        }
         // Keras reads an instance without a config as one with every argument at its default.
         let config = fields.value("config").filter(|config| !config.is_null());
         let config = config.unwrap_or_else(|| Map::new().into());
-        if let Some(name) = fields.option::<String>("registered_name")?
-            && !name.eq_ignore_ascii_case(&class)
-        {
-            return Err(wrong("registered_name", &name.into(), "null, as for the classes of Keras"));
-        }
+        let registered_name = fields.option("registered_name")?;
         // A number that Keras gives objects which a file holds several times.
         fields.option::<Value>("shared_object_id")?;
         fields.finish()?;
-        Ok(Wrapped { class, module, config })
+        Ok(Wrapped { class, module, registered_name, config })
     }
 
-    /// Keras's own classes have had several modules within `keras`.
+    /// The name of the class without the package that Keras 2 registered its own optimizers in.
+    pub(crate) fn plain_class(&self) -> &str {
+        self.class.strip_prefix(UNNAMED).unwrap_or(&self.class)
+    }
+
+    /// Refuses classes and functions of other programs. This comes before any look at the config, which is theirs.
+    pub(crate) fn check_origin(&self, allowed: impl Into<Cow<'static, str>>) -> Result<(), Error> {
+        match self.foreign() {
+            Some(found) => Err(Error::Custom { name: String::new(), found, allowed: allowed.into() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What this is, if it is neither Keras's nor of this crate.
+    fn foreign(&self) -> Option<String> {
+        let quoted = |text: &str| excerpt(&text.into());
+        match self.class.as_str() {
+            "__lambda__" => return Some("a lambda".into()),
+            "function" => {
+                let name = self.config.as_str().or(self.registered_name.as_deref()).unwrap_or_default();
+                return Some(format!("the function {}", quoted(name)));
+            }
+            _ => {}
+        }
+        let name = self.registered_name.as_deref().filter(|name| name.contains('>')).unwrap_or(&self.class);
+        let class = format!("the class {}", quoted(name));
+        match &self.module {
+            Some(Value::String(module)) if !is_keras(module) && module != super::LION_MODULE => {
+                return Some(format!("{class} of the module {}", quoted(module)));
+            }
+            Some(Value::Null) => return Some(class),
+            _ => {}
+        }
+        let registered = self.registered_name.as_deref().unwrap_or_default();
+        let registered = registered.strip_prefix(UNNAMED).unwrap_or(registered);
+        let same = registered.is_empty() || registered.eq_ignore_ascii_case(self.plain_class());
+        (!same || self.plain_class().contains('>')).then_some(class)
+    }
+
+    /// Keras's own classes have had several modules.
     pub(crate) fn check_module(&self, expected: &str) -> Result<(), Error> {
         match &self.module {
             None => Ok(()),
-            Some(found) if found == expected => Ok(()),
-            Some(found) if found.starts_with("keras.") && expected.starts_with("keras.") => Ok(()),
-            Some(found) => {
-                let found = excerpt(&found.as_str().into());
-                Err(Error::argument("module", found, format!("{expected:?}")))
+            Some(Value::String(found)) if found == expected || is_keras(found) && is_keras(expected) => {
+                Ok(())
             }
+            Some(found) => Err(Error::argument("module", excerpt(found), format!("{expected:?}"))),
         }
     }
 
     pub(crate) fn unknown_class(&self, allowed: String) -> Error {
         Error::argument("class_name", excerpt(&self.class.as_str().into()), allowed)
     }
+}
+
+fn is_keras(module: &str) -> bool {
+    KERAS.iter().any(|package| {
+        module.strip_prefix(package).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }

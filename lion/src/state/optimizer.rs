@@ -16,7 +16,7 @@ impl Lion {
             variables: self.variables().map(VariableState::from).collect(),
             iterations: self.iterations(),
             dynamic: dynamic.map(|(scale, step_counter)| DynamicState { scale, step_counter }),
-            config_json: self.config().to_json().ok(),
+            config_json: self.config().to_lion_json().ok(),
         }
     }
 
