@@ -2,8 +2,7 @@
 
 mod optimizer;
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -17,8 +16,9 @@ use crate::output;
 /// Applies the optimizer to a recorded run, and writes the parameters and the state that it comes to.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Keras's JSON: get_config(), or keras.optimizers.serialize(optimizer)
-    #[arg(long, value_name = "CONFIG.json")]
+    /// Keras's JSON: get_config(), keras.optimizers.serialize(optimizer), or a model's file that has its optimizer in it
+    /// (.keras, config.json, get_compile_config(), the training_config of an .h5 file)
+    #[arg(long, value_name = "CONFIG")]
     config: PathBuf,
     /// The run: param/<name> and grad/<step>/<name>
     #[arg(long, value_name = "RUN.safetensors")]
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn replay(arguments: &Arguments) -> Result<(), Failure> {
     let backend = crate::backend_or_env(arguments.isa)?;
     check_output(arguments)?;
-    let config = read_config(&arguments.config)?;
+    let config = Config::read(&arguments.config)?;
     let recording = Recording::open(&arguments.input)?;
     let mut optimizer = optimizer::build(&config, backend, arguments)?;
     let ids = replay::register(&recording, &mut optimizer)?;
@@ -126,19 +126,4 @@ fn check_output(arguments: &Arguments) -> Result<(), Failure> {
 /// Whether both names lead to one file that is there.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-fn read_config(path: &Path) -> Result<Config, Failure> {
-    const LARGEST: u64 = 16 << 20;
-    let wrong = |reason: &dyn std::fmt::Display| Failure::in_file(path, reason);
-    let file = File::open(path).map_err(|error| wrong(&format_args!("cannot open: {error}")))?;
-    let mut text = Vec::new();
-    file.take(LARGEST + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| wrong(&format_args!("cannot read: {error}")))?;
-    if text.len() as u64 > LARGEST {
-        return Err(wrong(&format_args!("is no config: it has more than {LARGEST} bytes")));
-    }
-    let text = String::from_utf8(text).map_err(|error| wrong(&format_args!("is no JSON: {error}")))?;
-    Config::from_json(&text).map_err(|error| wrong(&error))
 }

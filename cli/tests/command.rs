@@ -143,7 +143,8 @@ fn bad_input() {
         (b"{\"beta_1\": 0.5,\n \"beta_1\": 0.5}", "twice"),
         (b"{", "not valid JSON"),
         (b"", "not valid JSON"),
-        (b"\xff\xfe", "is no JSON"),
+        (b"\xff\xfe", "is UTF-16 text; expected Keras's JSON"),
+        (b"\xff", "is no JSON"),
         (b"[]", "must be an object"),
     ] {
         let config = file("config.json", text);

@@ -1,5 +1,6 @@
 //! What Keras's constructor takes, checked as a whole; and Keras's files.
 
+mod file;
 mod find;
 mod keras;
 

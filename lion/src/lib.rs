@@ -27,6 +27,7 @@ mod config;
 mod constraint;
 mod ema;
 mod error;
+mod first_bytes;
 mod group;
 mod hyperparameter;
 mod json;
@@ -42,6 +43,7 @@ pub mod state;
 pub mod tensor_file;
 mod update;
 mod variable;
+mod zip;
 
 pub use builder::Builder;
 pub use config::{Config, DynamicLossScale};
