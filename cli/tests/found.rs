@@ -4,23 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use lion::tensor_file::{self, Entry, TensorFile};
 use tempfile::tempdir;
 
 fn tests(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(path)
 }
 
+fn command(config: &Path, input: &Path, output: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lion"));
+    command.args(["replay", "--config"]).arg(config).arg("--input").arg(input).arg("--output").arg(output);
+    command.env_remove("LION_ISA");
+    command
+}
+
 fn replay(config: &Path, output: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lion"))
-        .args(["replay", "--config"])
-        .arg(config)
-        .arg("--input")
-        .arg(tests("golden/cases/plain/run.safetensors"))
-        .arg("--output")
-        .arg(output)
-        .env_remove("LION_ISA")
-        .output()
-        .expect("it runs")
+    command(config, &tests("golden/cases/plain/run.safetensors"), output).output().expect("it runs")
 }
 
 fn said(done: &Output) -> String {
@@ -96,10 +95,49 @@ fn the_bits_of_the_plain_config() {
 
 /// Names and bytes of a result's tensors: the configs in the metadata have other names.
 fn tensors(path: &Path) -> Vec<(String, String)> {
-    let file = lion::tensor_file::TensorFile::open(path).expect("a result");
+    let file = TensorFile::open(path).expect("a result");
     let text =
         |tensor| format!("{:?}", lion_tests::slice_bits(file.read_values(tensor).expect("read").as_slice()));
     file.tensors().iter().map(|tensor| (tensor.name().to_owned(), text(tensor))).collect()
+}
+
+/// As the error about more tensors than a header holds advises.
+#[test]
+fn a_run_in_two_files_has_the_bits_of_one() {
+    let folder = tempdir().expect("a folder");
+    let [config, whole, state] = ["config.json", "whole", "state"].map(|name| folder.path().join(name));
+    fs::write(&config, r#"{"learning_rate": 0.002, "weight_decay": 0.01}"#).expect("written");
+    assert!(replay(&config, &whole).status.success());
+    let run = TensorFile::open(tests("golden/cases/plain/run.safetensors")).expect("a run");
+    let step =
+        |name: &str| Some(name.strip_prefix("grad/")?.split_once('/')?.0.parse::<usize>().expect("a step"));
+    let middle = run.tensors().iter().filter_map(|tensor| step(tensor.name())).max().expect("steps") / 2;
+    for part in 0..2 {
+        let own = run.tensors().iter().filter_map(|tensor| match step(tensor.name()) {
+            None => Some((tensor.name().to_owned(), tensor)),
+            Some(step) if (step > middle) == (part == 1) => {
+                let at = if part == 1 { step - middle - 1 } else { step };
+                let name = tensor.name().splitn(3, '/').nth(2).expect("a name");
+                Some((format!("grad/{at}/{name}"), tensor))
+            }
+            Some(_) => None,
+        });
+        let own: Vec<_> =
+            own.map(|(name, tensor)| (name, tensor, run.read_values(tensor).expect("read"))).collect();
+        let entries: Vec<_> = own
+            .iter()
+            .map(|(name, tensor, values)| Entry { name, shape: tensor.shape(), values: values.as_slice() })
+            .collect();
+        let input = folder.path().join("part");
+        tensor_file::write(&input, &entries, &[]).expect("written");
+        let mut command = command(&config, &input, &state);
+        if part == 1 {
+            command.arg("--state").arg(&state);
+        }
+        let done = command.output().expect("it runs");
+        assert!(done.status.success(), "{done:?}");
+    }
+    assert!(tensors(&whole) == tensors(&state));
 }
 
 #[test]

@@ -20,7 +20,11 @@ const UNPACK: &str = "unpack it first";
 const SIGNATURES: [(&[u8], &str, &str); 16] = [
     (b"version https://git-lfs", "a git-lfs pointer", "git lfs pull fetches the file that it stands for"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", ""),
-    (b"PK\x03\x04", "a zip file", "PyTorch's .pt, Keras's .keras and NumPy's .npz are such"),
+    (
+        b"PK\x03\x04",
+        "a zip file",
+        "PyTorch's .pt, Keras's .keras and NumPy's .npz are such: save its tensors as safetensors",
+    ),
     (b"PK\x05\x06", "an empty zip file", ""),
     (b"\x80\x02", "a Python pickle", "load it in Python and save its tensors as safetensors"),
     (b"\x80\x03", "a Python pickle", "load it in Python and save its tensors as safetensors"),
@@ -45,7 +49,7 @@ pub(crate) fn kind(first: &[u8]) -> Option<Kind> {
         return known(what, advice);
     }
     if first.len() >= 8 && first.iter().all(|&byte| byte == 0) {
-        return known("zeros at its start", "it may still be being written");
+        return known("a file that begins with zeros", "it may still be being written");
     }
     let text = first.strip_prefix(b"\xef\xbb\xbf").unwrap_or(first).trim_ascii_start();
     let lower = text.to_ascii_lowercase();

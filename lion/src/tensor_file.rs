@@ -37,6 +37,9 @@ pub struct Entry<'a> {
 
 /// The longest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
+/// What to do with more tensors than that.
+const TOO_MANY: &str = ", which is about a million tensors: split a run into files of fewer steps, each with all \
+                        param/<name> and from grad/0 on, and replay each with --state, the result of the one before it";
 /// The key of the header that is not a tensor.
 const METADATA: &str = "__metadata__";
 /// The bytes before the header, which hold its length.

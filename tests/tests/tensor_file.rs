@@ -137,18 +137,6 @@ fn every_truncation_is_refused() {
 }
 
 #[test]
-fn a_file_cut_short_while_it_is_open() {
-    let folder = Folder::new();
-    let path = folder.write(&zeros(&[("a", 3), ("b", 2)]));
-    let read = TensorFile::open(&path).expect("whole");
-    let size = fs::metadata(&path).expect("there").len();
-    fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.set_len(size - 1)).expect("cut");
-    let b = read.find("b").expect("listed").clone();
-    let error = read.read_values(&b).expect_err("cut").to_string();
-    assert!(error.starts_with(&format!("{}: b: cannot read: ", path.display())), "{error}");
-}
-
-#[test]
 fn every_flipped_bit_of_a_header() {
     let folder = Folder::new();
     let values = [1.0_f32, 2.0, 3.0];
@@ -178,19 +166,96 @@ fn every_flipped_bit_of_a_header() {
     }
 }
 
+const CUT: &str = "it was cut short, or is still being written";
+
+/// As they are found in the place of a file of tensors, and not as a header of 10^18 bytes.
+#[test]
+fn other_files_are_named() {
+    let folder = Folder::new();
+    let found = |name: &str| {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("found").join(name)).expect("a file")
+    };
+    // torch.save wrote the first of pickles until it wrote zip files.
+    let pickle = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
+    for (bytes, expected) in [
+        (
+            found("reports/git-lfs.safetensors"),
+            "is a git-lfs pointer; expected a safetensors file (git lfs pull",
+        ),
+        (
+            found("reports/page.safetensors"),
+            "is an HTML page; expected a safetensors file (it was downloaded",
+        ),
+        (found("keras3/model.keras"), "is a zip file; expected a safetensors file (PyTorch's .pt"),
+        (found("keras3/model.h5"), "is an HDF5 file; expected a safetensors file"),
+        (found("keras3/compile_config.json"), "is JSON text; expected a safetensors file (an index names"),
+        (pickle.to_vec(), "is a Python pickle; expected a safetensors file (load it in Python"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'".to_vec(), "is a NumPy array; expected a safetensors file"),
+        (b"Not Found: no such model\n".to_vec(), "is text: \"Not Found: no such model\"; expected"),
+    ] {
+        let message = folder.refusal(&bytes);
+        assert!(message.starts_with(expected), "{message}");
+    }
+    // A length may begin as a pickle does.
+    let name = "x".repeat(0x280 - r#"{"__metadata__":{"":""}}"#.len());
+    let whole = file(&format!(r#"{{"__metadata__":{{"":"{name}"}}}}"#), b"");
+    assert!(whole.starts_with(b"\x80\x02"));
+    assert!(TensorFile::open(folder.write(&whole)).is_ok());
+}
+
+/// The file is whole when it is opened.
+#[test]
+fn a_file_that_is_cut_while_it_is_read() {
+    let folder = Folder::new();
+    let header = r#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+    let bytes = file(header, &[0; 16]);
+    let path = folder.write(&bytes);
+    let whole = TensorFile::open(&path).expect("whole");
+    let (end, left) = (bytes.len(), bytes.len() - 10);
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_len(left as u64)).expect("cut");
+    let error = whole.read_values(whole.find("w").expect("there")).map(|_| ()).expect_err("cut");
+    let expected = format!(
+        "{}: w: ended early while it was read, before byte {end}: the file now has {left} bytes; {CUT}",
+        path.display()
+    );
+    assert_eq!(error.to_string(), expected);
+    let cut = format!("w: its data_offsets are [0, 16], and the file has data for [0, 6]; {CUT}");
+    assert_eq!(folder.refusal(&bytes[..left]), cut);
+}
+
+/// Of a million tensors the names do not fit in the header that the format allows.
+#[test]
+fn more_tensors_than_a_header_holds() {
+    let folder = Folder::new();
+    let path = folder.0.path().join("run.safetensors");
+    let header = fs::File::create(&path).expect("a file");
+    let length = 100_000_008_u64;
+    // A hole in place of the rest, which is not read.
+    std::io::Write::write_all(&mut &header, &[&length.to_le_bytes()[..], b"{"].concat()).expect("written");
+    header.set_len(8 + length).expect("long");
+    let expected = "its header claims 100000008 bytes, and may have 100000000, which is about a million tensors: split a \
+                    run into files of fewer steps, each with all param/<name> and from grad/0 on, and replay each with \
+                    --state, the result of the one before it";
+    let error = TensorFile::open(&path).map(|_| ()).expect_err("too long").to_string();
+    assert_eq!(error, format!("{}: {expected}", path.display()));
+}
+
 #[test]
 fn headers_that_lie() {
     let folder = Folder::new();
     let claims = |length: u64| [&length.to_le_bytes()[..], b"{}"].concat();
     for length in [3, 8, 100_000_000] {
-        let expected = format!("its header claims {length} bytes, and the file has 2 more");
+        let expected = format!("its header claims {length} bytes, and the file has 2 more; {CUT}");
         assert_eq!(folder.refusal(&claims(length)), expected);
     }
     for length in [100_000_001, u64::MAX] {
-        assert!(folder.refusal(&claims(length)).contains("and may have 100000000"));
+        assert!(folder.refusal(&claims(length)).ends_with("and may have 100000000"));
     }
-    assert_eq!(folder.refusal(b""), "has 0 bytes, and the length of a header takes 8");
-    assert!(folder.refusal(&file("", b"")).contains("does not begin with {"));
+    let empty = format!("has 0 bytes, and the length of a header takes 8; {CUT}");
+    assert_eq!(folder.refusal(b""), empty);
+    let zeros =
+        "is a file that begins with zeros; expected a safetensors file (it may still be being written)";
+    assert_eq!(folder.refusal(&file("", b"")), zeros);
     assert!(folder.refusal(&file("[]", b"")).contains("does not begin with {"));
     assert!(TensorFile::open(folder.write(&file("{}", b""))).expect("none").tensors().is_empty());
 

@@ -1,13 +1,13 @@
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use lion_kernels::{Dtype, SliceMut};
 
 use super::header::{self, Header, RawTensor};
-use super::{LENGTH, LONGEST_HEADER, Place, bytes_mut, dtype_of, reorder};
+use super::{LENGTH, LONGEST_HEADER, Place, TOO_MANY, bytes_mut, dtype_of, reorder};
 use crate::variable::elements;
-use crate::{Error, Values};
+use crate::{Error, Values, first_bytes};
 
 /// A file of tensors, open for reading: its header is in memory and has been checked, its elements are not.
 ///
@@ -141,8 +141,8 @@ impl TensorFile {
     /// Reads the elements of a tensor of this file.
     ///
     /// # Errors
-    /// [`Error::File`] where `into` has another format or length than the tensor, and [`Error::Io`] where the file
-    /// cannot be read or has become shorter; what is in `into` then is not defined.
+    /// [`Error::File`] where `into` has another format or length than the tensor, or the file has become shorter, and
+    /// [`Error::Io`] where it cannot be read; what is in `into` then is not defined.
     pub fn read<'a>(&self, tensor: &TensorInfo, into: impl Into<SliceMut<'a>>) -> Result<(), Error> {
         let mut into = into.into();
         let place = Place::tensor(&self.path, &tensor.name);
@@ -154,7 +154,9 @@ impl TensorFile {
             );
         }
         let bytes = bytes_mut(&mut into);
-        read_exact_at(&self.file, bytes, tensor.offset).map_err(place.io("cannot read"))?;
+        let end = tensor.offset + bytes.len() as u64;
+        read_exact_at(&self.file, bytes, tensor.offset)
+            .map_err(|source| short_read(&self.file, end, place, source))?;
         reorder(bytes, tensor.dtype);
         Ok(())
     }
@@ -176,19 +178,38 @@ impl TensorFile {
     }
 }
 
+/// The end of an error about a file that has less than its header says.
+const CUT: &str = "it was cut short, or is still being written";
+
 /// Leaves the file at the first element.
 fn read_header(file: &mut File, size: u64, place: Place<'_>) -> Result<Vec<u8>, Error> {
-    let mut length = [0; LENGTH];
-    let Some(rest) = size.checked_sub(LENGTH as u64) else {
-        return Err(place.is(format!("has {size} bytes, and the length of a header takes {LENGTH}")));
+    let mut first = Vec::new();
+    Read::by_ref(file)
+        .take(first_bytes::LONGEST as u64)
+        .read_to_end(&mut first)
+        .map_err(place.io("cannot read"))?;
+    let Some((length, header)) = first.split_first_chunk().filter(|_| size >= LENGTH as u64) else {
+        let found = first.len();
+        return Err(place.is(format!("has {found} bytes, and the length of a header takes {LENGTH}; {CUT}")));
     };
-    file.read_exact(&mut length).map_err(place.io("cannot read"))?;
-    let length = u64::from_le_bytes(length);
+    let (length, rest) = (u64::from_le_bytes(*length), size - LENGTH as u64);
+    let begins = header.first() == Some(&b'{');
+    // The first bytes of a file of tensors may be those of any other.
+    if let Some(kind) = first_bytes::kind(&first).filter(|_| !begins) {
+        return Err(place.is(kind.instead_of("a safetensors file")));
+    }
     if length > LONGEST_HEADER {
-        return Err(place.is(format!("its header claims {length} bytes, and may have {LONGEST_HEADER}")));
+        let split = if begins && length <= rest { TOO_MANY } else { "" };
+        return Err(
+            place.is(format!("its header claims {length} bytes, and may have {LONGEST_HEADER}{split}"))
+        );
     }
     if length > rest {
-        return Err(place.is(format!("its header claims {length} bytes, and the file has {rest} more")));
+        let cut = if begins { format!("; {CUT}") } else { String::new() };
+        return Err(place.is(format!("its header claims {length} bytes, and the file has {rest} more{cut}")));
+    }
+    if !begins || length == 0 {
+        return Err(place.is("is no safetensors file: its header does not begin with {"));
     }
     // Neither limit is more than a usize can be.
     let length = usize::try_from(length).unwrap_or_default();
@@ -196,11 +217,19 @@ fn read_header(file: &mut File, size: u64, place: Place<'_>) -> Result<Vec<u8>, 
     text.try_reserve_exact(length)
         .map_err(|_| Error::OutOfMemory { what: "bytes of a header", elements: length })?;
     text.resize(length, 0);
-    file.read_exact(&mut text).map_err(place.io("cannot read"))?;
-    if text.first() != Some(&b'{') {
-        return Err(place.is("is no safetensors file: its header does not begin with {"));
-    }
+    file.seek(io::SeekFrom::Start(LENGTH as u64)).map_err(place.io("cannot read"))?;
+    let end = (LENGTH + length) as u64;
+    file.read_exact(&mut text).map_err(|source| short_read(file, end, place, source))?;
     Ok(text)
+}
+
+/// The error of a read up to the byte `end` of the file, which had as many bytes when it was opened.
+fn short_read(file: &File, end: u64, place: Place<'_>, source: io::Error) -> Error {
+    if source.kind() != io::ErrorKind::UnexpectedEof {
+        return place.io("cannot read")(source);
+    }
+    let size = file.metadata().map_or_else(|_| "less".into(), |found| format!("{} bytes", found.len()));
+    place.is(format!("ended early while it was read, before byte {end}: the file now has {size}; {CUT}"))
 }
 
 /// A name that is there twice.
@@ -226,9 +255,10 @@ fn check(
     for RawTensor { name, dtype, shape, begin, end } in raw {
         let place = Place::tensor(path, &name);
         if begin > end || end > size {
-            let reason =
-                format!("its data_offsets are [{begin}, {end}], and the file has data for [0, {size}]");
-            return Err(place.is(reason));
+            let cut = if begin <= end { format!("; {CUT}") } else { String::new() };
+            return Err(place.is(format!(
+                "its data_offsets are [{begin}, {end}], and the file has data for [0, {size}]{cut}"
+            )));
         }
         if begin != covered {
             let what = if begin < covered { "overlaps another tensor" } else { "comes after a gap" };

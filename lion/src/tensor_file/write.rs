@@ -5,7 +5,7 @@ use std::path::Path;
 use lion_autotune::replace::replace;
 use serde_json::{Map, Value, json};
 
-use super::{Entry, LENGTH, LONGEST_HEADER, METADATA, Place, bytes, name_of, reorder};
+use super::{Entry, LENGTH, LONGEST_HEADER, METADATA, Place, TOO_MANY, bytes, name_of, reorder};
 use crate::Error;
 use crate::variable::elements;
 
@@ -73,7 +73,8 @@ fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Resu
     let mut text = text.into_bytes();
     text.resize(padded, b' ');
     if text.len() as u64 > LONGEST_HEADER {
-        let reason = format!("the header would have {} bytes, and may have {LONGEST_HEADER}", text.len());
+        let reason =
+            format!("the header would have {} bytes, and may have {LONGEST_HEADER}{TOO_MANY}", text.len());
         return Err(Place::file(path).is(reason));
     }
     Ok(text)
