@@ -161,6 +161,66 @@ fn momentum_of_other_programs() {
     assert!(error.contains("bias: its momentum may be bias.exp_avg or exp_avg.bias"), "{error}");
 }
 
+/// Files as Keras 3 and tf.keras wrote them, and the names that wrappers and chains make.
+#[test]
+fn momentum_is_found_where_programs_put_it() {
+    let found = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("found").join(name);
+    for (file, [kernel, bias]) in [
+        ("keras3/momentum.safetensors", ["net/dense/kernel", "net/dense/bias"]),
+        ("keras3/momentum_1.safetensors", ["net/dense/kernel", "net/dense/bias"]),
+        ("keras2/momentum.safetensors", ["dense/kernel", "dense/bias"]),
+    ] {
+        let variables = [(kernel, &[2, 1][..]), (bias, &[1])];
+        let read = import_momentum(found(file), &MomentumNames::keras(), variables).expect("found");
+        assert_eq!(read.iter().map(|values| values.len()).collect::<Vec<_>>(), [2, 1]);
+    }
+    let folder = tempdir().expect("a folder");
+    let path = folder.path().join("foreign.safetensors");
+    let import = |names: &MomentumNames, there: &[&str], variables: &[&str]| {
+        let sizes: Vec<_> = there.iter().enumerate().map(|(index, name)| (*name, index + 1)).collect();
+        fs::write(&path, zeros(&sizes)).expect("written");
+        let shapes: Vec<_> = (1..=variables.len()).map(|size| [size]).collect();
+        let variables = variables.iter().copied().zip(shapes.iter().map(|shape| &shape[..]));
+        import_momentum(&path, names, variables).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let (torch, keras, optax) = (MomentumNames::torch(), MomentumNames::keras(), MomentumNames::optax());
+    for (names, there) in [
+        (&torch, "module.net.kernel.exp_avg"),
+        (&torch, "_orig_mod.net.kernel.exp_avg"),
+        (&torch, "exp_avg.module._orig_mod.net.kernel"),
+        (&torch, "state._orig_mod.module.net.kernel.exp_avg"),
+        (&keras, "optimizer/lion_12/net_kernel_momentum"),
+        (&keras, "Lion_1/m/net/kernel:0"),
+        (&optax, "1/mu/net/kernel"),
+        (&optax, "opt_state/1/0/mu/params/net/kernel"),
+        (&optax, "opt_state.2.mu.net.kernel"),
+        (&optax, "inner_state/0/mu/net/kernel"),
+        (&optax, "opt_state/inner_opt_state/1/0/mu/net/kernel"),
+    ] {
+        assert_eq!(import(names, &[there], &["net/kernel"]), Ok(()), "{there}");
+    }
+    // A name of its own comes first.
+    let pair = ["w.exp_avg", "module.w.exp_avg"];
+    assert_eq!(import(&torch, &pair, &["w", "module/w"]), Ok(()));
+    let wrapped = ["module.w.exp_avg", "module.module.w.exp_avg"];
+    let both = import(&torch, &wrapped, &["module/w", "w"]).expect_err("one tensor for two");
+    assert!(both.contains("w") && both.contains("may be"), "{both}");
+    let both = import(&torch, &["module.w.exp_avg"], &["module/w", "w"]).expect_err("one tensor for two");
+    assert!(both.contains("has the shape [1]"), "{both}");
+    let two = import(&optax, &["1/mu/w", "2/mu/w"], &["w"]).expect_err("two of them");
+    assert!(two.contains("its momentum may be 1/mu/w or 2/mu/w"), "{two}");
+    let none = import(&torch, &["mod.w.exp_avg"], &["w"]).expect_err("another prefix");
+    assert!(none.ends_with("state/w/exp_avg, also after module. and _orig_mod."), "{none}");
+    // Both have the shape of the one tensor.
+    fs::write(&path, zeros(&[("module.w.exp_avg", 1)])).expect("written");
+    let variables = [("module/w", &[1][..]), ("w", &[1])];
+    let error = import_momentum(&path, &torch, variables).map(|_| ()).expect_err("two of them").to_string();
+    assert!(
+        error.contains(r#"it is the momentum of both "module/w" and "w"; rename() says which"#),
+        "{error}"
+    );
+}
+
 /// Set in the process that the crash test starts: the file that it writes, over and over.
 const WRITE: &str = "LION_TEST_WRITES_CHECKPOINTS_TO";
 

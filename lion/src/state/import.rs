@@ -1,14 +1,26 @@
 //! Momentum from elsewhere: optimizers of other frameworks, saved as safetensors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use crate::tensor_file::TensorFile;
+use regex::Regex;
+
+use crate::tensor_file::{TensorFile, TensorInfo};
 use crate::{Error, Values};
 
 /// Which tensor of a foreign file is the momentum of which variable: patterns, in which `{name}` stands for the
 /// variable's name, `{under_name}` for it with `_` in place of every `/`, and `{dot_name}` with `.` in place of
 /// every `/`, once in each pattern. The file must have exactly one of the names that they give.
+///
+/// If it has none, the names that programs give in other circumstances are recognised too:
+///
+/// | made by | names | source |
+/// |---|---|---|
+/// | [`torch`](Self::torch) | `module.` and `_orig_mod.` before the parameter's name | `DistributedDataParallel` and `torch.compile` keep the model in attributes of these names |
+/// | [`keras`](Self::keras) | `lion_1/net_dense_kernel_momentum` | `keras.src.backend.common.variables`: the path; a second optimizer of a name has a number |
+/// | [`keras`](Self::keras) | `Lion/m/dense/kernel:0` | `tf.keras` 2.15, `Optimizer.add_variable_from_reference` |
+/// | [`optax`](Self::optax) | `opt_state/1/0/mu/params/dense/kernel` | `optax.chain` is a tuple of states, `ScaleByLionState` has `mu`; `flax.serialization.to_state_dict` numbers tuples |
+/// | [`optax`](Self::optax) | `inner_state/0/mu/…`, `inner_opt_state/0/mu/…` | `optax.inject_hyperparams`, `optax.MultiSteps` |
 ///
 /// ```
 /// use lion::state::MomentumNames;
@@ -21,7 +33,62 @@ use crate::{Error, Values};
 #[derive(Clone, Debug)]
 pub struct MomentumNames {
     patterns: Vec<String>,
+    /// Looked at for a variable of which the file has none of the names before.
+    elsewhere: Elsewhere,
     renamed: HashMap<String, String>,
+}
+
+/// Names that a program gives in other circumstances.
+#[derive(Clone, Copy, Debug)]
+struct Elsewhere {
+    /// Rows: what comes first, as a regular expression, and the rest, as a pattern.
+    rows: &'static [(&'static str, &'static str)],
+    /// For the error that no name is in the file.
+    hint: &'static str,
+}
+
+const NOWHERE: Elsewhere = Elsewhere { rows: &[], hint: "" };
+
+const TORCH: Elsewhere = Elsewhere {
+    rows: &[
+        (r"((module|_orig_mod)\.)+", "{dot_name}.exp_avg"),
+        (r"exp_avg\.((module|_orig_mod)\.)+", "{dot_name}"),
+        (r"state\.((module|_orig_mod)\.)+", "{dot_name}.exp_avg"),
+    ],
+    hint: ", also after module. and _orig_mod.",
+};
+
+const KERAS: Elsewhere = Elsewhere {
+    rows: &[(r"(optimizer/)?lion_[0-9]+/", "{under_name}_momentum"), (r"[Ll]ion(_[0-9]+)?/m/", "{name}:0")],
+    hint: ", also after lion_1/ and the like, and for Lion/m/<name>:0",
+};
+
+const OPTAX: Elsewhere = Elsewhere {
+    rows: &[
+        (r"(opt_state/)?((inner_state|inner_opt_state|[0-9]+)/)*mu/(params/)?", "{name}"),
+        (r"(opt_state\.)?((inner_state|inner_opt_state|[0-9]+)\.)*mu\.(params\.)?", "{dot_name}"),
+    ],
+    hint: ", also at other places of a chain",
+};
+
+impl Elsewhere {
+    /// The patterns that names of the file begin like.
+    fn patterns(self, tensors: &[TensorInfo]) -> Vec<String> {
+        let mut patterns = Vec::new();
+        for (start, rest) in self.rows {
+            let Ok(start) = Regex::new(&format!("^(?:{start})$")) else { continue };
+            let starts: BTreeSet<&str> = tensors
+                .iter()
+                .flat_map(|tensor| {
+                    let ends = tensor.name().match_indices(['/', '.']);
+                    ends.filter_map(|(at, mark)| tensor.name().get(..at + mark.len()))
+                })
+                .filter(|found| start.is_match(found))
+                .collect();
+            patterns.extend(starts.iter().map(|start| format!("{start}{rest}")));
+        }
+        patterns
+    }
 }
 
 impl MomentumNames {
@@ -36,6 +103,7 @@ impl MomentumNames {
             "exp_avg/{name}",
             "state/{name}/exp_avg",
         ])
+        .elsewhere(TORCH)
     }
 
     /// Keras, which calls the momentum of `dense/kernel` `dense_kernel_momentum`, under the name of the optimizer.
@@ -48,6 +116,7 @@ impl MomentumNames {
             "{name}/momentum",
             "momentum/{name}",
         ])
+        .elsewhere(KERAS)
     }
 
     /// optax, whose `scale_by_lion` keeps `mu`, as a tree with the parameters' own names, flattened with slashes or
@@ -63,11 +132,17 @@ impl MomentumNames {
             "opt_state/0/mu/{name}",
             "opt_state.0.mu.{dot_name}",
         ])
+        .elsewhere(OPTAX)
     }
 
     /// Patterns of one's own.
     pub fn patterns<T: Into<String>>(patterns: impl IntoIterator<Item = T>) -> Self {
-        MomentumNames { patterns: patterns.into_iter().map(Into::into).collect(), renamed: HashMap::new() }
+        let patterns = patterns.into_iter().map(Into::into).collect();
+        MomentumNames { patterns, elsewhere: NOWHERE, renamed: HashMap::new() }
+    }
+
+    fn elsewhere(self, elsewhere: Elsewhere) -> Self {
+        MomentumNames { elsewhere, ..self }
     }
 
     /// Looks for the variable `here` under the name `there`.
@@ -77,12 +152,12 @@ impl MomentumNames {
         self
     }
 
-    /// The names under which a variable's momentum may be, each once.
-    fn candidates(&self, variable: &str) -> Vec<String> {
+    /// The names that the patterns give a variable's momentum, each once.
+    fn candidates(&self, variable: &str, patterns: &[String]) -> Vec<String> {
         let name = self.renamed.get(variable).map_or(variable, String::as_str);
         let (under, dot) = (name.replace('/', "_"), name.replace('/', "."));
         let mut candidates: Vec<String> = Vec::new();
-        for pattern in &self.patterns {
+        for pattern in patterns {
             // One after the other would look for patterns in the name itself.
             let candidate = ["{name}", "{under_name}", "{dot_name}"]
                 .iter()
@@ -104,7 +179,7 @@ impl MomentumNames {
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be read; [`Error::File`] where it is no safetensors file, or a variable's momentum
-/// is not there, is there under several names, or has another shape.
+/// is not there, is there under several names, is that of another variable too, or has another shape.
 pub fn import_momentum<'v>(
     path: impl AsRef<Path>,
     names: &MomentumNames,
@@ -112,13 +187,21 @@ pub fn import_momentum<'v>(
 ) -> Result<Vec<Values>, Error> {
     let file = TensorFile::open_foreign(path)?;
     let mut found = Vec::new();
+    let mut taken = HashMap::new();
+    let mut elsewhere = None;
     for (name, shape) in variables {
-        let candidates = names.candidates(name);
-        let there: Vec<_> = candidates.iter().filter_map(|candidate| file.find(candidate)).collect();
+        let candidates = names.candidates(name, &names.patterns);
+        let mut there: Vec<_> = candidates.iter().filter_map(|candidate| file.find(candidate)).collect();
+        if there.is_empty() {
+            let patterns = elsewhere.get_or_insert_with(|| names.elsewhere.patterns(file.tensors()));
+            let others = names.candidates(name, patterns);
+            there = others.iter().filter_map(|candidate| file.find(candidate)).collect();
+        }
         let tensor = match there.as_slice() {
             [tensor] => *tensor,
             [] => {
-                let reason = format!("no momentum in f32, f16 or bf16; looked for {}", candidates.join(", "));
+                let (looked, hint) = (candidates.join(", "), names.elsewhere.hint);
+                let reason = format!("no momentum in f32, f16 or bf16; looked for {looked}{hint}");
                 return Err(file.error(Some(name), reason));
             }
             [first, second, ..] => {
@@ -129,6 +212,10 @@ pub fn import_momentum<'v>(
         if tensor.shape() != shape {
             let reason =
                 format!("has the shape {:?}, and the variable {name:?} has {shape:?}", tensor.shape());
+            return Err(file.error(Some(tensor.name()), reason));
+        }
+        if let Some(other) = taken.insert(tensor.name(), name) {
+            let reason = format!("it is the momentum of both {other:?} and {name:?}; rename() says which");
             return Err(file.error(Some(tensor.name()), reason));
         }
         found.push(tensor);
