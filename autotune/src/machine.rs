@@ -3,6 +3,7 @@
 //! On x86 the processor says who it is; the rest comes from `/proc` and `/sys`, which are read below a root that tests
 //! can choose. On other systems than Linux what has no other source is empty or 0, and nothing fails for it.
 
+mod cgroup;
 mod cores;
 mod linux;
 mod processor;

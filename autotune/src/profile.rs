@@ -193,7 +193,11 @@ fn nearest_dtypes(operation: Operation, wanted: Dtypes, found: &[(Case, Plan)]) 
 /// large calls, which is what [`Prefetch::Auto`](lion_kernels::Prefetch::Auto) knows. Of others nothing is known that
 /// [`Plan::new`] does not do.
 pub fn default_plan(machine: &Machine, backend: Backend) -> Plan {
-    let plan = Plan::new(backend);
+    let mut plan = Plan::new(backend);
+    // The pool has a thread for each processor; those beyond the quota would all be stopped in each of its periods.
+    if machine.cores < machine.allowed {
+        plan = plan.threads(machine.cores);
+    }
     match machine.microarchitecture() {
         Microarchitecture::Zen4 => plan.prefetch(lion_kernels::Prefetch::Off),
         Microarchitecture::SapphireRapids
