@@ -20,7 +20,8 @@ pub struct Machine {
     pub arch: String,
     /// The operating system, such as `linux`.
     pub os: String,
-    /// Who makes the processor, such as `AuthenticAMD`.
+    /// Who makes the processor, such as `AuthenticAMD`; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vendor: String,
     /// The processor's family; of an Arm core the architecture.
     pub family: u32,
@@ -28,11 +29,13 @@ pub struct Machine {
     pub model: u32,
     /// The revision of the model.
     pub stepping: u32,
-    /// The name that it is sold under.
+    /// The name that it is sold under; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub brand: String,
     /// The extensions that concern the kernels, by Rust's names.
     pub isa: Vec<String>,
-    /// The data caches, from the nearest.
+    /// The data caches, from the nearest; none where they are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<Cache>,
     /// Threads that are worth having: what affinity allows, and not more than the quota pays for.
     pub cores: usize,
@@ -46,11 +49,18 @@ pub struct Machine {
     /// Parts of memory with processors of their own.
     pub numa_nodes: usize,
     /// Bytes of memory; 0 where it is not known.
+    #[serde(default, skip_serializing_if = "is_unknown")]
     pub memory: u64,
     /// Bytes of a page; 0 where it is not known.
+    #[serde(default, skip_serializing_if = "is_unknown")]
     pub page_size: u64,
     /// The mode of transparent huge pages, such as `madvise`; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub huge_pages: String,
+}
+
+fn is_unknown(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// A data cache.
@@ -97,6 +107,11 @@ impl Machine {
             page_size: linux::page_size(root).unwrap_or(0),
             huge_pages: linux::huge_pages(root).unwrap_or_default(),
         }
+    }
+
+    /// What people call it: the processor's name, or else the architecture.
+    pub fn name(&self) -> &str {
+        if self.brand.trim().is_empty() { &self.arch } else { &self.brand }
     }
 
     /// Bytes of a data cache; 0 where there is none of that level, or nothing is known of it.

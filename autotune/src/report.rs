@@ -9,4 +9,4 @@ mod page;
 mod table;
 
 pub use page::html;
-pub use table::{bytes, nanoseconds, plans, regrets};
+pub use table::{bytes, known, known_bytes, nanoseconds, plans, regrets};

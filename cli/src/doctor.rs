@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 
 use lion::Backend;
+use lion_autotune::report::known;
 use lion_autotune::{Environment, Machine, Profile};
 
 use crate::failure::Failure;
@@ -37,12 +38,13 @@ fn report() -> String {
         Err(error) => line("chosen", &format!("none: LION_ISA: {error}")),
     }
     line("huge pages", &huge_pages());
-    line("cores", &cores());
+    let machine = Machine::detect();
+    line("cores", &cores(&machine));
     for name in ENVIRONMENT {
         let value = std::env::var_os(name);
         line(name, &value.map_or("not set".into(), |value| format!("{value:?}")));
     }
-    let profile = Profile::found_in(&Environment::of_process(), &Machine::detect());
+    let profile = Profile::found_in(&Environment::of_process(), &machine);
     line("profile", &profile.source().to_string());
     text
 }
@@ -52,7 +54,7 @@ fn proc_entry(file: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let entry = |line: &str| {
         let (found, value) = line.split_once(':')?;
-        (found.trim() == key).then(|| value.trim().to_owned())
+        (found.trim() == key && !value.trim().is_empty()).then(|| value.trim().to_owned())
     };
     text.lines().find_map(entry)
 }
@@ -73,18 +75,18 @@ fn huge_pages() -> String {
         Some("madvise") => "madvise (large state asks for them)".into(),
         Some("never") => "never (large tensors are slower)".into(),
         Some(other) => other.into(),
-        None => text.trim().into(),
+        None => known(text.trim()).into(),
     }
 }
 
 /// What this process may use, which a quota or an affinity may make less than the machine has.
-fn cores() -> String {
-    let usable = match std::thread::available_parallelism() {
-        Ok(usable) => usable.to_string(),
-        Err(error) => format!("unknown: {error}"),
-    };
-    match proc_entry("/proc/self/status", "Cpus_allowed_list") {
-        Some(affinity) => format!("{usable} usable; affinity {affinity}"),
-        None => format!("{usable} usable"),
+fn cores(machine: &Machine) -> String {
+    let mut text = format!("{} usable", machine.cores);
+    if let Some(affinity) = proc_entry("/proc/self/status", "Cpus_allowed_list") {
+        text.push_str(&format!("; affinity {affinity}"));
     }
+    if let Some(quota) = machine.quota {
+        text.push_str(&format!("; quota {quota}"));
+    }
+    text
 }

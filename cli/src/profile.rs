@@ -80,7 +80,7 @@ fn show(file: Option<&Path>) -> Result<(), Failure> {
     };
     print(&format!(
         "{name}: {fit}\n{} ({}), {} cores, measured at level {} on version {}\n\n{}",
-        machine.brand,
+        machine.name(),
         machine.microarchitecture(),
         machine.cores,
         document.level,

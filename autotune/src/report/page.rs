@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::chart::{Line, lines};
 use super::heat;
-use super::table::{bytes, nanoseconds};
+use super::table::{bytes, known, known_bytes, nanoseconds};
 use crate::candidate::describe;
 use crate::case::{Dtypes, Operation};
 use crate::machine::Machine;
@@ -37,8 +37,8 @@ pub fn html(record: &Record) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\">\
          <title>Lion on {}</title><style>\n{STYLE}</style></head><body><main>\n<h1>Lion on {}</h1>\n",
-        escape(name(machine)),
-        escape(name(machine))
+        escape(machine.name()),
+        escape(machine.name())
     );
     page.push_str(&description(machine));
     let mut subjects: Vec<(Operation, Dtypes)> = Vec::new();
@@ -75,10 +75,6 @@ pub fn html(record: &Record) -> String {
     page
 }
 
-fn name(machine: &Machine) -> &str {
-    if machine.brand.is_empty() { &machine.arch } else { &machine.brand }
-}
-
 fn description(machine: &Machine) -> String {
     let caches: Vec<String> = machine
         .caches
@@ -91,15 +87,15 @@ fn description(machine: &Machine) -> String {
             "processor",
             format!(
                 "{} family {} model {} stepping {} ({})",
-                machine.vendor,
+                known(&machine.vendor),
                 machine.family,
                 machine.model,
                 machine.stepping,
                 machine.microarchitecture()
             ),
         ),
-        ("extensions", machine.isa.join(", ")),
-        ("caches", caches.join(" · ")),
+        ("extensions", known(&machine.isa.join(", ")).into()),
+        ("caches", known(&caches.join(" · ")).into()),
         (
             "cores",
             format!(
@@ -111,9 +107,9 @@ fn description(machine: &Machine) -> String {
             "memory",
             format!(
                 "{}, pages of {}, huge pages: {}",
-                bytes(machine.memory),
-                bytes(machine.page_size),
-                machine.huge_pages
+                known_bytes(machine.memory),
+                known_bytes(machine.page_size),
+                known(&machine.huge_pages)
             ),
         ),
         ("system", format!("{} on {}", machine.os, machine.arch)),

@@ -27,6 +27,16 @@ pub fn bytes(bytes: u64) -> String {
     format!("{} {unit}", (value * 10.0).round() / 10.0)
 }
 
+/// What is known of a machine, or that it is not.
+pub fn known(text: &str) -> &str {
+    if text.trim().is_empty() { "unknown" } else { text }
+}
+
+/// Bytes of a machine, of which 0 says that they are not known.
+pub fn known_bytes(found: u64) -> String {
+    if found == 0 { known("").into() } else { bytes(found) }
+}
+
 /// A profile as a table.
 pub fn plans(document: &Document) -> String {
     let mut text = String::from("| operation | dtypes | size | plan | time | default | gain |\n");

@@ -52,12 +52,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
              an interval of 95 % confidence.\n\n",
             document.level,
             limit.as_secs(),
-            machine.brand,
+            machine.name(),
             machine.microarchitecture(),
             machine.cores,
-            report::bytes(machine.last_level()),
+            report::known_bytes(machine.last_level()),
             machine.os,
-            machine.huge_pages
+            report::known(&machine.huge_pages)
         ))?;
     }
     print(&report::regrets(&found))?;
