@@ -12,6 +12,7 @@ mod error;
 mod machine;
 pub mod measure;
 pub mod profile;
+pub mod regular;
 pub mod replace;
 pub mod report;
 mod search;

@@ -1,9 +1,10 @@
-//! What is read of a machine: quotas of control groups wherever they are mounted, affinity, caches.
+//! What is read of a machine: quotas of control groups wherever they are mounted, affinity, caches; and a system that
+//! tells nothing.
 
 use std::fs;
 
 use lion_autotune::profile::default_plan;
-use lion_autotune::Machine;
+use lion_autotune::{Document, Machine, Record, report};
 use lion_kernels::Backend;
 use tempfile::{TempDir, tempdir};
 
@@ -182,4 +183,34 @@ fn the_rest_of_a_machine_is_read_from_its_files() {
     // Without any file nothing fails.
     let empty = tempdir().expect("a folder");
     assert!(Machine::below(empty.path()).cores >= 1);
+}
+
+/// A machine of which nothing is known: neither its profile nor its report has a value that is empty.
+#[test]
+fn no_value_is_empty_where_nothing_is_known() {
+    let empty = tempdir().expect("a folder");
+    let mut machine = Machine { vendor: String::new(), brand: String::new(), ..Machine::below(empty.path()) };
+    machine.caches.clear();
+    machine.isa.clear();
+    let document = Document::new(&machine, "estimate", &[]);
+    let text = document.to_toml().expect("TOML");
+    assert!(
+        !text.contains("\"\"") && !text.contains("memory = 0") && !text.contains("page_size = 0"),
+        "{text}"
+    );
+    assert_eq!(Document::parse(&text).expect("a profile"), document);
+    let page = report::html(&Record { machine: machine.clone(), findings: Vec::new() });
+    let row = |name: &str| {
+        let (_, row) = page.split_once(&format!("<th>{name}</th><td>")).expect("a row");
+        row.split_once("</td>").expect("an end").0.to_owned()
+    };
+    assert_eq!(row("extensions"), "unknown");
+    assert_eq!(row("caches"), "unknown");
+    assert_eq!(row("memory"), "unknown, pages of unknown, huge pages: unknown");
+    assert!(row("processor").starts_with("unknown family"), "{page}");
+    assert!(page.contains(&format!("<h1>Lion on {}</h1>", machine.arch)), "{page}");
+    // Beside a machine of which all is known.
+    let known = Machine { huge_pages: "madvise".into(), ..machine.clone() };
+    let differences = document.fit(&known).expect("it fits");
+    assert_eq!(differences, ["huge pages: unknown there and madvise here"]);
 }

@@ -27,8 +27,6 @@
 //! default_nanoseconds = 173000.0     # of the plan that runs without a profile
 //! ```
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use lion_kernels::Plan;
@@ -40,6 +38,8 @@ use crate::candidate::{KERNELS_REVISION, checksum};
 use crate::case::{Case, Dtypes, Operation, SizeClass};
 use crate::error::excerpt_of;
 use crate::machine::Machine;
+use crate::regular;
+use crate::report::{known, known_bytes};
 use crate::search::Finding;
 
 /// The schema that this library reads and writes.
@@ -134,9 +134,8 @@ impl Document {
     /// [`Error::File`] where it cannot be read, else as [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self, Error> {
         let failed = |action| move |source| Error::File { path: path.into(), action, source };
-        let file = File::open(path).map_err(failed("open"))?;
-        let mut bytes = Vec::new();
-        file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed("read"))?;
+        let file = regular::open(path).map_err(failed("open"))?;
+        let bytes = regular::read(file, LARGEST).map_err(failed("read"))?;
         let text = String::from_utf8(bytes).map_err(|error| Error::Syntax { reason: error.to_string() })?;
         Self::parse(&text)
     }
@@ -185,9 +184,11 @@ impl Document {
         same("the revision of the kernels", &self.kernels.revision, &KERNELS_REVISION)?;
         same("the checksum of the candidates", &self.kernels.candidates, &checksum(there))?;
         same("the architecture", &there.arch, &here.arch)?;
-        let processor = |it: &Machine| format!("{} family {} model {}", it.vendor, it.family, it.model);
+        let processor =
+            |it: &Machine| format!("{} family {} model {}", known(&it.vendor), it.family, it.model);
         same("the processor", &processor(there), &processor(here))?;
-        same("the ISA", &there.isa.join(", "), &here.isa.join(", "))?;
+        let extensions = |it: &Machine| known(&it.isa.join(", ")).to_owned();
+        same("the ISA", &extensions(there), &extensions(here))?;
         let mut differences = Vec::new();
         let mut compare = |what: &str, there: &dyn ToString, here: &dyn ToString| {
             let (there, here) = (there.to_string(), here.to_string());
@@ -198,8 +199,8 @@ impl Document {
         compare("cores", &there.cores, &here.cores);
         compare("hardware threads of a core", &there.smt, &here.smt);
         compare("NUMA nodes", &there.numa_nodes, &here.numa_nodes);
-        compare("bytes of the last-level caches", &there.last_level(), &here.last_level());
-        compare("huge pages", &there.huge_pages, &here.huge_pages);
+        compare("last-level caches", &known_bytes(there.last_level()), &known_bytes(here.last_level()));
+        compare("huge pages", &known(&there.huge_pages), &known(&here.huge_pages));
         compare("system", &there.os, &here.os);
         Ok(differences)
     }

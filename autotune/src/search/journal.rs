@@ -13,6 +13,7 @@ use super::Finding;
 use crate::Error;
 use crate::case::{Dtypes, Operation};
 use crate::machine::Machine;
+use crate::regular;
 
 /// More than any tuning writes.
 const LARGEST: u64 = 256 << 20;
@@ -72,8 +73,9 @@ impl Journal {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("make its folder"))?;
         }
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = options.map_err(failed("open"))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = regular::open_with(&mut options, path).map_err(failed("open"))?;
         let held = |error| match error {
             fs::TryLockError::Error(source) => source,
             fs::TryLockError::WouldBlock => std::io::Error::other("another tuner is at work"),
@@ -93,7 +95,7 @@ impl Journal {
     /// [`Error::File`], and [`Error::Record`] where it is none.
     pub fn read(path: &Path) -> Result<Record, Error> {
         let failed = |source| Error::File { path: path.into(), action: "read", source };
-        let text = read(&mut File::open(path).map_err(failed)?).map_err(failed)?;
+        let text = read(&mut regular::open(path).map_err(failed)?).map_err(failed)?;
         let (header, findings, _) = parse(&text)
             .ok_or_else(|| Error::Record { reason: "its first line is not a tuning's".into() })?;
         Ok(Record { machine: header.machine, findings })
