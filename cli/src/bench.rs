@@ -11,17 +11,16 @@ mod table;
 mod work;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lion::{Backend, Dtype, Plan};
-use lion_autotune::Dtypes;
 use lion_autotune::measure::Comparison;
+use lion_autotune::{Dtypes, Machine};
 
 use self::model::{Model, Tensors};
 use self::table::Table;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::seconds;
 
 /// Times calls of the optimizer beside the streaming limit of this machine.
@@ -101,15 +100,12 @@ fn size(text: &str) -> Result<usize, String> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let lines = lines(arguments)?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|error| Failure::Usage(format!("cannot listen for Ctrl-C: {error}")))?;
+    let interrupt = Interrupt::listen();
 
     let bar = crate::progress(lines.len(), "{bar:30} {pos}/{len} {msg}");
     let mut table = Table::new(arguments.json);
     for line in &lines {
-        if interrupted.load(Ordering::Relaxed) {
+        if interrupt.is_asked() {
             break;
         }
         bar.set_message(line.to_string());
@@ -132,7 +128,7 @@ fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
     let threads = match arguments.threads.is_empty() {
         false => arguments.threads.clone(),
         true => {
-            let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            let all = NonZeroUsize::new(Machine::detect().cores).unwrap_or(NonZeroUsize::MIN);
             let mut threads = vec![NonZeroUsize::MIN, all];
             threads.dedup();
             threads

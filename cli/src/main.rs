@@ -8,6 +8,7 @@
 mod bench;
 mod doctor;
 mod failure;
+mod interrupt;
 mod output;
 mod profile;
 mod replay;

@@ -4,8 +4,6 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lion_autotune::candidate::describe;
@@ -13,6 +11,7 @@ use lion_autotune::profile::{can_write, user_path, write};
 use lion_autotune::{Dtypes, Error, Journal, Level, Machine, Operation, Progress, Tuned, Tuner, report};
 
 use crate::failure::{Failure, say};
+use crate::interrupt::Interrupt;
 use crate::seconds;
 
 /// Measures which plans are fastest on this machine, and writes them as its profile. Changes no bit of any result.
@@ -87,16 +86,12 @@ fn tune(arguments: &Arguments) -> Result<Tuned, Failure> {
     if !arguments.dry_run && arguments.level != Level::Estimate {
         tuner = tuner.journal(journal());
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
-    if let Err(error) = ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)) {
-        say(&format!("warning: Ctrl-C ends the measurement at once: {error}"));
-    }
+    let interrupt = Interrupt::listen();
     let bar = crate::progress(tuner.cases().len(), "{bar:30} {pos}/{len} {msg}");
     let tuned = tuner.run(|progress| {
         bar.set_position(progress.done as u64);
         bar.set_message(message(progress));
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if interrupt.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
     Ok(tuned?)
