@@ -1,0 +1,126 @@
+//! The command as a process that may not run for ever, and the files of a run.
+// Each test uses its own part.
+#![allow(dead_code, unreachable_pub)]
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::{TempDir, tempdir};
+
+pub const LION: &str = env!("CARGO_BIN_EXE_lion");
+
+/// Longer than any command here takes on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder that everybody may look into, with a config and a run, which is also the home of the processes.
+pub struct Files(TempDir);
+
+impl Files {
+    pub fn new() -> Self {
+        let folder = tempdir().expect("a folder");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases/everything");
+        for file in ["config.json", "run.safetensors"] {
+            fs::copy(golden.join(file), folder.path().join(file)).expect("copied");
+        }
+        Files(folder)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Replays the run to a file.
+    pub fn replay(&self, output: &str) -> Vec<String> {
+        let paths = ["config.json", "run.safetensors", output].map(|name| self.text(name));
+        let [config, input, output] = &paths;
+        ["replay", "--config", config, "--input", input, "--output", output].map(str::to_owned).into()
+    }
+
+    /// A program with arguments, in this home and with nothing else in its environment that lion reads.
+    pub fn command(&self, program: &str, arguments: &[String]) -> Command {
+        let mut command = Command::new(program);
+        for name in ["LION_ISA", "LION_PROFILE", "LION_NO_PROFILE", "LION_CHUNK", "LION_NUM_THREADS"] {
+            command.env_remove(name);
+        }
+        for name in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME"] {
+            command.env_remove(name);
+        }
+        command.env("HOME", self.0.path()).args(arguments);
+        command
+    }
+
+    pub fn lion(&self, arguments: &[&str]) -> Command {
+        self.command(LION, &arguments.iter().map(|it| it.to_string()).collect::<Vec<_>>())
+    }
+}
+
+/// What a process printed, or a failure of the test if it does not end.
+#[track_caller]
+pub fn finish(command: &mut Command) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    fn collect(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // Of a process that was killed there is what it had printed.
+            let _ = from.expect("it is piped").read_to_end(&mut bytes);
+            bytes
+        })
+    }
+    let (stdout, stderr) = (collect(stdout), collect(stderr));
+    let status = wait(&mut child).unwrap_or_else(|| panic!("it hangs: {command:?}"));
+    Output { status, stdout: stdout.join().expect("read"), stderr: stderr.join().expect("read") }
+}
+
+/// How a process ended; `None` for one that did not in time, and was killed.
+pub fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it can be waited for") {
+            return Some(status);
+        }
+        if start.elapsed() > PATIENCE {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it has ended");
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What it said on stderr.
+pub fn said(done: &Output) -> String {
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+/// That it failed as commands fail: with 1, and one line on stderr that names a place.
+#[track_caller]
+pub fn failed_at(done: &Output, place: &str) {
+    let said = said(done);
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert!(said.starts_with("lion: ") && said.lines().count() == 1 && said.contains(place), "{said:?}");
+}
+
+/// A line in the output of a test for what this machine does not permit; a failure of the test if
+/// `LION_EXPECT_MACHINES` says that it must.
+#[track_caller]
+pub fn skip(what: &str) {
+    println!("skipped: {what}");
+    eprintln!("skipped: {what}");
+    assert!(
+        std::env::var_os("LION_EXPECT_MACHINES").is_none(),
+        "LION_EXPECT_MACHINES is set, and was skipped: {what}"
+    );
+}
