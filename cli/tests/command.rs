@@ -80,6 +80,31 @@ fn a_run_is_replayed_in_silence() {
     }
 }
 
+/// A run that Keras computes in the same way, and that trains nothing.
+#[test]
+fn what_goes_wrong_in_silence_is_one_warning() {
+    let mut stalled = Run::new("plain");
+    let folder = tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    (stalled.config, stalled.input) = (path("config.json"), path("run.safetensors"));
+    fs::write(&stalled.config, r#"{"learning_rate": 0.0001}"#).expect("written");
+    let ones = [half::bf16::ONE; 4];
+    let names = ["param/norm", "grad/0/norm", "grad/1/norm"];
+    let tensors = names.map(|name| (name.to_owned(), &[4][..], lion::Slice::BF16(&ones)));
+    fs::write(&stalled.input, lion_tests::safetensors::tensors(&tensors)).expect("written");
+    for (run, expected) in [
+        (stalled, "variable \"norm\": a step of 0.0001 does not move 100 % of its bf16 elements"),
+        (Run::new("dynamic_scale_to_zero"), "the dynamic loss scale is 0: doubling leaves it at 0"),
+        (Run::new("dynamic_scale_to_infinity"), "the dynamic loss scale is inf: halving leaves it infinite"),
+    ] {
+        let done = run.with(&[]);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success() && run.output().exists(), "{said}");
+        assert!(said.starts_with(&format!("lion: warning: {expected}")), "{said:?}");
+        assert!(said.ends_with('\n') && said.lines().count() == 1, "{said:?}");
+    }
+}
+
 #[test]
 fn bad_usage() {
     let run = Run::new("plain");

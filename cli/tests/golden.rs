@@ -47,8 +47,10 @@ fn replay(case: &Case, input: &Path, output: &Path, more: &[&str], finalize: boo
         .env_remove("LION_ISA")
         .output()
         .expect("it runs");
-    let silent = done.stdout.is_empty() && done.stderr.is_empty();
-    assert!(done.status.success() && silent, "{}: {done:?}", case.path.display());
+    // Some cases are about a loss scale that ends at 0 or infinity, which is worth a warning.
+    let said = String::from_utf8_lossy(&done.stderr);
+    let expected = said.lines().all(|line| line.starts_with("lion: warning: the dynamic loss scale is "));
+    assert!(done.status.success() && done.stdout.is_empty() && expected, "{}: {done:?}", case.path.display());
 }
 
 fn single<'a>(tensor: &'a Option<Tensor<'_>>) -> Option<&'a [f32]> {

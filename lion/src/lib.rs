@@ -43,6 +43,7 @@ pub mod state;
 pub mod tensor_file;
 mod update;
 mod variable;
+mod watch;
 mod zip;
 
 pub use builder::Builder;

@@ -20,6 +20,7 @@ use crate::group::{Rates, Steps};
 use crate::loss_scale::LossScale;
 use crate::memory::Memory;
 use crate::variable::{Variable, Wanted};
+use crate::watch::{Finished, Watch};
 use crate::{
     Config, EmaCadence, Error, Group, GroupId, Metrics, Outcome, Update, VariableId, VariableOptions,
 };
@@ -70,6 +71,7 @@ pub struct Lion {
     memory: Memory,
     names: HashMap<String, VariableId>,
     iterations: u64,
+    watch: Watch,
     scratch: Scratch,
 }
 
@@ -130,6 +132,7 @@ impl Lion {
             memory: Memory::default(),
             names: HashMap::new(),
             iterations: 0,
+            watch: Watch::default(),
             scratch: Scratch::default(),
             config,
         }
@@ -220,11 +223,12 @@ impl Lion {
         // A dynamic loss scale skips the call where a gradient is not finite.
         if self.loss_scale.is_dynamic() && call.found.non_finite > 0 {
             call.outcome = Outcome::Skipped;
-            for update in updates {
+            for update in &mut *updates {
                 update.keep();
                 update.refresh_copy(self.backend)?;
             }
             self.loss_scale.overflowed();
+            self.warn(&call, learning_rate, updates);
             return Ok(call.metrics(learning_rate));
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
@@ -235,6 +239,7 @@ impl Lion {
         // The iteration; and a dynamic loss scale has had a finite call.
         self.iterations = self.iterations.saturating_add(1);
         self.loss_scale.succeeded();
+        self.warn(&call, learning_rate, updates);
         Ok(call.metrics(learning_rate))
     }
 
@@ -354,6 +359,19 @@ impl Lion {
             looks_ahead: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
             found: Found::default(),
         })
+    }
+
+    /// Logs what the call has left in a state from which no later call gets out.
+    fn warn(&mut self, call: &Call, rate: f32, updates: &[Update<'_>]) {
+        let finished = Finished {
+            outcome: call.outcome,
+            learning_rate: &self.config.learning_rate,
+            rate,
+            dynamic_loss_scale: self.loss_scale.factor().filter(|_| self.loss_scale.is_dynamic()),
+            variables: &self.variables,
+            steps: &self.scratch.steps,
+        };
+        self.watch.after(&finished, updates);
     }
 
     fn require_group(&self, id: GroupId) -> Result<(), Error> {

@@ -199,6 +199,9 @@ impl Lion {
     /// [`Update::copy`](crate::Update::copy) does. Decay and averages are not looked at. An infinite or NaN element
     /// does not count, and of no elements the share is 0.
     ///
+    /// [`apply`](Self::apply) looks at a sample of the elements itself, after its first call and ever more seldom, and
+    /// logs one warning if half of a 16-bit variable stalls and the learning rate does not rise.
+    ///
     /// ```
     /// use half::bf16;
     /// use lion::{Dtype, Lion};
