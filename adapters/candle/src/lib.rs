@@ -34,6 +34,9 @@
 //! - **No variables at all**: a step does nothing.
 //! - Variables **added later**: an optimizer of [`Lion::from_varmap`] finds them in its next step; to others they are
 //!   added with [`Lion::push`].
+//! - A variable that is **replaced** in that map, under its name: the next step moves the new one, with the state of the
+//!   old one. One of another shape or format is an error until it is put right. A variable that is removed from the map
+//!   stays with the optimizer.
 //! - A **checkpoint** of another model is an error, and nothing has been changed then.
 //! - A **learning rate** out of range, which candle's `set_learning_rate` cannot refuse, makes each step an error until
 //!   another is set.

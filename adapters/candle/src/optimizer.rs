@@ -1,8 +1,9 @@
 //! The optimizer: the core's, with candle's variables beside it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::ptr;
 
 use candle_core::backprop::GradStore;
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
@@ -30,8 +31,21 @@ pub struct Lion {
 /// A map that the optimizer follows.
 struct Followed {
     map: VarMap,
-    /// How many of its variables have been looked at.
-    known: usize,
+    /// Its variables when it was last looked at, in its own order, which stays as long as nothing is added, removed or
+    /// replaced. That they are held here keeps their addresses from being those of others.
+    known: Vec<Var>,
+    /// Those of the optimizer's variables that are the map's, and not added by hand.
+    ids: HashSet<VariableId>,
+}
+
+impl Followed {
+    /// Whether the map has the variables that it had. This runs in each step: it compares addresses alone, and looks
+    /// into no tensor.
+    fn is_unchanged<'a>(&self, now: impl ExactSizeIterator<Item = &'a Var>) -> bool {
+        let address = |var: &Var| ptr::from_ref(&***var).addr();
+        now.len() == self.known.len()
+            && now.zip(&self.known).all(|(now, known)| address(now) == address(known))
+    }
 }
 
 impl Lion {
@@ -41,14 +55,14 @@ impl Lion {
     }
 
     /// An optimizer of all variables of a map, by their names and in the order of these, also of those that the map will
-    /// have at a later step. The names are what checkpoints, and the patterns that exclude from weight decay, know a
+    /// have at a later step, be they new or in the place of others. The names are what checkpoints, and the patterns that exclude from weight decay, know a
     /// variable by.
     ///
     /// # Errors
     /// An option outside its range; a variable that [`push`](Self::push) refuses.
     pub fn from_varmap(map: &VarMap, builder: Builder) -> Result<Self> {
         let mut lion = Self::empty(builder)?;
-        lion.followed = Some(Followed { map: map.clone(), known: 0 });
+        lion.followed = Some(Followed { map: map.clone(), known: Vec::new(), ids: HashSet::new() });
         lion.follow()?;
         Ok(lion)
     }
@@ -137,27 +151,81 @@ impl Lion {
         self.core.restore(&checkpoint).map_err(Error::wrap)
     }
 
-    /// Adds the variables that the map has got since.
+    /// Adds the variables that the map has got since, and takes those that it has in the place of others.
     fn follow(&mut self) -> Result<()> {
-        let Some(Followed { map, known }) = &self.followed else { return Ok(()) };
-        let mut found: Vec<(String, Var)> = {
-            let Ok(data) = map.data().lock() else { bail!("a thread panicked while it had the VarMap") };
-            if data.len() == *known {
+        let Some(followed) = &self.followed else { return Ok(()) };
+        let found: Vec<(String, Var)> = {
+            let Ok(data) = followed.map.data().lock() else {
+                bail!("a thread panicked while it had the VarMap")
+            };
+            if followed.is_unchanged(data.values()) {
                 return Ok(());
             }
             data.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
         };
-        found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let known = found.len();
-        for (name, var) in found {
-            let id = self.core.variable(&name);
-            if !self.variables.iter().any(|known| Some(known.id) == id && known.tensor == var.id()) {
-                self.push(&name, &var)?;
+        let known = found.iter().map(|(_, var)| var.clone()).collect();
+        let mut sorted: Vec<&(String, Var)> = found.iter().collect();
+        sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let places: HashMap<_, _> = self.variables.iter().map(|it| it.id).zip(0..).collect();
+        let (mut replaced, mut added) = (Vec::new(), Vec::new());
+        for (name, var) in sorted {
+            let place = self.core.variable(name).and_then(|id| places.get(&id).copied());
+            match place.and_then(|place| Some((place, self.variables.get(place)?))) {
+                Some((_, known)) if known.tensor == var.id() => {}
+                Some((place, known)) if followed.ids.contains(&known.id) => replaced.push((place, var)),
+                // Of one that was added by hand, `push` says that the name is taken.
+                _ => added.push((name, var)),
+            }
+        }
+        self.replace(&replaced)?;
+        for (name, var) in added {
+            let id = self.push(name, var)?;
+            if let Some(followed) = &mut self.followed {
+                followed.ids.extend(id);
             }
         }
         if let Some(followed) = &mut self.followed {
             followed.known = known;
         }
+        Ok(())
+    }
+
+    /// Takes variables in the place of others, whose names and state they get: all of them, or none and an error.
+    fn replace(&mut self, replaced: &[(usize, &Var)]) -> Result<()> {
+        if replaced.is_empty() {
+            return Ok(());
+        }
+        // The new ones may be the old ones under each other's names.
+        let mut tensors = self.tensors.clone();
+        for known in replaced.iter().filter_map(|(place, _)| self.variables.get(*place)) {
+            tensors.remove(&known.tensor);
+        }
+        let mut variables = Vec::with_capacity(replaced.len());
+        for &(place, var) in replaced {
+            let Some(known) = self.variables.get(place) else { continue };
+            let Variable { id, name, shape, storage, .. } = known;
+            if (var.dtype(), var.shape()) != (storage.dtype(), shape) {
+                bail!(
+                    "variable {name:?}: the VarMap has another in its place, which is {:?} {:?}; expected {:?} {:?}, \
+                     as this optimizer has it",
+                    var.dtype(),
+                    var.dims(),
+                    storage.dtype(),
+                    shape.dims()
+                );
+            }
+            trained(name, var)?;
+            if !tensors.insert(var.id()) {
+                bail!("variable {name:?}: it shares its storage with another variable of the optimizer");
+            }
+            variables.push((place, Variable::new(*id, name, var)?));
+        }
+        for (place, variable) in variables {
+            if let Some(known) = self.variables.get_mut(place) {
+                *known = variable;
+            }
+        }
+        self.tensors = tensors;
         Ok(())
     }
 

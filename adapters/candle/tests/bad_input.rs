@@ -180,6 +180,101 @@ fn variables_added_later() {
     assert_eq!((values(&a), values(&b)), (vec![0.5], vec![0.5]));
 }
 
+/// A map of variables of two ones each, and its optimizer.
+fn followed(names: &[&str]) -> (VarMap, Lion) {
+    let map = VarMap::new();
+    for name in names {
+        insert(&map, name, &ones(2));
+    }
+    let optimizer = Lion::from_varmap(&map, Lion::builder().learning_rate(0.5)).expect("made");
+    (map, optimizer)
+}
+
+fn insert(map: &VarMap, name: &str, var: &Var) -> Option<Var> {
+    map.data().lock().expect("no thread panicked").insert(name.into(), var.clone())
+}
+
+#[test]
+fn variables_replaced_under_their_name() {
+    let (map, mut optimizer) = followed(&["a", "b"]);
+    let (a, b) = (ones(2), ones(2));
+    let (first, second) =
+        (insert(&map, "a", &a).expect("was there"), insert(&map, "b", &b).expect("was there"));
+    // Before any step, and then after one: the state is that of the name.
+    optimizer.step(&gradients(&[&a, &b])).expect("a step");
+    assert_eq!((values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2]));
+    let again = ones(2);
+    insert(&map, "a", &again);
+    // With the momentum of the step before, the direction is that of its gradient; without, it would be up.
+    let small =
+        again.affine(-0.05, 0.0).expect("scaled").sum_all().expect("summed").backward().expect("gradients");
+    optimizer.step(&small).expect("a step");
+    assert_eq!((values(&again), values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2], vec![0.5; 2]));
+    // Nothing is done to what the map has no longer.
+    assert_eq!((values(&first), values(&second)), (vec![1.0; 2], vec![1.0; 2]));
+    assert_eq!(optimizer.core().variables().map(|found| found.name).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn variables_that_change_their_names() {
+    let (map, mut optimizer) = followed(&["a", "b"]);
+    let (a, b) = (ones(2), ones(2));
+    insert(&map, "a", &a);
+    insert(&map, "b", &b);
+    let mut only_a = gradients(&[&a, &b]);
+    only_a.remove(&b);
+    optimizer.step(&only_a).expect("a step");
+    // They are in each other's place: the momentum of the name "a" moves the variable that was "b".
+    insert(&map, "a", &b);
+    insert(&map, "b", &a);
+    let small =
+        b.affine(-0.05, 0.0).expect("scaled").sum_all().expect("summed").backward().expect("gradients");
+    optimizer.step(&small).expect("a step");
+    assert_eq!((values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2]));
+    // One leaves, another comes: there are as many as before.
+    let c = ones(2);
+    map.data().lock().expect("no thread panicked").remove("b");
+    insert(&map, "c", &c);
+    optimizer.step(&gradients(&[&c])).expect("a step");
+    assert_eq!(values(&c), vec![0.5; 2]);
+}
+
+#[test]
+fn variables_replaced_by_others_that_do_not_fit() {
+    let var = |shape: &[usize], dtype| Var::ones(shape, dtype, CPU).expect("a variable");
+    for (other, expected) in [
+        (
+            var(&[3], DType::F32),
+            "variable \"a\": the VarMap has another in its place, which is F32 [3]; expected F32 [2]",
+        ),
+        (var(&[2, 1], DType::F32), "F32 [2, 1]; expected F32 [2]"),
+        (var(&[2], DType::BF16), "BF16 [2]; expected F32 [2]"),
+        (var(&[2], DType::U32), "U32 [2]; expected F32 [2]"),
+        (var(&[2], DType::F64), "F64 [2]; expected F32 [2]"),
+    ] {
+        let (map, mut optimizer) = followed(&["a", "b"]);
+        let b = map.data().lock().expect("no thread panicked")["b"].clone();
+        let a = insert(&map, "a", &other).expect("was there");
+        // In every step, until it is put right.
+        for _ in 0..2 {
+            refused(optimizer.step(&gradients(&[&b])), expected);
+            assert_eq!((values(&b), optimizer.core().iterations()), (vec![1.0; 2], 0));
+        }
+        insert(&map, "a", &a);
+        optimizer.step(&gradients(&[&a, &b])).expect("a step");
+        assert_eq!((values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2]));
+    }
+    let (map, mut optimizer) = followed(&["a", "b"]);
+    let b = map.data().lock().expect("no thread panicked")["b"].clone();
+    insert(&map, "a", &b);
+    refused(optimizer.step(&gradients(&[&b])), "variable \"a\": it shares its storage with another variable");
+    // One that was added by hand is not the map's.
+    let (map, mut optimizer) = followed(&["a"]);
+    optimizer.push("mine", &ones(2)).expect("added");
+    insert(&map, "mine", &ones(2));
+    refused(optimizer.step(&gradients(&[&ones(1)])), "there is a variable \"mine\" already");
+}
+
 #[test]
 fn options_out_of_range() {
     refused(Lion::new(vec![ones(1)], Lion::builder().beta_1(0.0)), "beta_1 is 0, and must be");
