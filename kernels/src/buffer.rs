@@ -1,10 +1,10 @@
-//! Memory for state: aligned, zeroed, and on huge pages where it is large.
+//! Allocation for state: aligned, zeroed, and on huge pages where it is large.
 //!
 //! A step streams through its tensors, and on ordinary pages the address translation costs as much as the data.
 //! So a buffer starts at a multiple of 64 bytes, the length of a cache line and of the longest vector, and one of
 //! 2 MiB or more starts at a multiple of 2 MiB and asks for huge pages before it is first touched. One of 4 KiB or more
 //! starts at a multiple of 4 KiB: processors compare the low 12 bits of a load's address with those of the stores before
-//! it, and buffers a little more than 4 KiB apart would make loads wait for stores to other tensors. A [`Buffer`] is
+//! it, and buffers a little more than 4 KiB apart would make loads wait for stores to other tensors. A [`AlignedBuffer`] is
 //! one tensor, an [`Arena`] many; [`advise_huge_pages`] helps memory that others own.
 
 mod arena;
@@ -15,12 +15,13 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 pub use self::arena::{Arena, TensorsMut};
-use self::memory::Memory;
+use self::memory::Allocation;
 pub use self::pages::{HugePages, advise_huge_pages};
-use crate::Error;
-use crate::element::Element;
+use crate::column::{TensorMut, TensorRef};
+use crate::error::Error;
+use crate::format::{Dtype, Element, MAX_STREAMS};
 
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -28,20 +29,20 @@ const HUGE_PAGE: usize = 2 << 20;
 ///
 /// ```
 /// use half::bf16;
-/// use lion_kernels::Buffer;
+/// use lion_kernels::AlignedBuffer;
 ///
-/// let momentum = Buffer::<bf16>::zeroed(1000)?;
+/// let momentum = AlignedBuffer::<bf16>::zeroed(1000)?;
 /// assert_eq!(momentum.len(), 1000);
 /// assert_eq!(momentum.as_ptr() as usize % 64, 0);
 /// # Ok::<(), lion_kernels::Error>(())
 /// ```
-pub struct Buffer<T: Element> {
-    memory: Memory,
+pub struct AlignedBuffer<T: Element> {
+    memory: Allocation,
     len: usize,
     elements: PhantomData<T>,
 }
 
-impl<T: Element> Buffer<T> {
+impl<T: Element> AlignedBuffer<T> {
     /// `len` zeros.
     ///
     /// # Errors
@@ -51,13 +52,13 @@ impl<T: Element> Buffer<T> {
     }
 
     fn allocated(len: usize) -> Option<Self> {
-        let mut memory = Memory::zeroed(len.checked_mul(size_of::<T>())?)?;
+        let mut memory = Allocation::zeroed(len.checked_mul(size_of::<T>())?)?;
         memory.advise(true);
-        Some(Buffer { memory, len, elements: PhantomData })
+        Some(AlignedBuffer { memory, len, elements: PhantomData })
     }
 }
 
-impl<T: Element> Deref for Buffer<T> {
+impl<T: Element> Deref for AlignedBuffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -66,7 +67,7 @@ impl<T: Element> Deref for Buffer<T> {
     }
 }
 
-impl<T: Element> DerefMut for Buffer<T> {
+impl<T: Element> DerefMut for AlignedBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as for `deref`; the borrow is exclusive.
         unsafe { core::slice::from_raw_parts_mut(self.memory.start().as_ptr().cast(), self.len) }
@@ -75,20 +76,115 @@ impl<T: Element> DerefMut for Buffer<T> {
 
 /// # Panics
 /// As `Vec::clone`, ends the process where the memory cannot be had.
-impl<T: Element> Clone for Buffer<T> {
+impl<T: Element> Clone for AlignedBuffer<T> {
     fn clone(&self) -> Self {
         match Self::zeroed(self.len) {
             Ok(mut copy) => {
                 copy.copy_from_slice(self);
                 copy
             }
-            Err(_) => Memory::give_up(self.memory.size()),
+            Err(_) => Allocation::abort_out_of_memory(self.memory.size()),
         }
     }
 }
 
-impl<T: Element> core::fmt::Debug for Buffer<T> {
+impl<T: Element> core::fmt::Debug for AlignedBuffer<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Buffer").field("dtype", &T::DTYPE).field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("AlignedBuffer")
+            .field("dtype", &T::DTYPE)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, T: Element> From<&'a AlignedBuffer<T>> for TensorRef<'a> {
+    fn from(buffer: &'a AlignedBuffer<T>) -> Self {
+        buffer[..].into()
+    }
+}
+
+impl<'a, T: Element> From<&'a mut AlignedBuffer<T>> for TensorMut<'a> {
+    fn from(buffer: &'a mut AlignedBuffer<T>) -> Self {
+        (&mut buffer[..]).into()
+    }
+}
+
+/// A tensor of any format in memory of its own, all zero at first.
+pub struct TensorBuf {
+    memory: Allocation,
+    dtype: Dtype,
+    len: usize,
+    offsets: [usize; MAX_STREAMS],
+}
+
+impl TensorBuf {
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the memory cannot be had.
+    pub fn zeroed(dtype: Dtype, len: usize) -> Result<Self, Error> {
+        let allocated = || {
+            let (offsets, bytes) = dtype.placed(len)?;
+            let mut memory = Allocation::zeroed(bytes)?;
+            memory.advise(true);
+            Some(TensorBuf { memory, dtype, len, offsets })
+        };
+        allocated().ok_or(Error::OutOfMemory { elements: len, dtype })
+    }
+
+    /// The format.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the tensor has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The elements, to read.
+    pub fn to_ref(&self) -> TensorRef<'_> {
+        let streams = self.streams().map(<*mut u8>::cast_const);
+        // SAFETY: the streams lie within the memory, at multiples of 64 bytes, and hold initialised entries.
+        unsafe { TensorRef::from_raw_parts(self.dtype, streams, self.len) }
+    }
+
+    /// The elements, to write.
+    pub fn to_mut(&mut self) -> TensorMut<'_> {
+        // SAFETY: as in `to_ref`; the borrow is exclusive.
+        unsafe { TensorMut::from_raw_parts(self.dtype, self.streams(), self.len) }
+    }
+
+    fn streams(&self) -> [*mut u8; MAX_STREAMS] {
+        self.offsets.map(|offset| self.memory.start().as_ptr().wrapping_add(offset))
+    }
+}
+
+/// # Panics
+/// As `Vec::clone`, ends the process if the memory cannot be had.
+impl Clone for TensorBuf {
+    fn clone(&self) -> Self {
+        match Self::zeroed(self.dtype, self.len) {
+            Ok(mut copy) => {
+                let alike = copy.to_mut().copy_from(self.to_ref());
+                debug_assert!(alike, "the copy has the same dtype and length");
+                copy
+            }
+            Err(_) => Allocation::abort_out_of_memory(self.memory.size()),
+        }
+    }
+}
+
+impl core::fmt::Debug for TensorBuf {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("TensorBuf")
+            .field("dtype", &self.dtype)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }

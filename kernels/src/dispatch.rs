@@ -4,11 +4,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use crate::Error;
+use crate::error::Error;
+use crate::float_state::IeeeState;
 use crate::isa::{self, Isa, Kernel};
 
 /// Rows: variant, name, token, the targets it is compiled for, detection, documentation; from the slowest to the
-/// fastest. The detection of a row is what `assume` of its token demands.
+/// fastest. The detection of a row is what `new_unchecked` of its token demands.
 macro_rules! backends {
     ($($variant:ident, $name:literal, $token:ty, $target:meta, $detect:expr, $what:literal;)+) => {
         /// An instruction set that kernels are compiled for. All give the same bits; of a NaN only that it is one.
@@ -37,17 +38,18 @@ macro_rules! backends {
                 }
             }
 
-            /// Runs a kernel with this backend's instruction set.
+            /// Runs a kernel with this backend's instruction set, under the IEEE default floating-point state.
             #[inline]
             pub(crate) fn run<K: Kernel>(self, kernel: K) -> Result<K::Output, Error> {
                 if !self.is_available() {
                     return Err(Error::UnavailableBackend { backend: self });
                 }
+                let _state = IeeeState::enter();
                 match self {
                     $(
                         #[cfg($target)]
                         // SAFETY: the row's detection, asked for above, is what its token demands.
-                        Backend::$variant => Ok(unsafe { <$token>::assume() }.run(kernel)),
+                        Backend::$variant => Ok(unsafe { <$token>::new_unchecked() }.vectorize(kernel)),
                         #[cfg(not($target))]
                         Backend::$variant => Err(Error::UnavailableBackend { backend: self }),
                     )+
@@ -86,7 +88,7 @@ fn detected() -> u8 {
 /// Intel's server cores, where a step then runs at the streaming limit and without it up to a third slower in 16-bit
 /// formats; on AMD's Zen 4 it is reported slower, and off.
 #[inline]
-pub(crate) fn prefetch_pays() -> bool {
+pub(crate) fn prefetch_is_profitable() -> bool {
     detected() & PREFETCH != 0
 }
 
@@ -132,19 +134,19 @@ impl Backend {
             .copied()
             .find(|backend| backend.name() == name)
             .ok_or_else(|| Error::UnknownBackend { name: name.into() })?;
-        backend.required()
+        backend.ensure_available()
     }
 
     /// This backend, if the machine has it.
     ///
     /// # Errors
     /// [`Error::UnavailableBackend`], listing what there is.
-    pub fn required(self) -> Result<Self, Error> {
+    pub fn ensure_available(self) -> Result<Self, Error> {
         if self.is_available() { Ok(self) } else { Err(Error::UnavailableBackend { backend: self }) }
     }
 
     /// The names of this machine's backends, as one text.
-    pub fn list_available() -> String {
+    pub fn available_names() -> String {
         Self::available().map(Backend::name).collect::<Vec<_>>().join(", ")
     }
 }

@@ -1,6 +1,7 @@
 use alloc::string::String;
 
-use crate::{Backend, Dtype};
+use crate::dispatch::Backend;
+use crate::format::Dtype;
 
 /// Why a call did nothing. Nothing has been written where one is returned.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -48,6 +49,45 @@ pub enum Error {
         /// The parameter's format.
         expected: Dtype,
     },
+    /// A range that is not within its tensor.
+    #[error("the range {start}..{end} is not within the tensor; expected a range within 0..{len}")]
+    Range {
+        /// Its first element.
+        start: usize,
+        /// One past its last element.
+        end: usize,
+        /// The tensor's length.
+        len: usize,
+    },
+    /// A tensor cut within a block of its format.
+    #[error("a {dtype} tensor is cut at element {at}; expected a multiple of {block}")]
+    CutBlock {
+        /// The format.
+        dtype: Dtype,
+        /// Where it is cut.
+        at: usize,
+        /// Elements of a block of the format.
+        block: usize,
+    },
+    /// The first element of a task within its variable, inside a block.
+    #[error(
+        "the task begins at element {first} of its variable; expected a multiple of {}",
+        crate::statistics::BLOCK
+    )]
+    FirstElement {
+        /// The element.
+        first: u64,
+    },
+    /// A tensor of a format that its role does not take.
+    #[error("the {tensor} is {found}; expected {expected}")]
+    Format {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its format.
+        found: Dtype,
+        /// What is allowed.
+        expected: &'static str,
+    },
     /// A buffer for block statistics of the wrong length.
     #[error("there is room for {found} blocks, and {elements} elements have {expected}")]
     Blocks {
@@ -59,7 +99,7 @@ pub enum Error {
         elements: usize,
     },
     /// A backend name that does not exist.
-    #[error("there is no backend {name:?}; available here: {}", Backend::list_available())]
+    #[error("there is no backend {name:?}; available here: {}", Backend::available_names())]
     UnknownBackend {
         /// What was asked for.
         name: String,
@@ -67,7 +107,7 @@ pub enum Error {
     /// A backend that this machine lacks.
     #[error(
         "the backend {backend} is not available on this machine; available here: {}",
-        Backend::list_available()
+        Backend::available_names()
     )]
     UnavailableBackend {
         /// What was asked for.

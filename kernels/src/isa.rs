@@ -1,18 +1,20 @@
-//! What a kernel may ask of a processor: vectors of f32 lanes and about thirty primitives on them.
+//! The SIMD abstraction: f32 vectors and about thirty operations, implemented once per instruction set.
 //!
-//! [`Isa`] is implemented by one token per instruction set, in `isa/`. A token exists only where the processor
-//! has the instructions ([`crate::dispatch`] is the only maker of tokens), so every primitive but the loads and
-//! stores is a safe function. No primitive knows a storage format: the 16-bit ones move raw bits, or perform the
-//! IEEE half conversion that is an instruction of the set.
+//! [`Isa`] is implemented by one token per instruction set, in `isa/`. A token exists only where the processor has the
+//! instructions ([`crate::dispatch`] is the only maker of tokens), so every operation but the loads and stores is a safe
+//! function. No operation knows a storage format: the 16-bit ones move raw bits, or perform the IEEE half conversion
+//! that is an instruction of the set.
 //!
-//! Two rules keep the bits equal on every set. Each primitive rounds once, to nearest even, with subnormals kept
-//! and nothing fused; and a lane's result depends on that lane's operands alone. Both assume the floating-point
-//! environment that Rust assumes: round to nearest, no flush to zero.
+//! Two rules keep the bits equal on every set. Each operation rounds once, to nearest even, with subnormals kept and
+//! nothing fused; and a lane's result depends on that lane's operands alone. Both assume the IEEE default
+//! floating-point state, which [`crate::float_state`] sets while a kernel runs.
 //!
-//! Everything here and above it, up to [`Isa::run`], is `#[inline(always)]`: a call that is not inlined would be
+//! Everything here and above it, up to [`Isa::vectorize`], is `#[inline(always)]`: a call that is not inlined would be
 //! compiled without the instruction set and would pass its vectors through memory.
 
 use core::mem::MaybeUninit;
+
+use half::f16;
 
 pub(crate) mod prefetch;
 pub(crate) mod scalar;
@@ -33,13 +35,16 @@ pub(crate) trait Kernel {
 
 /// An instruction set, as a token that proves it is there.
 pub(crate) trait Isa: Copy {
-    /// Lanes of `F32`, `U32` and `Half`; a multiple of 4 and a divisor of 16.
+    /// Lanes of `F32`, `U32` and `U16`; a multiple of 4 and a divisor of 16.
     const LANES: usize;
+
+    /// Whether fused kernels are compiled for the set. Without vector registers they are slower than loops over tiles.
+    const FUSED: bool = true;
 
     type F32: Copy;
     type U32: Copy;
     /// `LANES` raw 16-bit values.
-    type Half: Copy;
+    type U16: Copy;
     /// `LANES / 2` lanes of f64.
     type F64: Copy;
     /// A truth value per lane of `F32` or `U32`.
@@ -47,10 +52,10 @@ pub(crate) trait Isa: Copy {
 
     /// # Safety
     /// The processor and the operating system support what the token's type says it proves.
-    unsafe fn assume() -> Self;
+    unsafe fn new_unchecked() -> Self;
 
-    /// Runs a kernel compiled with this instruction set.
-    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+    /// Runs a kernel compiled with this instruction set, in a function of its own.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
 
     fn splat(self, value: f32) -> Self::F32;
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -64,10 +69,12 @@ pub(crate) trait Isa: Copy {
     fn any_nan(self, a: Self::F32, b: Self::F32) -> bool;
     /// `value - magnitude * sign(direction)`, where the sign of a zero of either sign is +0 and that of NaN is NaN.
     /// `magnitude` is finite and not negative. The product is exact, so this rounds once however it is done.
-    fn minus_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
+    fn sub_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
 
     fn to_bits(self, a: Self::F32) -> Self::U32;
-    fn of_bits(self, a: Self::U32) -> Self::F32;
+    // The token is no part of the value.
+    #[allow(clippy::wrong_self_convention)]
+    fn from_bits(self, a: Self::U32) -> Self::F32;
 
     fn splat_u32(self, value: u32) -> Self::U32;
     fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
@@ -84,13 +91,13 @@ pub(crate) trait Isa: Copy {
     fn select(self, mask: Self::Mask, yes: Self::U32, no: Self::U32) -> Self::U32;
 
     /// Zero-extends 16-bit lanes.
-    fn widen(self, a: Self::Half) -> Self::U32;
+    fn widen(self, a: Self::U16) -> Self::U32;
     /// Keeps the low 16 bits of lanes whose high bits are zero.
-    fn narrow(self, a: Self::U32) -> Self::Half;
+    fn narrow(self, a: Self::U32) -> Self::U16;
     /// IEEE binary16 to f32, exactly.
-    fn half_to_f32(self, a: Self::Half) -> Self::F32;
+    fn half_to_f32(self, a: Self::U16) -> Self::F32;
     /// f32 to IEEE binary16, to nearest even, subnormals kept, NaN quiet.
-    fn f32_to_half(self, a: Self::F32) -> Self::Half;
+    fn f32_to_half(self, a: Self::F32) -> Self::U16;
 
     fn zero_f64(self) -> Self::F64;
     /// The low and the high half of the lanes, exactly.
@@ -98,7 +105,47 @@ pub(crate) trait Isa: Copy {
     /// `sum + a * a` for an `a` that comes from f32: its square is exact, so fused or not is the same.
     fn add_square(self, sum: Self::F64, a: Self::F64) -> Self::F64;
 
-    /// Reads a vector (`F32`, `U32` or `Half`) at any alignment.
+    /// Widens IEEE halves, as many as both slices have.
+    #[inline(always)]
+    fn halves_to_f32(self, from: &[f16], to: &mut [f32]) {
+        let len = from.len().min(to.len());
+        let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+        let mut start = 0;
+        // SAFETY: the vectors, and the part of the last one, lie within the first `len` elements of both slices.
+        unsafe {
+            while len - start >= Self::LANES {
+                let half = self.load::<Self::U16>(from.add(start).cast());
+                self.store(to.add(start).cast(), self.half_to_f32(half));
+                start += Self::LANES;
+            }
+            if start < len {
+                let half = self.load_partial::<Self::U16>(from.add(start).cast(), 2 * (len - start));
+                self.store_partial(to.add(start).cast(), 4 * (len - start), self.half_to_f32(half));
+            }
+        }
+    }
+
+    /// Rounds to IEEE halves, as many as both slices have.
+    #[inline(always)]
+    fn f32_to_halves(self, from: &[f32], to: &mut [f16]) {
+        let len = from.len().min(to.len());
+        let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+        let mut start = 0;
+        // SAFETY: as in `halves_to_f32`.
+        unsafe {
+            while len - start >= Self::LANES {
+                let single = self.load::<Self::F32>(from.add(start).cast());
+                self.store(to.add(start).cast(), self.f32_to_half(single));
+                start += Self::LANES;
+            }
+            if start < len {
+                let single = self.load_partial::<Self::F32>(from.add(start).cast(), 4 * (len - start));
+                self.store_partial(to.add(start).cast(), 2 * (len - start), self.f32_to_half(single));
+            }
+        }
+    }
+
+    /// Reads a vector (`F32`, `U32` or `U16`) at any alignment.
     ///
     /// # Safety
     /// The bytes of one `V` at `from` are readable.
@@ -108,7 +155,7 @@ pub(crate) trait Isa: Copy {
         unsafe { from.read_unaligned() }
     }
 
-    /// Writes a vector (`F32`, `U32`, `Half` or `F64`) at any alignment.
+    /// Writes a vector (`F32`, `U32`, `U16` or `F64`) at any alignment.
     ///
     /// # Safety
     /// The bytes of one `V` at `to` are writable.
@@ -118,12 +165,12 @@ pub(crate) trait Isa: Copy {
         unsafe { to.write_unaligned(value) }
     }
 
-    /// Reads the first `bytes` bytes of a vector (`F32`, `U32` or `Half`); the others are zero.
+    /// Reads the first `bytes` bytes of a vector (`F32`, `U32` or `U16`); the others are zero.
     ///
     /// # Safety
     /// `bytes` bytes at `from` are readable, and a `V` has as many.
     #[inline(always)]
-    unsafe fn load_part<V: Copy>(self, from: *const V, bytes: usize) -> V {
+    unsafe fn load_partial<V: Copy>(self, from: *const V, bytes: usize) -> V {
         const { assert!(size_of::<V>() < 64, "longer vectors need masks of their own") };
         let mut whole = MaybeUninit::<V>::zeroed();
         // SAFETY: readable by this function's contract, and `whole` has room; all bytes of it are initialised, and
@@ -134,12 +181,12 @@ pub(crate) trait Isa: Copy {
         }
     }
 
-    /// Writes the first `bytes` bytes of a vector (`F32`, `U32` or `Half`).
+    /// Writes the first `bytes` bytes of a vector (`F32`, `U32` or `U16`).
     ///
     /// # Safety
     /// `bytes` bytes at `to` are writable, and a `V` has as many.
     #[inline(always)]
-    unsafe fn store_part<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
+    unsafe fn store_partial<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
         const { assert!(size_of::<V>() < 64, "longer vectors need masks of their own") };
         // SAFETY: writable by this function's contract, and `value` has as many.
         unsafe { copy((&raw const value).cast(), to.cast(), bytes) }

@@ -1,28 +1,29 @@
-//! Kernels of the Lion optimizer (Chen et al., 2023) on slices of f32, f16 and bf16: hand-vectorised for AVX-512,
-//! AVX2 and NEON, chosen at run time, with the same bits on each.
+//! Kernels of the Lion optimizer (Chen et al., 2023) on tensors in f32, f16 and bf16: hand-vectorised for AVX-512, AVX2
+//! and NEON, chosen at run time, with the same bits on each.
 //!
-//! [`Step`] holds the hyperparameters, [`Tensors`] what they apply to, [`Backend`] the instruction set:
+//! [`LionStep`] holds the hyperparameters, [`StepTensors`] what they apply to, [`Task`] both, and [`Backend`] is the
+//! instruction set:
 //!
 //! ```
-//! use lion_kernels::{Backend, Buffer, Step, Tensors};
+//! use lion_kernels::{AlignedBuffer, Backend, LionStep, StepTensors, Task};
 //!
 //! let mut parameter = vec![0.5_f32; 1000];
 //! let gradient = vec![-0.1_f32; 1000];
-//! let mut momentum = Buffer::<f32>::zeroed(1000)?;
+//! let mut momentum = AlignedBuffer::<f32>::zeroed(1000)?;
 //!
-//! let step = Step::new(1e-3, 0.9, 0.99)?.weight_decay(0.01)?;
-//! step.apply(Backend::best(), Tensors::in_place(&mut parameter, &gradient, &mut momentum[..]))?;
+//! let step = LionStep::new(1e-3, 0.9, 0.99)?.weight_decay(0.01)?;
+//! let tensors = StepTensors::in_place(&mut parameter, &gradient, &mut momentum);
+//! Task::step(step, tensors)?.run(Backend::best())?;
 //! # Ok::<(), lion_kernels::Error>(())
 //! ```
 //!
-//! Beside the step stand [`statistics()`] (the norm and the finite check of a gradient), [`accumulate`], [`average`]
-//! and [`convert`]; [`run()`] makes lists of such passes on many threads. Nothing here allocates, but [`Buffer`] and
-//! [`Arena`]; nothing panics.
+//! The other passes are tasks too: gradient statistics, accumulation, the moving average, conversion. [`run()`] runs lists
+//! of tasks on many threads, `run_on` on the host's own. Only [`AlignedBuffer`], [`TensorBuf`] and [`Arena`] allocate.
+//! Nothing panics.
 //!
-//! The arithmetic assumes the floating-point environment that Rust does: round to nearest, no flush to zero. A host
-//! that sets another must restore it before it calls.
+//! A kernel sets the IEEE default floating-point state while it runs, and puts the caller's back ([`with_ieee_state`]).
 //!
-//! Without the default features `rayon` and `std` the crate needs `alloc` only; it then stays on the calling thread, does
+//! Without the default features `rayon` and `std` the crate needs `alloc` only. It then stays on the calling thread, does
 //! not read `LION_ISA`, asks for no huge pages, and leaves the square root of a norm to the caller.
 
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -32,39 +33,41 @@ extern crate alloc;
 #[allow(unsafe_code)]
 mod buffer;
 #[allow(unsafe_code)]
+mod column;
+#[allow(unsafe_code)]
 mod dispatch;
 #[allow(unsafe_code)]
-mod element;
-#[allow(unsafe_code)]
-mod elementwise;
+mod engine;
 mod error;
+#[allow(unsafe_code)]
+mod float_state;
+mod format;
 #[allow(unsafe_code)]
 mod isa;
 #[allow(unsafe_code)]
-mod limit;
 mod parallel;
+mod pass;
 mod plan;
 pub mod reference;
+mod role;
 mod rule;
 mod settings;
-#[allow(unsafe_code)]
 mod statistics;
 #[allow(unsafe_code)]
-mod step;
-#[allow(unsafe_code)]
-mod sweep;
 mod task;
 
-pub use buffer::{Arena, Buffer, HugePages, TensorsMut, advise_huge_pages};
+pub use buffer::{AlignedBuffer, Arena, HugePages, TensorBuf, TensorsMut, advise_huge_pages};
+pub use column::{TensorMut, TensorRef};
 pub use dispatch::Backend;
-pub use element::{Dtype, Element, Slice, SliceMut, Values};
-pub use elementwise::{accumulate, average, convert};
 pub use error::Error;
+pub use float_state::with_ieee_state;
+pub use format::{Dtype, Element, Stream};
 pub use isa::prefetch::prefetch;
-pub use limit::stream;
-pub use parallel::{MOST_THREADS, run};
+#[cfg(feature = "std")]
+pub use parallel::run_on;
+pub use parallel::{MAX_THREADS, run};
 pub use plan::{Plan, Prefetch};
-pub use settings::{Clip, Ema, Gradient, Step};
-pub use statistics::{BLOCK, Statistics, block_statistics, statistics};
-pub use step::Tensors;
-pub use task::Task;
+pub use role::Role;
+pub use settings::{Clip, Ema, GradientTransform, LionStep};
+pub use statistics::{BLOCK, GradientStatistics};
+pub use task::{StepTensors, Task};

@@ -1,261 +1,138 @@
-//! A list of tasks, done by as many threads as pay.
+//! Runs a list of tasks on as many threads as pay, of the rayon pool or of the host.
 //!
-//! The list is cut into one share for each worker, of equal bytes, across the borders of tensors. A worker takes
-//! piece after piece off the front of its own share, and helps with the others' when that is empty. So a thread works on
-//! the same elements in each call, which are then in its caches and on its memory node, and yet none waits long for one
-//! that was disturbed. Workers are tasks of the rayon pool that the caller is in, as many as there are shares; nothing
-//! is allocated for them.
+//! The list is cut into one share for each worker, of equal bytes, across the borders of tensors. A worker takes piece
+//! after piece off the front of its own share, and then helps with the others. So a thread works on the same elements in
+//! each call, which are then in its caches and on its memory node, and yet no thread waits long for one that was
+//! disturbed. The tasks themselves are not changed: a piece is a range of them, and a list can be run again.
+//!
+//! Which worker runs a piece changes nothing, and each piece is taken once: so a host may run a worker late, twice, on
+//! any thread or not at all. What is left when the host's function returns is done by the caller.
 //!
 //! Tensors are cut at multiples of [`BLOCK`] elements only, and no element's result depends on a cut, so neither number
-//! of threads nor chunk changes a bit.
+//! of threads nor chunk size changes a bit.
 
-use crate::Error;
+#[cfg(feature = "rayon")]
+mod pool;
+/// Without rayon there is no pool.
+#[cfg(all(feature = "std", not(feature = "rayon")))]
+mod pool {
+    pub(super) fn index() -> Option<usize> {
+        None
+    }
+
+    pub(super) fn wait_for(_: &core::sync::atomic::AtomicUsize) {}
+}
+#[cfg(feature = "std")]
+mod shares;
+
+use crate::dispatch::Backend;
+use crate::error::Error;
 use crate::plan::Plan;
-use crate::task::{Task, run_in_turn};
+#[cfg(feature = "std")]
+use crate::statistics::BLOCK;
+use crate::task::Task;
+
+/// A host's function that runs workers on its threads: calls its second argument with 0, 1, … up to its first, and
+/// returns when all have returned.
+#[cfg(feature = "std")]
+type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
 
 /// The most threads that share a call. More do not make memory faster.
-pub const MOST_THREADS: usize = 64;
+pub const MAX_THREADS: usize = 64;
 
-/// Runs a list of tasks as a plan says, each exactly once, in any order.
+/// Runs a list of tasks as a plan says, each element exactly once, in any order.
 ///
-/// With the feature `rayon`, on the threads of the pool that this is called in, or of rayon's global one; a call of less
-/// than [`Plan::parallel_from`] bytes stays on the calling thread.
+/// With the feature `rayon`, on the pool that this is called in. Outside of a pool the calling thread works too, beside
+/// the threads of rayon's global pool. A call of less than [`Plan::parallel_threshold`] bytes stays on the calling
+/// thread, and so does every call if no thread can be made.
 ///
 /// ```
-/// # use lion_kernels::{Backend, Plan, Statistics, Task, Gradient, run};
+/// # use lion_kernels::{Backend, GradientStatistics, GradientTransform, Plan, Task, run};
 /// let gradient = vec![1.0_f32; 10_000];
-/// let mut blocks = [Statistics::default(); 3];
-/// let mut tasks = [Task::statistics(&Gradient::new(), &gradient, None, &mut blocks)?];
-/// run(&Plan::new(Backend::best()).parallel_from(0), &mut tasks)?;
-/// assert_eq!(Statistics::of_blocks(&blocks).sum_of_squares, 10_000.0);
+/// let mut blocks = [GradientStatistics::default(); 3];
+/// let mut tasks = [Task::statistics(&GradientTransform::new(), &gradient, None, &mut blocks)?];
+/// run(&Plan::new(Backend::best()).parallel_threshold(0), &mut tasks)?;
+/// assert_eq!(GradientStatistics::from_blocks(&blocks).sum_of_squares, 10_000.0);
 /// # Ok::<(), lion_kernels::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::UnavailableBackend`]. Nothing has been written then.
+/// [`Error::UnavailableBackend`]. Nothing is written then.
 pub fn run(plan: &Plan, tasks: &mut [Task<'_>]) -> Result<(), Error> {
-    plan.backend.required()?;
-    let bytes = tasks.iter().map(Task::bytes).fold(0, usize::saturating_add);
-    let prefetch = plan.prefetch.pays_for(bytes);
+    plan.backend.ensure_available()?;
+    let bytes = bytes_of(tasks);
     #[cfg(feature = "rayon")]
-    if bytes >= plan.parallel_from {
-        return workers::run(plan, prefetch, bytes, tasks);
+    if bytes >= plan.parallel_threshold {
+        let wanted = wanted_workers(plan, tasks);
+        // The size of the pool is asked for last: that starts the global pool if there is none.
+        let workers = if wanted < 2 { 1 } else { wanted.min(pool::threads()) };
+        if workers > 1 {
+            return shares::run(plan, bytes, tasks, workers, &pool::fan_out);
+        }
     }
-    run_in_turn(plan.backend, prefetch, tasks)
+    run_serial(plan.backend, plan.prefetch.enabled_for(bytes), tasks)
 }
 
-#[cfg(feature = "rayon")]
-mod workers {
-    use core::num::NonZeroUsize;
-    use core::ops::Range;
-    use core::sync::atomic::{AtomicUsize, Ordering};
-    use core::{array, hint, mem};
-    use std::sync::{Mutex, PoisonError};
-
-    use super::{Error, MOST_THREADS, Plan, Task, run_in_turn};
-    use crate::statistics::BLOCK;
-
-    /// Turns of a waiting loop, some 50 microseconds.
-    const PATIENCE: usize = 1500;
-
-    pub(super) fn run(
-        plan: &Plan,
-        prefetch: bool,
-        bytes: usize,
-        tasks: &mut [Task<'_>],
-    ) -> Result<(), Error> {
-        let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
-        // A field that anyone may set.
-        let chunk = plan.chunk.max(BLOCK);
-        let wanted = plan.threads.map_or(MOST_THREADS, NonZeroUsize::get).min(MOST_THREADS);
-        let wanted = wanted.min(elements.div_ceil(chunk));
-        // Asked for last: it starts the global pool where there is none.
-        let count = if wanted < 2 { 1 } else { wanted.min(rayon::current_num_threads()) };
-        if count < 2 {
-            return run_in_turn(plan.backend, prefetch, tasks);
-        }
-        let shares = shares(tasks, bytes, count);
-        let shares = shares.get(..count).unwrap_or(&shares);
-        let busy = AtomicUsize::new(0);
-        let work = |worker: usize| -> Result<(), Error> {
-            busy.fetch_add(1, Ordering::Relaxed);
-            // A thread of the pool begins with the same share each time.
-            let home = rayon::current_thread_index().unwrap_or(worker);
-            for turn in 0..count {
-                let Some(share) = shares.get((home + turn) % count) else { continue };
-                loop {
-                    let piece = share.lock().unwrap_or_else(PoisonError::into_inner).take(chunk);
-                    match piece {
-                        Piece::Nothing => break,
-                        Piece::Part(mut part) => {
-                            run_in_turn(plan.backend, prefetch, core::slice::from_mut(&mut part))?;
-                        }
-                        Piece::Whole(tasks) => run_in_turn(plan.backend, prefetch, tasks)?,
-                    }
-                }
-            }
-            busy.fetch_sub(1, Ordering::Relaxed);
-            wait_for(&busy);
-            Ok(())
-        };
-        fan_out(0..count, &work)
+/// As [`run()`], on threads of the host's own: `parallel_for(workers, work)` calls `work(0)` to `work(workers - 1)`, on any
+/// threads, and returns when all have returned. `threads` is how many it has.
+///
+/// Every element is done exactly once, also if the host calls a worker twice or not at all: work that is left when
+/// `parallel_for` returns is done on the calling thread.
+///
+/// ```
+/// use lion_kernels::{Backend, LionStep, Plan, StepTensors, Task, run_on};
+///
+/// let (mut p, g, mut m) = (vec![1.0_f32; 100_000], vec![1.0_f32; 100_000], vec![0.0_f32; 100_000]);
+/// let mut tasks = [Task::step(LionStep::new(0.25, 0.9, 0.99)?, StepTensors::in_place(&mut p, &g, &mut m))?];
+/// let on_new_threads = |workers: usize, work: &(dyn Fn(usize) + Sync)| {
+///     std::thread::scope(|scope| {
+///         for worker in 1..workers {
+///             scope.spawn(move || work(worker));
+///         }
+///         work(0);
+///     });
+/// };
+/// run_on(&Plan::new(Backend::best()).parallel_threshold(0), 2, &on_new_threads, &mut tasks)?;
+/// assert!(p.iter().all(|&value| value == 0.75));
+/// # Ok::<(), lion_kernels::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::UnavailableBackend`]. Nothing is written then.
+#[cfg(feature = "std")]
+pub fn run_on(
+    plan: &Plan,
+    threads: usize,
+    parallel_for: &ParallelFor<'_>,
+    tasks: &mut [Task<'_>],
+) -> Result<(), Error> {
+    plan.backend.ensure_available()?;
+    let bytes = bytes_of(tasks);
+    let workers = wanted_workers(plan, tasks).min(threads);
+    if workers < 2 || bytes < plan.parallel_threshold {
+        return run_serial(plan.backend, plan.prefetch.enabled_for(bytes), tasks);
     }
+    shares::run(plan, bytes, tasks, workers, parallel_for)
+}
 
-    /// Waits a little for workers that have not finished their last piece. A thread that goes to sleep instead is woken
-    /// later than such a piece takes, which can be as late as half of the call.
-    fn wait_for(busy: &AtomicUsize) {
-        for _ in 0..PATIENCE {
-            if busy.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            hint::spin_loop();
-        }
+fn bytes_of(tasks: &[Task<'_>]) -> usize {
+    tasks.iter().map(Task::bytes).fold(0, usize::saturating_add)
+}
+
+/// How many workers the plan asks for, and the tasks have chunks for.
+#[cfg(feature = "std")]
+fn wanted_workers(plan: &Plan, tasks: &[Task<'_>]) -> usize {
+    let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
+    let wanted = plan.threads.map_or(MAX_THREADS, core::num::NonZeroUsize::get).min(MAX_THREADS);
+    // A public field, which may hold anything.
+    wanted.min(elements.div_ceil(plan.chunk_elements.max(BLOCK)))
+}
+
+/// Runs a list on the calling thread.
+fn run_serial(backend: Backend, prefetch: bool, tasks: &mut [Task<'_>]) -> Result<(), Error> {
+    for task in tasks {
+        // SAFETY: the range is all of the task, which is borrowed exclusively.
+        unsafe { task.run_range(backend, prefetch, 0..task.elements())? };
     }
-
-    fn fan_out(
-        workers: Range<usize>,
-        work: &(impl Fn(usize) -> Result<(), Error> + Sync),
-    ) -> Result<(), Error> {
-        if workers.len() < 2 {
-            return work(workers.start);
-        }
-        let middle = workers.start + workers.len() / 2;
-        let (left, right) =
-            rayon::join(|| fan_out(workers.start..middle, work), || fan_out(middle..workers.end, work));
-        left.and(right)
-    }
-
-    /// Consecutive tasks, and the front of the one that follows them.
-    #[derive(Default)]
-    struct Share<'l, 't> {
-        whole: &'l mut [Task<'t>],
-        last: Option<Task<'t>>,
-    }
-
-    /// What a worker does at a time.
-    enum Piece<'l, 't> {
-        Nothing,
-        Whole(&'l mut [Task<'t>]),
-        Part(Task<'t>),
-    }
-
-    impl<'l, 't> Share<'l, 't> {
-        /// Takes off about this many elements, in whole tasks or in a part of one.
-        fn take(&mut self, elements: usize) -> Piece<'l, 't> {
-            let Some(first) = self.whole.first_mut() else {
-                return match &mut self.last {
-                    Some(last) if last.elements() > elements => Piece::Part(last.take_front(elements)),
-                    last => last.take().map_or(Piece::Nothing, Piece::Part),
-                };
-            };
-            if first.elements() > elements {
-                return Piece::Part(first.take_front(elements));
-            }
-            let mut left = elements;
-            let fits = |task: &&Task<'_>| {
-                let fits = task.elements() <= left;
-                left = left.saturating_sub(task.elements());
-                fits
-            };
-            let count = self.whole.iter().take_while(fits).count();
-            let (piece, rest) = mem::take(&mut self.whole).split_at_mut(count);
-            self.whole = rest;
-            Piece::Whole(piece)
-        }
-    }
-
-    /// Cuts a list into `count` shares of about the same bytes.
-    fn shares<'l, 't>(
-        mut tasks: &'l mut [Task<'t>],
-        bytes: usize,
-        count: usize,
-    ) -> [Mutex<Share<'l, 't>>; MOST_THREADS] {
-        let mut left = bytes;
-        array::from_fn(|index| {
-            let own = left / count.saturating_sub(index).max(1);
-            let share = if index < count { share(&mut tasks, own) } else { Share::default() };
-            left -= share.bytes().min(left);
-            Mutex::new(share)
-        })
-    }
-
-    /// Takes a share of about this many bytes off a list.
-    fn share<'l, 't>(tasks: &mut &'l mut [Task<'t>], bytes: usize) -> Share<'l, 't> {
-        let mut left = bytes;
-        let fits = |task: &&Task<'_>| {
-            let fits = task.bytes() <= left;
-            left -= if fits { task.bytes() } else { 0 };
-            fits
-        };
-        let count = tasks.iter().take_while(fits).count();
-        let (whole, rest) = mem::take(tasks).split_at_mut(count);
-        let last = rest.first_mut().and_then(|border| {
-            let elements = left / (border.bytes() / border.elements().max(1)).max(1);
-            (left > 0).then(|| border.take_front(elements))
-        });
-        *tasks = rest;
-        Share { whole, last }
-    }
-
-    impl Share<'_, '_> {
-        fn bytes(&self) -> usize {
-            self.whole.iter().chain(&self.last).map(Task::bytes).sum()
-        }
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use alloc::vec;
-        use alloc::vec::Vec;
-
-        use super::*;
-        use crate::Slice;
-
-        /// The elements of each share, task by task.
-        fn cut(lengths: &[usize], count: usize) -> Vec<Vec<usize>> {
-            let tensors: Vec<_> = lengths.iter().map(|&len| vec![0.0_f32; len]).collect();
-            let mut tasks: Vec<_> = tensors.iter().map(|tensor| Task::read(Slice::from(tensor))).collect();
-            let bytes = tasks.iter().map(Task::bytes).sum();
-            let shares = shares(&mut tasks, bytes, count);
-            shares
-                .into_iter()
-                .take(count)
-                .map(|share| {
-                    let Share { whole, last } = share.into_inner().expect("no panic");
-                    whole.iter().chain(&last).map(Task::elements).filter(|&len| len > 0).collect()
-                })
-                .collect()
-        }
-
-        #[test]
-        fn shares_are_equal_and_cross_borders() {
-            assert_eq!(cut(&[4 * BLOCK], 2), [[2 * BLOCK], [2 * BLOCK]]);
-            assert_eq!(cut(&[3 * BLOCK, BLOCK], 2), [vec![2 * BLOCK], vec![BLOCK, BLOCK]]);
-            assert_eq!(cut(&[BLOCK; 4], 2), [[BLOCK, BLOCK], [BLOCK, BLOCK]]);
-            assert_eq!(cut(&[5], 3), [vec![5], vec![], vec![]]);
-            assert_eq!(cut(&[BLOCK + 1, 7, 0], 2), [vec![BLOCK], vec![1, 7]]);
-            let total: usize = cut(&[10 * BLOCK + 17, 3, 90 * BLOCK], 7).iter().flatten().sum();
-            assert_eq!(total, 100 * BLOCK + 20);
-        }
-
-        #[test]
-        fn pieces_hold_whole_tasks_or_parts_of_one() {
-            let tensor = vec![0.0_f32; 3 * BLOCK];
-            let lengths = [100, 200, 3 * BLOCK, 50];
-            let mut tasks: Vec<_> = lengths.iter().map(|&len| Task::read(&tensor[..len])).collect();
-            let mut share = Share { whole: &mut tasks, last: Some(Task::read(&tensor[..2 * BLOCK])) };
-            let mut found = Vec::new();
-            loop {
-                match share.take(BLOCK) {
-                    Piece::Nothing => break,
-                    Piece::Part(part) => found.push(vec![part.elements()]),
-                    Piece::Whole(tasks) => found.push(tasks.iter().map(Task::elements).collect()),
-                }
-            }
-            assert_eq!(
-                found,
-                [vec![100, 200], vec![BLOCK], vec![BLOCK], vec![BLOCK], vec![50], vec![BLOCK], vec![BLOCK]]
-            );
-        }
-    }
+    Ok(())
 }

@@ -1,11 +1,10 @@
-//! How work is done on a machine: with which instructions, on how many threads, in pieces of what size.
+//! A plan: the instruction set, the number of threads, the size of the pieces that work is cut into.
 //!
-//! A plan changes the speed of a call, never a bit of its result. So nothing in it can be wrong: a number beyond
-//! what makes sense is taken as the nearest that does.
+//! A plan affects speed only, never results. Out-of-range values are clamped.
 
 use core::num::NonZeroUsize;
 
-use crate::dispatch::{Backend, prefetch_pays};
+use crate::dispatch::{Backend, prefetch_is_profitable};
 use crate::statistics::BLOCK;
 
 /// Which instruction set, how many threads, and how work is cut among them.
@@ -13,20 +12,20 @@ use crate::statistics::BLOCK;
 /// ```
 /// use lion_kernels::{Backend, Plan};
 ///
-/// let plan = Plan::new(Backend::best()).threads(2).chunk(100_000);
-/// assert_eq!(plan.chunk, 98_304, "whole blocks of 4,096 elements");
+/// let plan = Plan::new(Backend::best()).threads(2).chunk_elements(100_000);
+/// assert_eq!(plan.chunk_elements, 98_304, "whole blocks of 4,096 elements");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Plan {
     /// The instruction set.
     pub backend: Backend,
-    /// The most threads that share a call; `None` for as many as the thread pool has, up to [`MOST_THREADS`](crate::MOST_THREADS).
+    /// The most threads that share a call; `None` for as many as the thread pool has, up to [`MAX_THREADS`](crate::MAX_THREADS).
     pub threads: Option<NonZeroUsize>,
     /// Elements of a piece of work, a multiple of [`BLOCK`].
-    pub chunk: usize,
+    pub chunk_elements: usize,
     /// Bytes of a call's tensors below which it stays on the calling thread.
-    pub parallel_from: usize,
+    pub parallel_threshold: usize,
     /// Whether to ask for memory ahead of its use.
     pub prefetch: Prefetch,
 }
@@ -45,13 +44,13 @@ pub enum Prefetch {
 
 /// Bytes of tensors from which some are taken not to be in the second-level cache, which between two steps other work
 /// has.
-const DISTANT: usize = 512 << 10;
+const L2_BYTES: usize = 512 << 10;
 
 impl Prefetch {
     /// Whether a call with tensors of this many bytes asks ahead.
-    pub(crate) fn pays_for(self, bytes: usize) -> bool {
+    pub(crate) fn enabled_for(self, bytes: usize) -> bool {
         match self {
-            Prefetch::Auto => bytes >= DISTANT && prefetch_pays(),
+            Prefetch::Auto => bytes >= L2_BYTES && prefetch_is_profitable(),
             Prefetch::On => true,
             Prefetch::Off => false,
         }
@@ -61,7 +60,13 @@ impl Prefetch {
 impl Plan {
     /// What does well on most machines.
     pub const fn new(backend: Backend) -> Self {
-        Plan { backend, threads: None, chunk: 8 * BLOCK, parallel_from: 1 << 20, prefetch: Prefetch::Auto }
+        Plan {
+            backend,
+            threads: None,
+            chunk_elements: 8 * BLOCK,
+            parallel_threshold: 1 << 20,
+            prefetch: Prefetch::Auto,
+        }
     }
 
     /// On this instruction set.
@@ -82,15 +87,15 @@ impl Plan {
 
     /// Pieces of this many elements, in whole blocks of [`BLOCK`], at least one.
     #[must_use]
-    pub const fn chunk(self, elements: usize) -> Self {
+    pub const fn chunk_elements(self, elements: usize) -> Self {
         let blocks = elements / BLOCK;
-        Plan { chunk: if blocks == 0 { BLOCK } else { blocks * BLOCK }, ..self }
+        Plan { chunk_elements: if blocks == 0 { BLOCK } else { blocks * BLOCK }, ..self }
     }
 
     /// Calls of fewer bytes stay on the calling thread.
     #[must_use]
-    pub const fn parallel_from(self, bytes: usize) -> Self {
-        Plan { parallel_from: bytes, ..self }
+    pub const fn parallel_threshold(self, bytes: usize) -> Self {
+        Plan { parallel_threshold: bytes, ..self }
     }
 
     /// Asks for memory ahead of its use, or not.

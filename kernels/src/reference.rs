@@ -10,14 +10,14 @@
 use half::{bf16, f16};
 
 /// What the oracle needs to know of a number format: how to read it, and how to round to it.
-pub trait Number: Copy {
+pub trait Float: Copy {
     /// The exact value.
     fn widen(self) -> f32;
     /// The nearest number of the format, the even one of two.
     fn round(value: f32) -> Self;
 }
 
-impl Number for f32 {
+impl Float for f32 {
     fn widen(self) -> f32 {
         self
     }
@@ -27,7 +27,7 @@ impl Number for f32 {
     }
 }
 
-impl Number for f16 {
+impl Float for f16 {
     fn widen(self) -> f32 {
         decode(self.to_bits(), 10, 5)
     }
@@ -38,7 +38,7 @@ impl Number for f16 {
     }
 }
 
-impl Number for bf16 {
+impl Float for bf16 {
     fn widen(self) -> f32 {
         decode(self.to_bits(), 7, 8)
     }
@@ -105,12 +105,14 @@ fn nearest_even(value: f64) -> i64 {
 /// The settings of a reference pass, spelt out.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(missing_docs)]
-pub struct Pass {
+pub struct Settings {
     pub learning_rate: f32,
     pub beta_1: f32,
     pub beta_2: f32,
     pub weight_decay: Option<f32>,
-    pub unscale: Option<f32>,
+    pub masked_decay: bool,
+    pub maximize: bool,
+    pub loss_scale: Option<f32>,
     pub accumulation_steps: Option<u32>,
     pub clip_value: Option<f32>,
     /// The limit and the tensor's norm.
@@ -150,10 +152,10 @@ fn minimum(a: f32, b: f32) -> f32 {
     -maximum(-a, -b)
 }
 
-impl Pass {
+impl Settings {
     fn prepared(&self, gradient: f32, accumulator: Option<f32>) -> f32 {
         let mut g = gradient;
-        if let Some(factor) = self.unscale {
+        if let Some(factor) = self.loss_scale {
             g = g / factor;
         }
         if let (Some(steps), Some(sum)) = (self.accumulation_steps, accumulator) {
@@ -177,11 +179,11 @@ impl Pass {
         g
     }
 
-    /// One step: what [`Step::apply`](crate::Step::apply) does, with `parameter` as source and target.
+    /// One step: what [`Task::step`](crate::Task::step) does, with `parameter` as source and target.
     ///
     /// # Panics
     /// Where the tensors' lengths differ.
-    pub fn step<P: Number, G: Number, M: Number, C: Number>(
+    pub fn step<P: Float, G: Float, M: Float, C: Float>(
         &self,
         parameter: &mut [P],
         gradient: &[G],
@@ -197,13 +199,18 @@ impl Pass {
             if let Some(sums) = &mut accumulator {
                 sums[i] = 0.0;
             }
-            let g = self.clipped(g);
+            let mut g = self.clipped(g);
+            if self.maximize {
+                g = -g;
+            }
             let m = momentum[i].widen();
             let mut p = parameter[i].widen();
-            if let Some(weight_decay) = self.weight_decay {
+            let c = m * self.beta_1 + g * (1.0 - self.beta_1);
+            if let Some(weight_decay) = self.weight_decay
+                && (!self.masked_decay || sign(c) * p >= 0.0)
+            {
                 p = p - (p * weight_decay) * learning_rate;
             }
-            let c = m * self.beta_1 + g * (1.0 - self.beta_1);
             p = p - learning_rate * sign(c);
             momentum[i] = M::round(m * self.beta_2 + g * (1.0 - self.beta_2));
             parameter[i] = P::round(p);
@@ -217,7 +224,7 @@ impl Pass {
     }
 
     /// The moving average alone.
-    pub fn average<P: Number>(&self, average: &mut [f32], parameter: &mut [P]) {
+    pub fn average<P: Float>(&self, average: &mut [f32], parameter: &mut [P]) {
         let Some(momentum) = self.ema_momentum else { return };
         for (average, parameter) in average.iter_mut().zip(parameter) {
             *average = momentum * *average + (1.0 - momentum) * parameter.widen();
@@ -228,18 +235,18 @@ impl Pass {
     }
 
     /// Accumulation alone.
-    pub fn accumulate<G: Number>(&self, accumulator: &mut [f32], gradient: &[G]) {
+    pub fn accumulate<G: Float>(&self, accumulator: &mut [f32], gradient: &[G]) {
         for (sum, gradient) in accumulator.iter_mut().zip(gradient) {
             *sum = self.prepared(gradient.widen(), None) + *sum;
         }
     }
 
-    /// Sum of squares in the order that [`statistics`](crate::statistics()) promises, number of non-finite
+    /// Sum of squares in the order that [`GradientStatistics`](crate::GradientStatistics::measure) promises, number of non-finite
     /// elements, and largest finite magnitude.
     ///
     /// # Panics
     /// Where the accumulator is shorter than the gradient.
-    pub fn statistics<G: Number>(&self, gradient: &[G], accumulator: Option<&[f32]>) -> (f64, u64, f32) {
+    pub fn statistics<G: Float>(&self, gradient: &[G], accumulator: Option<&[f32]>) -> (f64, u64, f32) {
         let (mut total, mut non_finite, mut largest) = (0.0, 0, 0.0);
         for start in (0..gradient.len()).step_by(4096) {
             let mut sums = [0.0_f64; 32];

@@ -1,7 +1,7 @@
-//! The arithmetic of Lion, once, generic over the instruction set.
+//! The arithmetic of Lion, once, generic over the instruction set and over the variants of the rule.
 //!
-//! The step is that of Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023), algorithm 2, in the
-//! order of operations of Keras's `Lion.update_step`:
+//! The step is algorithm 2 of Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023), in the order of
+//! operations of Keras's `Lion.update_step`:
 //!
 //! ```text
 //! p = p - (p * wd) * lr
@@ -10,16 +10,108 @@
 //! m = m * b2 + g * (1 - b2)
 //! ```
 //!
-//! Every operation here is one primitive of [`Isa`], which rounds once; the compiler contracts none of them into
-//! a fused one. That is all it takes for the same bits everywhere, and it is why nothing here may be rearranged:
+//! Every operation here is one operation of [`Isa`], which rounds once; the compiler contracts none of them into a fused
+//! one. That is all it takes for the same bits everywhere, and it is why nothing here may be rearranged:
 //! `p * (wd * lr)` is another number.
+//!
+//! A variant is a type: [`Decay`] and [`Scale`] list them. A kernel that takes them as parameters is compiled once for
+//! each, without a branch in its loop.
+
+use core::marker::PhantomData;
 
 use crate::isa::Isa;
-use crate::settings::{Clip, Ema, Gradient, Step};
+use crate::settings::{Clip, Ema, GradientTransform, LionStep};
+
+/// A variant of weight decay. Each is a row of [`with_decay`].
+pub(crate) trait Decay {
+    /// The parameter after the decay; `direction` is this step's `c`.
+    fn apply<I: Isa, S: Scale>(rule: &LionRule<I, Self, S>, parameter: I::F32, direction: I::F32) -> I::F32
+    where
+        Self: Sized;
+}
+
+/// No decay.
+pub(crate) struct NoDecay;
+/// Decays every element.
+pub(crate) struct PlainDecay;
+/// Decays only elements that the step does not already move towards zero: `sign(c) * p >= 0`.
+pub(crate) struct MaskedDecay;
+
+/// Evaluates an expression with a type alias bound to the [`Decay`] of a step: the table of variants.
+macro_rules! with_decay {
+    ($step:expr, $D:ident => $body:expr) => {{
+        use $crate::rule::{MaskedDecay, NoDecay, PlainDecay};
+        match ($step.weight_decay.is_some(), $step.masked_decay) {
+            (false, _) => {
+                type $D = NoDecay;
+                $body
+            }
+            (true, false) => {
+                type $D = PlainDecay;
+                $body
+            }
+            (true, true) => {
+                type $D = MaskedDecay;
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use with_decay;
+
+impl Decay for NoDecay {
+    #[inline(always)]
+    fn apply<I: Isa, S: Scale>(_: &LionRule<I, Self, S>, parameter: I::F32, _: I::F32) -> I::F32 {
+        parameter
+    }
+}
+
+impl Decay for PlainDecay {
+    #[inline(always)]
+    fn apply<I: Isa, S: Scale>(rule: &LionRule<I, Self, S>, parameter: I::F32, _: I::F32) -> I::F32 {
+        rule.decayed(parameter)
+    }
+}
+
+impl Decay for MaskedDecay {
+    #[inline(always)]
+    fn apply<I: Isa, S: Scale>(rule: &LionRule<I, Self, S>, parameter: I::F32, direction: I::F32) -> I::F32 {
+        let isa = rule.isa;
+        // -sign(c) * p, exactly: above zero where the element does not decay, NaN where either is.
+        let against = isa.mul(isa.sub_signed(isa.splat(0.0), isa.splat(1.0), direction), parameter);
+        let decayed = select(isa, isa.less(isa.splat(0.0), against), parameter, rule.decayed(parameter));
+        select(isa, isa.is_nan(against), parameter, decayed)
+    }
+}
+
+/// Whether the gradient is multiplied by a factor first.
+pub(crate) trait Scale {
+    fn apply<I: Isa, D: Decay>(rule: &LionRule<I, D, Self>, gradient: I::F32) -> I::F32
+    where
+        Self: Sized;
+}
+
+/// The gradient as it is.
+pub(crate) struct Unscaled;
+/// The gradient times [`GradientTransform::factor`].
+pub(crate) struct Scaled;
+
+impl Scale for Unscaled {
+    #[inline(always)]
+    fn apply<I: Isa, D: Decay>(_: &LionRule<I, D, Self>, gradient: I::F32) -> I::F32 {
+        gradient
+    }
+}
+
+impl Scale for Scaled {
+    #[inline(always)]
+    fn apply<I: Isa, D: Decay>(rule: &LionRule<I, D, Self>, gradient: I::F32) -> I::F32 {
+        rule.isa.mul(gradient, rule.factor)
+    }
+}
 
 /// The step's constants in every lane.
-#[derive(Clone, Copy)]
-pub(crate) struct StepRule<I: Isa> {
+pub(crate) struct LionRule<I: Isa, D, S> {
     isa: I,
     learning_rate: I::F32,
     weight_decay: I::F32,
@@ -27,49 +119,67 @@ pub(crate) struct StepRule<I: Isa> {
     beta_2: I::F32,
     rest_1: I::F32,
     rest_2: I::F32,
+    factor: I::F32,
+    variant: PhantomData<(D, S)>,
 }
 
-impl<I: Isa> StepRule<I> {
+impl<I: Isa, D: Decay, S: Scale> LionRule<I, D, S> {
     #[inline(always)]
-    pub(crate) fn new(isa: I, step: &Step) -> Self {
-        StepRule {
+    pub(crate) fn new(isa: I, step: &LionStep) -> Self {
+        LionRule {
             isa,
             learning_rate: isa.splat(step.learning_rate),
             weight_decay: isa.splat(step.weight_decay.unwrap_or(0.0)),
             beta_1: isa.splat(step.beta_1),
             beta_2: isa.splat(step.beta_2),
-            rest_1: isa.splat(1.0 - step.beta_1),
-            rest_2: isa.splat(1.0 - step.beta_2),
+            rest_1: isa.splat(step.rest_1),
+            rest_2: isa.splat(step.rest_2),
+            factor: isa.splat(step.gradient.factor().unwrap_or(1.0)),
+            variant: PhantomData,
         }
     }
 
+    /// The new parameter and the new momentum.
     #[inline(always)]
-    pub(crate) fn decayed(&self, parameter: I::F32) -> I::F32 {
+    pub(crate) fn step(&self, parameter: I::F32, gradient: I::F32, momentum: I::F32) -> (I::F32, I::F32) {
+        let isa = self.isa;
+        let gradient = S::apply(self, gradient);
+        let direction = isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.rest_1));
+        let decayed = D::apply(self, parameter, direction);
+        let moved = isa.sub_signed(decayed, self.learning_rate, direction);
+        (moved, isa.add(isa.mul(momentum, self.beta_2), isa.mul(gradient, self.rest_2)))
+    }
+
+    #[inline(always)]
+    fn decayed(&self, parameter: I::F32) -> I::F32 {
         let isa = self.isa;
         isa.sub(parameter, isa.mul(isa.mul(parameter, self.weight_decay), self.learning_rate))
     }
+}
 
-    /// The parameter moved against the sign of the interpolated momentum.
+impl GradientTransform {
+    /// The factor that is all of this transform: of a clip by a factor alone, or a loss scale alone whose reciprocal is
+    /// exact.
     #[inline(always)]
-    pub(crate) fn moved(&self, parameter: I::F32, gradient: I::F32, momentum: I::F32) -> I::F32 {
-        let isa = self.isa;
-        let direction = isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.rest_1));
-        isa.minus_signed(parameter, self.learning_rate, direction)
-    }
-
-    #[inline(always)]
-    pub(crate) fn momentum(&self, gradient: I::F32, momentum: I::F32) -> I::F32 {
-        let isa = self.isa;
-        isa.add(isa.mul(momentum, self.beta_2), isa.mul(gradient, self.rest_2))
+    pub(crate) fn factor(&self) -> Option<f32> {
+        match *self {
+            GradientTransform { loss_scale: None, average_over: None, clip: Some(Clip::Factor(factor)) } => {
+                Some(factor)
+            }
+            GradientTransform { loss_scale: Some(divisor), average_over: None, clip: None } => {
+                has_exact_reciprocal(divisor).then(|| 1.0 / divisor)
+            }
+            _ => None,
+        }
     }
 }
 
-/// What becomes of a gradient before the step sees it.
+/// The transforms of a gradient, with their constants in every lane.
 #[derive(Clone, Copy)]
-pub(crate) struct GradientRule<I: Isa> {
+pub(crate) struct GradientOps<I: Isa> {
     isa: I,
-    unscale: Option<Divisor<I>>,
-    accumulation_steps: Option<Divisor<I>>,
+    loss_scale: Option<Divisor<I>>,
+    average_over: Option<Divisor<I>>,
     clip: Option<ClipRule<I>>,
 }
 
@@ -80,9 +190,9 @@ enum ClipRule<I: Isa> {
     Factor(I::F32),
 }
 
-impl<I: Isa> GradientRule<I> {
+impl<I: Isa> GradientOps<I> {
     #[inline(always)]
-    pub(crate) fn new(isa: I, gradient: &Gradient) -> Self {
+    pub(crate) fn new(isa: I, gradient: &GradientTransform) -> Self {
         let clip = match gradient.clip {
             None => None,
             Some(Clip::Value(limit)) => {
@@ -95,15 +205,15 @@ impl<I: Isa> GradientRule<I> {
             }
             Some(Clip::Factor(factor)) => Some(ClipRule::Factor(isa.splat(factor))),
         };
-        GradientRule {
+        GradientOps {
             isa,
-            unscale: gradient.unscale.map(
+            loss_scale: gradient.loss_scale.map(
                 #[inline(always)]
                 |divisor| Divisor::new(isa, divisor),
             ),
-            accumulation_steps: gradient.accumulation_steps.map(
+            average_over: gradient.average_over.map(
                 #[inline(always)]
-                |steps| Divisor::new(isa, steps as f32),
+                |steps| Divisor::new(isa, steps.get() as f32),
             ),
             clip,
         }
@@ -111,12 +221,13 @@ impl<I: Isa> GradientRule<I> {
 
     #[inline(always)]
     pub(crate) fn averages(&self) -> bool {
-        self.accumulation_steps.is_some()
+        self.average_over.is_some()
     }
 
+    /// The gradient divided by the loss scale.
     #[inline(always)]
     pub(crate) fn unscaled(&self, gradient: I::F32) -> I::F32 {
-        match self.unscale {
+        match self.loss_scale {
             Some(divisor) => divisor.divide(gradient),
             None => gradient,
         }
@@ -125,8 +236,8 @@ impl<I: Isa> GradientRule<I> {
     /// The mean of the accumulated gradients and this one.
     #[inline(always)]
     pub(crate) fn averaged(&self, gradient: I::F32, accumulator: I::F32) -> I::F32 {
-        match self.accumulation_steps {
-            Some(steps) => steps.divide(accumulated(self.isa, gradient, accumulator)),
+        match self.average_over {
+            Some(steps) => steps.divide(self.isa.add(gradient, accumulator)),
             None => gradient,
         }
     }
@@ -147,8 +258,8 @@ impl<I: Isa> GradientRule<I> {
     }
 }
 
-/// A number to divide by. A division takes as long as moving a 16-bit element's bytes does; loss scales and numbers of
-/// steps are mostly powers of two, whose reciprocal is exact, so that the product with it has the quotient's bits.
+/// A divisor. A division takes as long as moving a 16-bit element's bytes; loss scales and numbers of steps are mostly
+/// powers of two, whose reciprocal is exact, so that the product with it has the quotient's bits.
 #[derive(Clone, Copy)]
 struct Divisor<I: Isa> {
     isa: I,
@@ -181,12 +292,7 @@ fn has_exact_reciprocal(divisor: f32) -> bool {
 
 #[inline(always)]
 fn select<I: Isa>(isa: I, mask: I::Mask, yes: I::F32, no: I::F32) -> I::F32 {
-    isa.of_bits(isa.select(mask, isa.to_bits(yes), isa.to_bits(no)))
-}
-
-#[inline(always)]
-pub(crate) fn accumulated<I: Isa>(isa: I, gradient: I::F32, accumulator: I::F32) -> I::F32 {
-    isa.add(gradient, accumulator)
+    isa.from_bits(isa.select(mask, isa.to_bits(yes), isa.to_bits(no)))
 }
 
 /// The exponential moving average of a parameter.

@@ -1,293 +1,399 @@
-//! One pass over the tensors of one variable, as data: it can be cut, put in a list, and run by any thread.
+//! A task: one pass over one variable, or over a part of one. It can be queued, cut and run on any thread, and run again.
+//!
+//! A [`Task`] holds the settings of its pass and the addresses of its tensors, without their types. All that can be wrong
+//! is found when it is made, so running it can fail for want of a backend only. It knows which element of the variable
+//! is its first, and keeps that knowledge when work is cut: cuts lie at multiples of [`BLOCK`] elements of the variable.
+//!
+//! The tensors stay borrowed while the task lives. It may be run any number of times; [`Task::set_step`] gives it the
+//! next step's hyperparameters, so that a caller whose tensors stay where they are prepares a list once.
 
-use core::mem;
+use core::marker::PhantomData;
+use core::ops::Range;
 
-use crate::Error;
+use crate::column::{Column, TensorMut, TensorRef};
 use crate::dispatch::Backend;
-use crate::element::{Dtype, Slice, SliceMut};
-use crate::elementwise::{accumulate, average, convert};
-use crate::error::same_length;
-use crate::limit::{read, rewrite, stream};
-use crate::settings::{Ema, Gradient, Step};
-use crate::statistics::{BLOCK, Statistics, block_statistics, check_blocks};
-use crate::step::{Stepping, Tensors, apply_all};
+use crate::engine;
+use crate::error::{Error, same_length};
+use crate::float_state::with_ieee_state;
+use crate::format::Dtype;
+use crate::pass::{Columns, Pass};
+use crate::plan::Prefetch;
+use crate::role::Role;
+use crate::settings::{Ema, GradientTransform, LionStep};
+use crate::statistics::{BLOCK, GradientStatistics};
 
-/// A pass that is yet to be made. [`run`](crate::run()) makes a list of them; none may depend on another's result.
+/// Tensors for a task that is about to be made, and what is wrong with them so far.
+#[derive(Debug)]
+struct Tensors<'a> {
+    columns: Columns,
+    /// Of the first tensor.
+    reference: (Role, usize),
+    wrong_length: Option<(Role, usize)>,
+    borrow: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Tensors<'a> {
+    #[inline(always)]
+    fn new(reference: Role, column: Column) -> Self {
+        let mut columns = Columns::none();
+        columns.insert(reference, column);
+        Tensors { columns, reference: (reference, column.len), wrong_length: None, borrow: PhantomData }
+    }
+
+    #[inline(always)]
+    fn with(mut self, role: Role, column: Column) -> Self {
+        if column.len != self.reference.1 && self.wrong_length.is_none() {
+            self.wrong_length = Some((role, column.len));
+        }
+        self.columns.insert(role, column);
+        self
+    }
+
+    /// The one place where tensors are held against what a pass needs.
+    #[inline(always)]
+    fn task(self, pass: Pass) -> Result<Task<'a>, Error> {
+        let (reference, len) = self.reference;
+        if let Some((role, found)) = self.wrong_length {
+            same_length(role.name(), found, reference.name(), len)?;
+        }
+        pass.check(&self.columns)?;
+        Ok(Task { pass, columns: self.columns, len, first: 0, borrow: PhantomData })
+    }
+}
+
+/// The tensors of one step, all of the same length, each of any format.
 ///
 /// ```
-/// use lion_kernels::{Backend, Plan, Step, Task, Tensors, run};
+/// use half::bf16;
+/// use lion_kernels::{Backend, LionStep, StepTensors, Task};
+///
+/// let mut parameter = vec![1.0_f32, 2.0, 3.0];
+/// let gradient = vec![bf16::from_f32(0.5), bf16::ZERO, bf16::NEG_ONE];
+/// let mut momentum = vec![0.0_f32; 3];
+///
+/// let step = LionStep::new(0.25, 0.9, 0.99)?;
+/// Task::step(step, StepTensors::in_place(&mut parameter, &gradient, &mut momentum))?.run(Backend::best())?;
+/// assert_eq!(parameter, [0.75, 2.0, 3.25]);
+/// # Ok::<(), lion_kernels::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct StepTensors<'a>(Tensors<'a>);
+
+impl<'a> StepTensors<'a> {
+    /// A step that overwrites the parameter.
+    #[inline]
+    pub fn in_place(
+        parameter: impl Into<TensorMut<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
+        momentum: impl Into<TensorMut<'a>>,
+    ) -> Self {
+        let tensors = Tensors::new(Role::Parameter, parameter.into().column);
+        StepTensors(
+            tensors.with(Role::Gradient, gradient.into().column).with(Role::Momentum, momentum.into().column),
+        )
+    }
+
+    /// A step that reads the parameter in one tensor and writes it to another of the same format.
+    #[inline]
+    pub fn out_of_place(
+        source: impl Into<TensorRef<'a>>,
+        parameter: impl Into<TensorMut<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
+        momentum: impl Into<TensorMut<'a>>,
+    ) -> Self {
+        StepTensors(Self::in_place(parameter, gradient, momentum).0.with(Role::Source, source.into().column))
+    }
+
+    /// The sum of earlier gradients, which [`GradientTransform::average_over`](crate::GradientTransform::average_over)
+    /// asks for and the step clears.
+    #[inline]
+    pub fn accumulator(self, accumulator: impl Into<TensorMut<'a>>) -> Self {
+        StepTensors(self.0.with(Role::Accumulator, accumulator.into().column))
+    }
+
+    /// The moving average of the parameter, which [`LionStep::ema`] asks for.
+    #[inline]
+    pub fn ema(self, ema: impl Into<TensorMut<'a>>) -> Self {
+        StepTensors(self.0.with(Role::Ema, ema.into().column))
+    }
+
+    /// Also writes the stored parameter to `copy`, in any dtype: a 16-bit working copy of an f32 master.
+    #[inline]
+    pub fn copy(self, copy: impl Into<TensorMut<'a>>) -> Self {
+        StepTensors(self.0.with(Role::Copy, copy.into().column))
+    }
+}
+
+/// One pass over the tensors of one variable. [`run`](crate::run()) runs a list of them; no task of a list may depend on
+/// the result of another.
+///
+/// ```
+/// use lion_kernels::{Backend, LionStep, Plan, StepTensors, Task, run};
 ///
 /// let (mut kernel, mut bias) = (vec![1.0_f32; 8192], vec![1.0_f32; 64]);
 /// let (mut of_kernel, mut of_bias) = (vec![0.0_f32; 8192], vec![0.0_f32; 64]);
 /// let gradient = vec![0.5_f32; 8192];
 ///
-/// let step = Step::new(0.25, 0.9, 0.99)?;
+/// let step = LionStep::new(0.25, 0.9, 0.99)?;
 /// let mut tasks = [
-///     Task::step(step.weight_decay(0.1)?, Tensors::in_place(&mut kernel, &gradient, &mut of_kernel))?,
-///     Task::step(step, Tensors::in_place(&mut bias, &gradient[..64], &mut of_bias))?,
+///     Task::step(step.weight_decay(0.1)?, StepTensors::in_place(&mut kernel, &gradient, &mut of_kernel))?,
+///     Task::step(step, StepTensors::in_place(&mut bias, &gradient[..64], &mut of_bias))?,
 /// ];
 /// run(&Plan::new(Backend::best()), &mut tasks)?;
 /// assert_eq!((kernel[0], bias[0]), (0.725, 0.75));
 /// # Ok::<(), lion_kernels::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct Task<'a>(Pass<'a>);
-
-#[derive(Debug)]
-enum Pass<'a> {
-    Step(Stepping<'a>),
-    Accumulate(Gradient, &'a mut [f32], Slice<'a>),
-    Average(Ema, &'a mut [f32], SliceMut<'a>),
-    Convert(Slice<'a>, SliceMut<'a>),
-    Statistics(Gradient, Slice<'a>, Option<&'a [f32]>, &'a mut [Statistics]),
-    Stream(SliceMut<'a>, Slice<'a>, SliceMut<'a>),
-    Read(Slice<'a>),
-    Rewrite(SliceMut<'a>),
+pub struct Task<'a> {
+    pass: Pass,
+    columns: Columns,
+    len: usize,
+    first: u64,
+    borrow: PhantomData<&'a mut [u8]>,
 }
 
-impl<'a> From<Stepping<'a>> for Task<'a> {
-    #[inline(always)]
-    fn from(stepping: Stepping<'a>) -> Self {
-        Task(Pass::Step(stepping))
-    }
-}
+// SAFETY: it stands for borrows of plain numbers, which other threads may hold.
+unsafe impl Send for Task<'_> {}
+// SAFETY: what is public of a shared task reads no tensor. The crate itself runs disjoint ranges of one.
+unsafe impl Sync for Task<'_> {}
 
 impl<'a> Task<'a> {
-    /// [`Step::apply`].
+    /// A Lion step.
     ///
     /// # Errors
-    /// Where the tensors do not fit each other or the settings.
+    /// [`Error::Length`], [`Error::SourceDtype`], [`Error::Format`], [`Error::MissingTensor`] or
+    /// [`Error::UnusedTensor`] if the tensors do not fit each other or the settings.
     #[inline]
-    pub fn step(step: Step, tensors: Tensors<'a>) -> Result<Self, Error> {
-        Ok(Self::from(Stepping::new(step, tensors)?))
+    pub fn step(step: LionStep, tensors: StepTensors<'a>) -> Result<Self, Error> {
+        tensors.0.task(Pass::Step(step))
     }
 
-    /// [`accumulate`](crate::accumulate()).
+    /// Adds a gradient to its accumulator: `accumulator = gradient / loss_scale + accumulator`, in f32.
+    ///
+    /// Of `transform` only the loss scale is used; averaging and clipping belong to the step.
     ///
     /// # Errors
-    /// [`Error::Length`] where the lengths differ.
+    /// [`Error::Length`] if the lengths differ.
     pub fn accumulate(
-        settings: &Gradient,
-        accumulator: &'a mut [f32],
-        gradient: impl Into<Slice<'a>>,
+        transform: &GradientTransform,
+        accumulator: impl Into<TensorMut<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
     ) -> Result<Self, Error> {
-        let gradient = gradient.into();
-        same_length("gradient", gradient.len(), "accumulator", accumulator.len())?;
-        Ok(Task(Pass::Accumulate(*settings, accumulator, gradient)))
+        let tensors = Tensors::new(Role::Accumulator, accumulator.into().column);
+        tensors.with(Role::Gradient, gradient.into().column).task(Pass::Accumulate(*transform))
     }
 
-    /// [`average`](crate::average()).
+    /// Updates the moving average of a parameter, and writes it to the parameter if `ema` overwrites.
     ///
     /// # Errors
-    /// [`Error::Length`] where the lengths differ.
-    pub fn average(
+    /// [`Error::Length`] if the lengths differ.
+    pub fn update_ema(
         ema: &Ema,
-        average: &'a mut [f32],
-        parameter: impl Into<SliceMut<'a>>,
+        average: impl Into<TensorMut<'a>>,
+        parameter: impl Into<TensorMut<'a>>,
     ) -> Result<Self, Error> {
-        let parameter = parameter.into();
-        same_length("EMA", average.len(), "parameter", parameter.len())?;
-        Ok(Task(Pass::Average(*ema, average, parameter)))
+        let tensors = Tensors::new(Role::Parameter, parameter.into().column);
+        tensors.with(Role::Ema, average.into().column).task(Pass::Ema(*ema))
     }
 
-    /// [`convert`](crate::convert()).
+    /// Converts a tensor to another format: exactly if the format holds the value, else rounded to nearest even.
     ///
     /// # Errors
-    /// [`Error::Length`] where the lengths differ.
-    pub fn convert(source: impl Into<Slice<'a>>, target: impl Into<SliceMut<'a>>) -> Result<Self, Error> {
-        let (source, target) = (source.into(), target.into());
-        same_length("target", target.len(), "source", source.len())?;
-        Ok(Task(Pass::Convert(source, target)))
+    /// [`Error::Length`] if the lengths differ.
+    pub fn convert(source: impl Into<TensorRef<'a>>, copy: impl Into<TensorMut<'a>>) -> Result<Self, Error> {
+        let tensors = Tensors::new(Role::Source, source.into().column);
+        tensors.with(Role::Copy, copy.into().column).task(Pass::Convert)
     }
 
-    /// [`block_statistics`](crate::block_statistics()).
+    /// The statistics of each block of a gradient, as `transform` divides it by the loss scale and averages it with the
+    /// accumulator. Its clip is not applied: the norm that a clip needs is found here.
+    ///
+    /// ```
+    /// use lion_kernels::{Backend, GradientStatistics, GradientTransform, Task};
+    ///
+    /// let mut blocks = [GradientStatistics::default(); 1];
+    /// Task::statistics(&GradientTransform::new(), &[3.0_f32, -4.0], None, &mut blocks)?.run(Backend::best())?;
+    /// let all = GradientStatistics::from_blocks(&blocks);
+    /// assert_eq!((all.norm(), all.non_finite, all.max_abs), (5.0, 0, 4.0));
+    /// # Ok::<(), lion_kernels::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As there, but for the backend.
+    /// [`Error::Length`], [`Error::MissingTensor`] or [`Error::UnusedTensor`] if gradient, accumulator and transform do
+    /// not fit, [`Error::Blocks`] if `blocks` does not have `gradient.len().div_ceil(BLOCK)` places.
     pub fn statistics(
-        settings: &Gradient,
-        gradient: impl Into<Slice<'a>>,
+        transform: &GradientTransform,
+        gradient: impl Into<TensorRef<'a>>,
         accumulator: Option<&'a [f32]>,
-        blocks: &'a mut [Statistics],
+        blocks: &'a mut [GradientStatistics],
     ) -> Result<Self, Error> {
-        let gradient = gradient.into();
-        check_blocks(settings, &gradient, accumulator, blocks)?;
-        Ok(Task(Pass::Statistics(*settings, gradient, accumulator, blocks)))
+        let gradient = gradient.into().column;
+        let mut tensors = Tensors::new(Role::Gradient, gradient);
+        if let Some(accumulator) = accumulator {
+            tensors = tensors.with(Role::Accumulator, TensorRef::from(accumulator).column);
+        }
+        let task = tensors.task(Pass::Statistics(*transform, blocks.as_mut_ptr()))?;
+        let (found, elements) = (blocks.len(), gradient.len);
+        let expected = elements.div_ceil(BLOCK);
+        if found == expected { Ok(task) } else { Err(Error::Blocks { found, expected, elements }) }
     }
 
-    /// [`stream`](crate::stream()).
+    /// Moves the bytes of a step as cheaply as possible, to measure a step against: reads the gradient, rewrites
+    /// parameter and momentum with each bit flipped. Running it twice leaves the tensors as they were.
     ///
     /// # Errors
-    /// [`Error::Length`] where the lengths differ.
-    pub fn stream(
-        parameter: impl Into<SliceMut<'a>>,
-        gradient: impl Into<Slice<'a>>,
-        momentum: impl Into<SliceMut<'a>>,
+    /// [`Error::Length`] if the lengths differ.
+    pub fn bandwidth_step(
+        parameter: impl Into<TensorMut<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
+        momentum: impl Into<TensorMut<'a>>,
     ) -> Result<Self, Error> {
-        let (parameter, gradient, momentum) = (parameter.into(), gradient.into(), momentum.into());
-        same_length("gradient", gradient.len(), "parameter", parameter.len())?;
-        same_length("momentum", momentum.len(), "parameter", parameter.len())?;
-        Ok(Task(Pass::Stream(parameter, gradient, momentum)))
+        StepTensors::in_place(parameter, gradient, momentum).0.task(Pass::Bandwidth)
     }
 
-    /// Reads a tensor, for nothing: the streaming limit of a pass that only reads.
-    pub fn read(tensor: impl Into<Slice<'a>>) -> Self {
-        Task(Pass::Read(tensor.into()))
+    /// Reads and discards a tensor, to measure bandwidth.
+    pub fn bandwidth_read(tensor: impl Into<TensorRef<'a>>) -> Self {
+        Self::bandwidth(Role::Source, tensor.into().column)
     }
 
-    /// Reads a tensor and writes its complement, as cheaply as can be: the streaming limit of a tensor that a pass
-    /// reads and writes. Twice on one backend, it leaves the tensor as it was.
-    pub fn rewrite(tensor: impl Into<SliceMut<'a>>) -> Self {
-        Task(Pass::Rewrite(tensor.into()))
+    /// Reads a tensor and writes it with each bit flipped, to measure bandwidth. Running it twice leaves the tensor as it
+    /// was.
+    pub fn bandwidth_rewrite(tensor: impl Into<TensorMut<'a>>) -> Self {
+        Self::bandwidth(Role::Momentum, tensor.into().column)
+    }
+
+    fn bandwidth(role: Role, column: Column) -> Self {
+        let Tensors { columns, .. } = Tensors::new(role, column);
+        Task { pass: Pass::Bandwidth, columns, len: column.len, first: 0, borrow: PhantomData }
+    }
+
+    /// Says which element of the variable is the task's first, for a task over a part of a variable.
+    ///
+    /// # Errors
+    /// [`Error::FirstElement`] if it is not a multiple of [`BLOCK`].
+    pub fn starting_at(self, first: u64) -> Result<Self, Error> {
+        if first.is_multiple_of(BLOCK as u64) {
+            Ok(Task { first, ..self })
+        } else {
+            Err(Error::FirstElement { first })
+        }
+    }
+
+    /// The index in the variable of the task's first element.
+    pub fn first_element(&self) -> u64 {
+        self.first
+    }
+
+    /// Gives the task of a step other hyperparameters, for the next run.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::UnusedTensor`] if the step needs other tensors than the task has. A task that
+    /// is not a step needs none of a step's. The task is then as it was.
+    #[inline]
+    pub fn set_step(&mut self, step: LionStep) -> Result<(), Error> {
+        let pass = Pass::Step(step);
+        pass.check(&self.columns)?;
+        self.pass = pass;
+        Ok(())
+    }
+
+    /// Runs the task on the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::UnavailableBackend`]. Nothing is written then.
+    #[inline]
+    pub fn run(&mut self, backend: Backend) -> Result<(), Error> {
+        let prefetch = Prefetch::Auto.enabled_for(self.bytes());
+        // SAFETY: the range is all of the task, which is borrowed exclusively.
+        unsafe { self.run_range(backend, prefetch, 0..self.len) }
+    }
+
+    /// Runs some elements of the task, from a multiple of [`BLOCK`] on.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Safety
+    /// The range is within the task, and while this runs nothing else reads or writes those elements.
+    #[inline(always)]
+    pub(crate) unsafe fn run_range(
+        &self,
+        backend: Backend,
+        prefetch: bool,
+        range: Range<usize>,
+    ) -> Result<(), Error> {
+        debug_assert!(
+            range.end <= self.len && range.start.is_multiple_of(BLOCK),
+            "{range:?} of {}",
+            self.len
+        );
+        // SAFETY: the tensors fit the pass, which was checked when the task was made; the rest is this contract's.
+        unsafe { engine::run(backend, prefetch, &self.pass, &self.columns, range) }
     }
 
     /// Elements of each of its tensors.
+    #[inline]
     pub fn elements(&self) -> usize {
-        match &self.0 {
-            Pass::Step(stepping) => stepping.len(),
-            Pass::Accumulate(_, tensor, _) | Pass::Average(_, tensor, _) => tensor.len(),
-            Pass::Convert(tensor, _) | Pass::Statistics(_, tensor, ..) | Pass::Read(tensor) => tensor.len(),
-            Pass::Stream(tensor, ..) | Pass::Rewrite(tensor) => tensor.len(),
-        }
+        self.len
     }
 
     /// Bytes of its tensors together.
+    #[inline]
     pub fn bytes(&self) -> usize {
-        let each = match &self.0 {
-            Pass::Step(stepping) => stepping.bytes_per_element(),
-            Pass::Accumulate(_, _, other) => size_of::<f32>() + other.dtype().size(),
-            Pass::Average(_, _, other) => size_of::<f32>() + other.dtype().size(),
-            Pass::Convert(source, target) => source.dtype().size() + target.dtype().size(),
-            Pass::Statistics(_, gradient, accumulator, _) => {
-                gradient.dtype().size() + accumulator.map_or(0, |_| size_of::<f32>())
-            }
-            Pass::Stream(p, g, m) => p.dtype().size() + g.dtype().size() + m.dtype().size(),
-            Pass::Read(tensor) => tensor.dtype().size(),
-            Pass::Rewrite(tensor) => tensor.dtype().size(),
-        };
-        self.elements() * each
+        self.columns.bytes(self.len)
     }
 
-    /// The formats of parameter, gradient and momentum; of a pass that lacks one, that of the tensor it is about.
+    /// The dtypes of parameter, gradient and momentum. A pass without one of them has that of the tensor it is about.
     pub fn dtypes(&self) -> [Dtype; 3] {
-        match &self.0 {
-            Pass::Step(stepping) => stepping.dtypes(),
-            Pass::Accumulate(_, _, gradient) | Pass::Statistics(_, gradient, ..) => [gradient.dtype(); 3],
-            Pass::Average(_, _, parameter) => [parameter.dtype(); 3],
-            Pass::Convert(source, target) => [target.dtype(), source.dtype(), target.dtype()],
-            Pass::Stream(parameter, gradient, momentum) => {
-                [parameter.dtype(), gradient.dtype(), momentum.dtype()]
+        let of = |role| self.columns.dtype(role);
+        match self.pass {
+            Pass::Step(_) => [of(Role::Parameter), of(Role::Gradient), of(Role::Momentum)],
+            Pass::Accumulate(_) | Pass::Statistics(..) => [of(Role::Gradient); 3],
+            Pass::Ema(_) => [of(Role::Parameter); 3],
+            Pass::Convert => [of(Role::Copy), of(Role::Source), of(Role::Copy)],
+            Pass::Bandwidth if self.columns.given().has(Role::Parameter) => {
+                [of(Role::Parameter), of(Role::Gradient), of(Role::Momentum)]
             }
-            Pass::Read(tensor) => [tensor.dtype(); 3],
-            Pass::Rewrite(tensor) => [tensor.dtype(); 3],
-        }
-    }
-
-    /// Takes elements off the front, as a task of their own, for callers who spread tasks over threads themselves: at
-    /// least as many as asked for, in whole blocks of [`BLOCK`] so that statistics have the same bits, and at most
-    /// all.
-    #[must_use]
-    pub fn take_front(&mut self, elements: usize) -> Task<'a> {
-        let blocks = elements.checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
-        let middle = blocks.min(self.elements());
-        let (head, tail) = mem::replace(&mut self.0, Pass::Read(Slice::F32(&[]))).split_at(middle);
-        self.0 = tail;
-        Task(head)
-    }
-
-    #[inline(always)]
-    pub(crate) fn stepping(&self) -> Option<&Stepping<'a>> {
-        match &self.0 {
-            Pass::Step(stepping) => Some(stepping),
-            _ => None,
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn stepping_mut(&mut self) -> Option<&mut Stepping<'a>> {
-        match &mut self.0 {
-            Pass::Step(stepping) => Some(stepping),
-            _ => None,
+            Pass::Bandwidth if self.columns.given().has(Role::Source) => [of(Role::Source); 3],
+            Pass::Bandwidth => [of(Role::Momentum); 3],
         }
     }
 }
 
-impl Pass<'_> {
-    fn split_at(self, middle: usize) -> (Self, Self) {
-        match self {
-            Pass::Step(stepping) => {
-                let (head, tail) = stepping.split_at(middle);
-                (Pass::Step(head), Pass::Step(tail))
-            }
-            Pass::Accumulate(settings, accumulator, gradient) => {
-                let ((a, b), (g, h)) = (accumulator.split_at_mut(middle), gradient.split_at(middle));
-                (Pass::Accumulate(settings, a, g), Pass::Accumulate(settings, b, h))
-            }
-            Pass::Average(ema, average, parameter) => {
-                let ((a, b), (p, q)) = (average.split_at_mut(middle), parameter.split_at(middle));
-                (Pass::Average(ema, a, p), Pass::Average(ema, b, q))
-            }
-            Pass::Convert(source, target) => {
-                let ((s, r), (t, u)) = (source.split_at(middle), target.split_at(middle));
-                (Pass::Convert(s, t), Pass::Convert(r, u))
-            }
-            Pass::Statistics(settings, gradient, accumulator, blocks) => {
-                let (g, h) = gradient.split_at(middle);
-                let (a, b) = accumulator.map(|accumulator| accumulator.split_at(middle)).unzip();
-                let (s, t) = blocks.split_at_mut(middle.div_ceil(BLOCK));
-                (Pass::Statistics(settings, g, a, s), Pass::Statistics(settings, h, b, t))
-            }
-            Pass::Stream(parameter, gradient, momentum) => {
-                let ((p, q), (g, h)) = (parameter.split_at(middle), gradient.split_at(middle));
-                let (m, n) = momentum.split_at(middle);
-                (Pass::Stream(p, g, m), Pass::Stream(q, h, n))
-            }
-            Pass::Read(tensor) => {
-                let (head, tail) = tensor.split_at(middle);
-                (Pass::Read(head), Pass::Read(tail))
-            }
-            Pass::Rewrite(tensor) => {
-                let (head, tail) = tensor.split_at(middle);
-                (Pass::Rewrite(head), Pass::Rewrite(tail))
-            }
-        }
-    }
-
-    fn run(&mut self, backend: Backend) -> Result<(), Error> {
-        match self {
-            // A list makes these.
-            Pass::Step(_) => Ok(()),
-            Pass::Accumulate(settings, accumulator, gradient) => {
-                accumulate(backend, settings, accumulator, *gradient)
-            }
-            Pass::Average(ema, values, parameter) => average(backend, ema, values, parameter.reborrow()),
-            Pass::Convert(source, target) => convert(backend, *source, target.reborrow()),
-            Pass::Statistics(settings, gradient, accumulator, blocks) => {
-                block_statistics(backend, settings, *gradient, *accumulator, blocks)
-            }
-            Pass::Stream(p, g, m) => stream(backend, p.reborrow(), *g, m.reborrow()),
-            Pass::Read(tensor) => read(backend, *tensor),
-            Pass::Rewrite(tensor) => rewrite(backend, tensor.reborrow()),
-        }
-    }
-}
-
-/// Runs a list on the calling thread. Steps of the same form that follow each other share one dispatch.
-pub(crate) fn run_in_turn(backend: Backend, prefetch: bool, mut list: &mut [Task<'_>]) -> Result<(), Error> {
-    while let Some(first) = list.first_mut() {
-        let alike = match first.stepping().map(Stepping::form) {
-            Some(form) => {
-                let same = |task: &&Task<'_>| task.stepping().is_some_and(|other| other.form() == form);
-                list.iter().take_while(same).count()
-            }
-            None => {
-                first.0.run(backend)?;
-                1
-            }
+impl GradientStatistics {
+    /// The statistics of a whole gradient, on the calling thread: [`Task::statistics`] without memory for its blocks.
+    ///
+    /// # Errors
+    /// As [`Task::statistics`] and [`Task::run`].
+    pub fn measure<'a>(
+        backend: Backend,
+        transform: &GradientTransform,
+        gradient: impl Into<TensorRef<'a>>,
+        accumulator: Option<&[f32]>,
+    ) -> Result<Self, Error> {
+        const AT_A_TIME: usize = 64;
+        let gradient = gradient.into();
+        let mut blocks = [GradientStatistics::default(); AT_A_TIME];
+        let tensors = Tensors::new(Role::Gradient, gradient.column);
+        let tensors = match accumulator {
+            Some(sums) => tensors.with(Role::Accumulator, TensorRef::from(sums).column),
+            None => tensors,
         };
-        let (run, rest) = list.split_at_mut(alike);
-        apply_all(backend, prefetch, run)?;
-        list = rest;
+        let mut task = tensors.task(Pass::Statistics(*transform, blocks.as_mut_ptr()))?;
+        backend.ensure_available()?;
+        let mut all = Self::default();
+        let mut start = 0;
+        while start < task.len {
+            let end = task.len.min(start + AT_A_TIME * BLOCK);
+            // A pass writes the statistics of its element n to the place n / BLOCK.
+            task.pass = Pass::Statistics(*transform, blocks.as_mut_ptr().wrapping_sub(start / BLOCK));
+            // SAFETY: the range is within the task, and has no more blocks than there are places.
+            unsafe { task.run_range(backend, false, start..end)? };
+            let found = blocks.iter().take((end - start).div_ceil(BLOCK));
+            all = with_ieee_state(|| found.fold(all, |all, block| all.followed_by(block)));
+            start = end;
+        }
+        Ok(all)
     }
-    Ok(())
 }

@@ -14,25 +14,25 @@ use super::{HUGE_PAGE, LINE, PAGE};
 const ALIGNED: NonZeroUsize = NonZeroUsize::new(HUGE_PAGE).expect("is not zero");
 
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct Allocation {
     start: NonNull<u8>,
     size: usize,
     mapped: bool,
 }
 
 // SAFETY: memory is owned by one value, and is plain bytes.
-unsafe impl Send for Memory {}
+unsafe impl Send for Allocation {}
 // SAFETY: shared access to it is reading.
-unsafe impl Sync for Memory {}
+unsafe impl Sync for Allocation {}
 
-impl Memory {
+impl Allocation {
     /// The smallest size that is mapped; 0 where none is.
-    pub(super) const LEAST_MAPPED: usize = if sys::MAPS { HUGE_PAGE } else { 0 };
+    pub(super) const MIN_MAPPED: usize = if sys::MAPS { HUGE_PAGE } else { 0 };
 
     pub(super) const fn empty() -> Self {
         // A dangling pointer, aligned as any other start.
         let start = NonNull::without_provenance(ALIGNED);
-        Memory { start, size: 0, mapped: false }
+        Allocation { start, size: 0, mapped: false }
     }
 
     /// Zeros, starting at a multiple of 64 bytes, of 4 KiB or of 2 MiB where there are that many; `None` where they
@@ -46,11 +46,11 @@ impl Memory {
         if size >= HUGE_PAGE && sys::MAPS {
             let size = sys::rounded(size)?;
             let start = sys::map(size)?;
-            return Some(Memory { start, size, mapped: true });
+            return Some(Allocation { start, size, mapped: true });
         }
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Memory { start, size, mapped: false })
+        Some(Allocation { start, size, mapped: false })
     }
 
     pub(super) fn size(&self) -> usize {
@@ -71,7 +71,7 @@ impl Memory {
     }
 
     /// What code does that cannot report that there is no memory.
-    pub(super) fn give_up(size: usize) -> ! {
+    pub(super) fn abort_out_of_memory(size: usize) -> ! {
         handle_alloc_error(layout(size).unwrap_or(Layout::new::<u8>()))
     }
 
@@ -95,7 +95,7 @@ fn layout(size: usize) -> Option<Layout> {
     Layout::from_size_align(size, align).ok()
 }
 
-impl Drop for Memory {
+impl Drop for Allocation {
     fn drop(&mut self) {
         if self.mapped {
             sys::unmap(self.start, self.size);

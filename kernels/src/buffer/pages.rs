@@ -4,7 +4,7 @@
 use core::ptr::NonNull;
 
 use super::HUGE_PAGE;
-use crate::element::Element;
+use crate::format::Element;
 
 /// What [`advise_huge_pages`] achieved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

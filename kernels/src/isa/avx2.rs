@@ -16,18 +16,19 @@ impl Isa for Avx2 {
 
     type F32 = __m256;
     type U32 = __m256i;
-    type Half = __m128i;
+    type U16 = __m128i;
     type F64 = __m256d;
     type Mask = __m256i;
 
     #[inline(always)]
-    unsafe fn assume() -> Self {
+    unsafe fn new_unchecked() -> Self {
         Avx2(())
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,f16c")]
+        #[inline(never)]
         fn enter<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
             kernel.call(isa)
         }
@@ -44,7 +45,7 @@ impl Isa for Avx2 {
         less(a: __m256, b: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
         is_nan(a: __m256) -> __m256i = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
         any_nan(a: __m256, b: __m256) -> bool = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, b)) != 0;
-        minus_signed(value: __m256, magnitude: __m256, direction: __m256) -> __m256 = {
+        sub_signed(value: __m256, magnitude: __m256, direction: __m256) -> __m256 = {
             let sign = _mm256_and_ps(direction, _mm256_set1_ps(-0.0));
             let moves = _mm256_cmp_ps::<_CMP_NEQ_UQ>(direction, _mm256_setzero_ps());
             let number = _mm256_and_ps(_mm256_or_ps(magnitude, sign), moves);
@@ -54,7 +55,7 @@ impl Isa for Avx2 {
         };
 
         to_bits(a: __m256) -> __m256i = _mm256_castps_si256(a);
-        of_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
+        from_bits(a: __m256i) -> __m256 = _mm256_castsi256_ps(a);
 
         splat_u32(value: u32) -> __m256i = _mm256_set1_epi32(value as i32);
         add_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);

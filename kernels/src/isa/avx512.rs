@@ -20,18 +20,19 @@ impl Isa for Avx512 {
 
     type F32 = __m512;
     type U32 = __m512i;
-    type Half = __m256i;
+    type U16 = __m256i;
     type F64 = __m512d;
     type Mask = __mmask16;
 
     #[inline(always)]
-    unsafe fn assume() -> Self {
+    unsafe fn new_unchecked() -> Self {
         Avx512(())
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        #[inline(never)]
         fn enter<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
             kernel.call(isa)
         }
@@ -40,7 +41,7 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_part<V: Copy>(self, from: *const V, bytes: usize) -> V {
+    unsafe fn load_partial<V: Copy>(self, from: *const V, bytes: usize) -> V {
         const { assert!(size_of::<V>() <= size_of::<__m512i>()) };
         // SAFETY: the token proves AVX-512 BW. Only bytes under the mask are read, which are readable by the
         // contract; the vector's first bytes are a V, for which any bits will do.
@@ -51,7 +52,7 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn store_part<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
+    unsafe fn store_partial<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
         // SAFETY: the token proves AVX-512 BW. The load stays within `value`, and only bytes under the mask are
         // written, which are writable by the contract.
         unsafe {
@@ -71,13 +72,13 @@ impl Isa for Avx512 {
         any_nan(a: __m512, b: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b) != 0;
         // The sign is one instruction. The product with it is exact, so that fusing it into the subtraction rounds
         // as the two operations would: once.
-        minus_signed(value: __m512, magnitude: __m512, direction: __m512) -> __m512 = {
+        sub_signed(value: __m512, magnitude: __m512, direction: __m512) -> __m512 = {
             let sign = _mm512_fixupimm_ps::<0>(direction, direction, _mm512_set1_epi32(SIGN_OF_CLASS));
             _mm512_fnmadd_ps(magnitude, sign, value)
         };
 
         to_bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
-        of_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        from_bits(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
 
         splat_u32(value: u32) -> __m512i = _mm512_set1_epi32(value as i32);
         add_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);

@@ -13,18 +13,19 @@ impl Isa for Neon {
 
     type F32 = float32x4_t;
     type U32 = uint32x4_t;
-    type Half = uint16x4_t;
+    type U16 = uint16x4_t;
     type F64 = float64x2_t;
     type Mask = uint32x4_t;
 
     #[inline(always)]
-    unsafe fn assume() -> Self {
+    unsafe fn new_unchecked() -> Self {
         Neon(())
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "neon")]
+        #[inline(never)]
         fn enter<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
             kernel.call(isa)
         }
@@ -42,7 +43,7 @@ impl Isa for Neon {
         is_nan(a: float32x4_t) -> uint32x4_t = vmvnq_u32(vceqq_f32(a, a));
         any_nan(a: float32x4_t, b: float32x4_t) -> bool =
             vminvq_u32(vandq_u32(vceqq_f32(a, a), vceqq_f32(b, b))) == 0;
-        minus_signed(value: float32x4_t, magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
+        sub_signed(value: float32x4_t, magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
             let moving = vbslq_f32(vdupq_n_u32(0x8000_0000), direction, magnitude);
             let still = vbicq_u32(vreinterpretq_u32_f32(moving), vceqzq_f32(direction));
             // All ones where the direction equals itself not: a quiet NaN.
@@ -51,7 +52,7 @@ impl Isa for Neon {
         };
 
         to_bits(a: float32x4_t) -> uint32x4_t = vreinterpretq_u32_f32(a);
-        of_bits(a: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32(a);
+        from_bits(a: uint32x4_t) -> float32x4_t = vreinterpretq_f32_u32(a);
 
         splat_u32(value: u32) -> uint32x4_t = vdupq_n_u32(value);
         add_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32(a, b);

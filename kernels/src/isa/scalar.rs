@@ -1,5 +1,7 @@
 //! Plain Rust on four lanes: the backend that every machine has.
 
+use half::f16;
+
 use super::{Isa, Kernel, primitives};
 
 /// Needs nothing of the processor.
@@ -21,25 +23,40 @@ macro_rules! lanes {
 
 impl Isa for Scalar {
     const LANES: usize = 4;
+    const FUSED: bool = false;
 
     type F32 = [f32; 4];
     type U32 = [u32; 4];
-    type Half = [u16; 4];
+    type U16 = [u16; 4];
     type F64 = [f64; 2];
     type Mask = [bool; 4];
 
     #[inline(always)]
-    unsafe fn assume() -> Self {
+    unsafe fn new_unchecked() -> Self {
         Scalar
     }
 
     #[inline(always)]
-    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[inline(never)]
         fn enter<K: Kernel>(isa: Scalar, kernel: K) -> K::Output {
             kernel.call(isa)
         }
         enter(self, kernel)
+    }
+
+    #[inline(always)]
+    fn halves_to_f32(self, from: &[f16], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = half_to_f32(from.to_bits());
+        }
+    }
+
+    #[inline(always)]
+    fn f32_to_halves(self, from: &[f32], to: &mut [f16]) {
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to = f16::from_bits(f32_to_half(from));
+        }
     }
 
     primitives! {
@@ -51,7 +68,7 @@ impl Isa for Scalar {
         less(a: [f32; 4], b: [f32; 4]) -> [bool; 4] = lanes!(a, b => a < b);
         is_nan(a: [f32; 4]) -> [bool; 4] = lanes!(a => f32::is_nan(a));
         any_nan(a: [f32; 4], b: [f32; 4]) -> bool = a.iter().chain(&b).any(|value| value.is_nan());
-        minus_signed(value: [f32; 4], magnitude: [f32; 4], direction: [f32; 4]) -> [f32; 4] = lanes!(
+        sub_signed(value: [f32; 4], magnitude: [f32; 4], direction: [f32; 4]) -> [f32; 4] = lanes!(
             value, magnitude, direction => {
                 let moving = magnitude.copysign(direction);
                 let still = if direction == 0.0 { 0.0 } else { moving };
@@ -59,7 +76,7 @@ impl Isa for Scalar {
             });
 
         to_bits(a: [f32; 4]) -> [u32; 4] = lanes!(a => f32::to_bits(a));
-        of_bits(a: [u32; 4]) -> [f32; 4] = lanes!(a => f32::from_bits(a));
+        from_bits(a: [u32; 4]) -> [f32; 4] = lanes!(a => f32::from_bits(a));
 
         splat_u32(value: u32) -> [u32; 4] = [value; 4];
         add_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.wrapping_add(b));

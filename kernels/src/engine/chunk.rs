@@ -1,0 +1,226 @@
+//! The loop under every kernel: a range of elements, a chunk of two vectors at a time.
+//!
+//! The last elements, which do not fill a chunk, go through the same code with partial loads and stores. So each
+//! operation is written once, no element past the end is touched, and a result cannot depend on where in a tensor an
+//! element lies.
+
+use core::ops::Range;
+
+use super::lanes::{LaneCodec, Pair};
+use crate::isa::Isa;
+use crate::isa::prefetch::prefetch;
+use crate::rule::GradientOps;
+
+/// Bytes from a chunk to the one that is prefetched.
+const PREFETCH_DISTANCE: usize = 1024;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// The numbers of the lanes of two vectors, of as many as the longest have.
+static LANE_NUMBERS: [u32; 32] = {
+    let mut numbers = [0; 32];
+    let mut lane = 0;
+    while lane < numbers.len() {
+        numbers[lane] = lane as u32;
+        lane += 1;
+    }
+    numbers
+};
+
+/// An operation on the elements of one chunk. `apply` must be `#[inline(always)]`.
+pub(crate) trait ChunkOp<I: Isa> {
+    /// # Safety
+    /// The chunk's elements exist in every stream that the operation loads from or stores to.
+    unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>);
+}
+
+/// Applies an operation to the elements of a range.
+///
+/// # Safety
+/// They exist in every stream that the operation loads from or stores to.
+#[inline(always)]
+pub(crate) unsafe fn for_each_chunk<I: Isa>(isa: I, range: Range<usize>, op: &mut impl ChunkOp<I>) {
+    let mut start = range.start;
+    let chunks_end = range.end - (range.end - range.start) % (2 * I::LANES);
+    while start < chunks_end {
+        // SAFETY: full chunks are left before `chunks_end`, which is within the range.
+        unsafe { op.apply(Chunk::full(isa, start)) };
+        start += 2 * I::LANES;
+    }
+    if start < range.end {
+        // SAFETY: the chunk ends where the range ends.
+        unsafe { op.apply(Chunk::partial(isa, start, range.end - start)) };
+    }
+}
+
+/// Consecutive elements that an operation handles at a time: two full vectors from element `start`, or fewer elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk<I: Isa, const FULL: bool> {
+    isa: I,
+    start: usize,
+    len: usize,
+}
+
+impl<I: Isa> Chunk<I, true> {
+    /// Two full vectors.
+    #[inline(always)]
+    pub(crate) fn full(isa: I, start: usize) -> Self {
+        Chunk { isa, start, len: 2 * I::LANES }
+    }
+}
+
+impl<I: Isa> Chunk<I, false> {
+    /// At most a chunk.
+    #[inline(always)]
+    pub(crate) fn partial(isa: I, start: usize, len: usize) -> Self {
+        Chunk { isa, start, len: len.min(2 * I::LANES) }
+    }
+}
+
+impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
+    /// The chunk's elements of a stream; lanes beyond the chunk hold zero. For `split` see
+    /// [`LaneCodec::SPLITS`].
+    ///
+    /// # Safety
+    /// The chunk's elements of the stream are readable.
+    #[inline(always)]
+    pub(crate) unsafe fn load<T: LaneCodec>(self, stream: *const T, split: bool) -> Pair<I> {
+        // SAFETY: `start` is within the stream, and what the extent spans is readable, by the contract.
+        unsafe { T::load(self.extent::<T>(), stream.add(self.start), split) }
+    }
+
+    /// Stores the chunk's elements; lanes beyond the chunk are dropped.
+    ///
+    /// # Safety
+    /// The chunk's elements of the stream are writable.
+    #[inline(always)]
+    pub(crate) unsafe fn store<T: LaneCodec>(self, stream: *mut T, split: bool, value: Pair<I>) {
+        // SAFETY: `start` is within the stream, and what the extent spans is writable, by the contract.
+        unsafe { T::store(self.extent::<T>(), stream.add(self.start), split, value) }
+    }
+
+    /// Stores the chunk's elements, which have been rounded to the format; lanes beyond the chunk are dropped.
+    ///
+    /// # Safety
+    /// The chunk's elements of the stream are writable.
+    #[inline(always)]
+    pub(crate) unsafe fn store_rounded<T: LaneCodec>(self, stream: *mut T, value: Pair<I>) {
+        // SAFETY: `start` is within the stream, and what the extent spans is writable, by the contract.
+        unsafe { T::store_rounded(self.extent::<T>(), stream.add(self.start), value) }
+    }
+
+    /// Gradients divided by the loss scale and averaged with the accumulator, but not clipped.
+    ///
+    /// # Safety
+    /// If the transform averages, the chunk lies within the accumulator.
+    #[inline(always)]
+    pub(crate) unsafe fn averaged(
+        self,
+        ops: &GradientOps<I>,
+        gradient: Pair<I>,
+        accumulator: *const f32,
+    ) -> Pair<I> {
+        let g = both!(i => ops.unscaled(gradient[i]));
+        if !ops.averages() {
+            return g;
+        }
+        // SAFETY: the transform averages, so the accumulator is there.
+        let sum = unsafe { self.load(accumulator, false) };
+        both!(i => ops.averaged(g[i], sum[i]))
+    }
+
+    /// The value of a chunk that was not split, with zeros once more in the lanes beyond it.
+    #[inline(always)]
+    pub(crate) fn cleared(self, value: Pair<I>) -> Pair<I> {
+        if FULL {
+            return value;
+        }
+        both!(i => {
+            // SAFETY: the table has a number for each lane of two vectors of at most 16.
+            let lanes = unsafe { self.isa.load(LANE_NUMBERS.as_ptr().add(i * I::LANES).cast::<I::U32>()) };
+            let within = self.isa.less_u31(lanes, self.isa.splat_u32(self.len as u32));
+            let kept = self.isa.select(within, self.isa.to_bits(value[i]), self.isa.splat_u32(0));
+            self.isa.from_bits(kept)
+        })
+    }
+
+    /// Asks for the stream's lines that a chunk [`PREFETCH_DISTANCE`] of this one will need.
+    #[inline(always)]
+    pub(crate) fn prefetch<T>(self, stream: *const T) {
+        let first = stream.wrapping_add(self.start).addr().wrapping_add(PREFETCH_DISTANCE);
+        let mut line = 0;
+        while line < 2 * I::LANES * size_of::<T>() {
+            prefetch(first.wrapping_add(line));
+            line += LINE;
+        }
+    }
+
+    #[inline(always)]
+    fn extent<T>(self) -> Extent<I, FULL> {
+        Extent { isa: self.isa, bytes: self.len * size_of::<T>() }
+    }
+}
+
+/// A chunk's extent in one stream, as bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent<I: Isa, const FULL: bool> {
+    pub(crate) isa: I,
+    bytes: usize,
+}
+
+impl<I: Isa, const FULL: bool> Extent<I, FULL> {
+    /// Bytes of the vector `index` of type `V` that lie within the extent.
+    #[inline(always)]
+    fn within<V>(self, index: usize) -> usize {
+        self.bytes.saturating_sub(index * size_of::<V>()).min(size_of::<V>())
+    }
+
+    /// The vector `index` from `start`.
+    ///
+    /// # Safety
+    /// The extent's bytes are readable from `start`; where it is whole, the vector lies within them.
+    #[inline(always)]
+    pub(crate) unsafe fn read<V: Copy>(self, start: *const V, index: usize) -> V {
+        let from = start.wrapping_add(index);
+        // SAFETY: by the contract, or because only bytes within the extent are read.
+        unsafe {
+            if FULL { self.isa.load(from) } else { self.isa.load_partial(from, self.within::<V>(index)) }
+        }
+    }
+
+    /// Writes the vector `index` from `start`.
+    ///
+    /// # Safety
+    /// The extent's bytes are writable from `start`; where it is whole, the vector lies within them.
+    #[inline(always)]
+    pub(crate) unsafe fn write<V: Copy>(self, start: *mut V, index: usize, value: V) {
+        let to = start.wrapping_add(index);
+        // SAFETY: by the contract, or because only bytes within the extent are written.
+        unsafe {
+            if FULL {
+                self.isa.store(to, value)
+            } else {
+                self.isa.store_partial(to, self.within::<V>(index), value)
+            }
+        }
+    }
+}
+
+/// An expression for both vectors of a chunk, `both!(i => expression)` with `i` 0 and 1. A macro, since the closure
+/// that a function would take need not be inlined.
+macro_rules! both {
+    ($i:ident => $value:expr) => {
+        [
+            {
+                let $i = 0;
+                $value
+            },
+            {
+                let $i = 1;
+                $value
+            },
+        ]
+    };
+}
+pub(crate) use both;

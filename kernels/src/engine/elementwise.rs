@@ -1,0 +1,228 @@
+//! The passes beside the step: gradient accumulation, the moving average, conversion between formats.
+//!
+//! Each is an operation on lanes of any [`LaneCodec`]. A tensor whose format has lanes is worked on where it lies; a
+//! tensor of another format, or of a 16-bit one without vector registers, is decoded into a tile, and the operation works
+//! on that.
+
+use super::View;
+use super::chunk::{Chunk, ChunkOp, both, for_each_chunk};
+use super::lanes::{LaneCodec, with_lanes};
+use super::tiles::{Tile, decode, encode, for_each_tile};
+use crate::isa::{Isa, Kernel};
+use crate::role::Role;
+use crate::rule::{EmaRule, GradientOps};
+use crate::settings::{Ema, GradientTransform};
+
+/// Whether the passes over a format work on it where it lies.
+const fn in_place<I: Isa, F: LaneCodec>() -> bool {
+    I::FUSED || !F::SPLITS && F::SCALAR_LANES
+}
+
+/// Adds the gradient to the accumulator.
+pub(super) struct Accumulate<'a> {
+    pub(super) transform: &'a GradientTransform,
+    pub(super) view: &'a View,
+}
+
+impl Kernel for Accumulate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let Accumulate { transform, view } = self;
+        with_lanes!(view.dtype(Role::Gradient), G => if const { in_place::<I, G>() } {
+            let gradient = view.columns.first(Role::Gradient).cast::<G>().cast_const();
+            return isa.vectorize(Add { transform, gradient, sums: view.f32_at(Role::Accumulator, 0), n: view.len });
+        }, else ());
+        let mut tile = Tile::new();
+        // SAFETY: the tiles cover the view, and both tensors are given.
+        for_each_tile(view.len, |start, n| unsafe {
+            let gradient = decode(isa, view, Role::Gradient, start, n, &mut tile).cast_const();
+            isa.vectorize(Add { transform, gradient, sums: view.f32_at(Role::Accumulator, start), n });
+        });
+    }
+}
+
+struct Add<'a, G> {
+    transform: &'a GradientTransform,
+    gradient: *const G,
+    sums: *mut f32,
+    n: usize,
+}
+
+impl<G: LaneCodec> Kernel for Add<'_, G> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let Add { gradient, sums, .. } = self;
+        let mut op = AddOp { isa, ops: GradientOps::new(isa, self.transform), gradient, sums };
+        // SAFETY: both tensors have `n` elements.
+        unsafe { for_each_chunk(isa, 0..self.n, &mut op) }
+    }
+}
+
+struct AddOp<I: Isa, G> {
+    isa: I,
+    ops: GradientOps<I>,
+    gradient: *const G,
+    sums: *mut f32,
+}
+
+impl<I: Isa, G: LaneCodec> ChunkOp<I> for AddOp<I, G> {
+    #[inline(always)]
+    unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
+        // SAFETY: the chunk lies within the tensors by this function's contract.
+        unsafe {
+            let g = chunk.load(self.gradient, false);
+            let sum = chunk.load(self.sums.cast_const(), false);
+            chunk.store(self.sums, false, both!(i => self.isa.add(self.ops.unscaled(g[i]), sum[i])));
+        }
+    }
+}
+
+/// The moving average alone.
+pub(super) struct UpdateEma<'a> {
+    pub(super) ema: &'a Ema,
+    pub(super) view: &'a View,
+}
+
+impl Kernel for UpdateEma<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let UpdateEma { ema, view } = self;
+        with_lanes!(view.dtype(Role::Parameter), P => if const { in_place::<I, P>() } {
+            let parameter = view.columns.first(Role::Parameter).cast::<P>();
+            return isa.vectorize(Average { ema, average: view.f32_at(Role::Ema, 0), parameter, n: view.len });
+        }, else ());
+        let mut tile = Tile::new();
+        // SAFETY: the tiles cover the view, and both tensors are given.
+        for_each_tile(view.len, |start, n| unsafe {
+            average_in_tile(isa, ema, view, start, n, &mut tile);
+        });
+    }
+}
+
+/// The moving average of a parameter that is decoded. Returns the values that the parameter then has.
+///
+/// # Safety
+/// As for [`decode`]; parameter and average are given.
+#[inline(always)]
+pub(super) unsafe fn average_in_tile<I: Isa>(
+    isa: I,
+    ema: &Ema,
+    view: &View,
+    start: usize,
+    n: usize,
+    tile: &mut Tile,
+) -> *const f32 {
+    let average = view.f32_at(Role::Ema, start);
+    // SAFETY: by this function's contract.
+    unsafe {
+        let parameter = decode(isa, view, Role::Parameter, start, n, tile);
+        let keeps = Ema { overwrite: false, ..*ema };
+        isa.vectorize(Average { ema: &keeps, average, parameter, n });
+        if !ema.overwrite {
+            return parameter;
+        }
+        encode(isa, view, Role::Parameter, start, n, average);
+        decode(isa, view, Role::Parameter, start, n, tile)
+    }
+}
+
+struct Average<'a, P> {
+    ema: &'a Ema,
+    average: *mut f32,
+    parameter: *mut P,
+    n: usize,
+}
+
+impl<P: LaneCodec> Kernel for Average<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let Average { ema, average, parameter, n } = self;
+        let mut op =
+            AverageOp { isa, rule: EmaRule::new(isa, ema), overwrite: ema.overwrite, average, parameter };
+        // SAFETY: both tensors have `n` elements.
+        unsafe { for_each_chunk(isa, 0..n, &mut op) }
+    }
+}
+
+struct AverageOp<I: Isa, P> {
+    isa: I,
+    rule: EmaRule<I>,
+    overwrite: bool,
+    average: *mut f32,
+    parameter: *mut P,
+}
+
+impl<I: Isa, P: LaneCodec> ChunkOp<I> for AverageOp<I, P> {
+    #[inline(always)]
+    unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
+        // SAFETY: the chunk lies within the tensors by this function's contract.
+        unsafe {
+            let p = chunk.load(self.parameter.cast_const(), false);
+            let average = chunk.load(self.average.cast_const(), false);
+            let average = both!(i => self.rule.averaged(average[i], p[i]));
+            chunk.store(self.average, false, average);
+            if self.overwrite {
+                chunk.store_rounded(self.parameter, P::rounded(self.isa, average));
+            }
+        }
+    }
+}
+
+/// A tensor in another format.
+pub(super) struct Convert<'a> {
+    pub(super) view: &'a View,
+}
+
+impl Kernel for Convert<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let view = self.view;
+        with_lanes!(view.dtype(Role::Source), S => with_lanes!(view.dtype(Role::Copy), T => {
+            if const { in_place::<I, S>() && in_place::<I, T>() } {
+                let from = view.columns.first(Role::Source).cast::<S>().cast_const();
+                let to = view.columns.first(Role::Copy).cast::<T>();
+                return isa.vectorize(Move { from, to, n: view.len });
+            }
+        }, else ()), else ());
+        let mut tile = Tile::new();
+        // SAFETY: the tiles cover the view, and both tensors are given.
+        for_each_tile(view.len, |start, n| unsafe {
+            let values = decode(isa, view, Role::Source, start, n, &mut tile);
+            encode(isa, view, Role::Copy, start, n, values);
+        });
+    }
+}
+
+struct Move<S, T> {
+    from: *const S,
+    to: *mut T,
+    n: usize,
+}
+
+impl<S: LaneCodec, T: LaneCodec> Kernel for Move<S, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(mut self, isa: I) {
+        // SAFETY: both tensors have `n` elements.
+        unsafe { for_each_chunk(isa, 0..self.n, &mut self) }
+    }
+}
+
+impl<I: Isa, S: LaneCodec, T: LaneCodec> ChunkOp<I> for Move<S, T> {
+    #[inline(always)]
+    unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
+        // SAFETY: the chunk lies within both tensors by this function's contract.
+        unsafe { chunk.store(self.to, false, chunk.load(self.from, false)) }
+    }
+}

@@ -1,0 +1,221 @@
+//! The sums of a gradient's blocks, in the order that [`crate::statistics`] fixes.
+
+use super::chunk::Chunk;
+use super::lanes::{LaneCodec, Pair, with_lanes};
+use super::tiles::{Tile, decode};
+use super::{TILE, View};
+use crate::isa::{Isa, Kernel};
+use crate::role::Role;
+use crate::rule::GradientOps;
+use crate::settings::GradientTransform;
+use crate::statistics::{BLOCK, GradientStatistics};
+
+/// Partial sums of a block.
+const PARTIAL_SUMS: usize = 32;
+const _: () = assert!(BLOCK.is_multiple_of(TILE) && TILE.is_multiple_of(PARTIAL_SUMS));
+
+const ABSOLUTE: u32 = 0x7fff_ffff;
+const INFINITY: u32 = 0x7f80_0000;
+
+/// The statistics of each block of the view's gradient.
+pub(super) struct Blocks<'a> {
+    pub(super) transform: &'a GradientTransform,
+    pub(super) view: &'a View,
+    /// A place for each block.
+    pub(super) blocks: *mut GradientStatistics,
+}
+
+impl Kernel for Blocks<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let Blocks { transform, view, blocks } = self;
+        for (index, start) in (0..view.len).step_by(BLOCK).enumerate() {
+            let end = view.len.min(start + BLOCK);
+            let block = Block { transform, view, start, end };
+            // SAFETY: there is a place for each block, and none is shared with another range.
+            unsafe { blocks.add(index).write(isa.vectorize(block)) };
+        }
+    }
+}
+
+struct Block<'a> {
+    transform: &'a GradientTransform,
+    view: &'a View,
+    start: usize,
+    end: usize,
+}
+
+impl Kernel for Block<'_> {
+    type Output = GradientStatistics;
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) -> GradientStatistics {
+        let found = self.sums::<I, false>(isa).total();
+        match found.max_abs.is_finite() {
+            true => found,
+            false => self.sums::<I, true>(isa).total(),
+        }
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn sums<I: Isa, const COUNTS: bool>(&self, isa: I) -> BlockSums<I, COUNTS> {
+        let mut sums = BlockSums {
+            isa,
+            ops: GradientOps::new(isa, self.transform),
+            squares: [[[isa.zero_f64(); 2]; 2]; PARTIAL_SUMS / 8],
+            non_finite: isa.splat_u32(0),
+            max_abs: isa.splat_u32(0),
+        };
+        with_lanes!(self.view.dtype(Role::Gradient), G => if const { I::FUSED || !G::SPLITS && G::SCALAR_LANES } {
+            let gradient = self.view.columns.first(Role::Gradient).cast::<G>().wrapping_add(self.start);
+            let accumulator = self.view.f32_at(Role::Accumulator, self.start);
+            sums.add_all(gradient.cast_const(), accumulator, self.end - self.start);
+            return sums;
+        }, else ());
+        let mut tile = Tile::new();
+        let mut start = self.start;
+        while start < self.end {
+            let n = (self.end - start).min(TILE);
+            // SAFETY: the tile lies within the view, whose gradient is given.
+            let values = unsafe { decode(isa, self.view, Role::Gradient, start, n, &mut tile) };
+            sums.add_all(values.cast_const(), self.view.f32_at(Role::Accumulator, start), n);
+            start += n;
+        }
+        sums
+    }
+}
+
+/// Calls `f` for each pair of vectors among the `PARTIAL_SUMS`. Written out, because the compiler unrolls a loop of bodies this
+/// long only after it has put the sums into memory.
+#[inline(always)]
+fn each_pair<I: Isa>(mut f: impl FnMut(usize)) {
+    const { assert!(PARTIAL_SUMS == 32 && matches!(I::LANES, 4 | 8 | 16)) };
+    f(0);
+    if I::LANES <= 8 {
+        f(1);
+    }
+    if I::LANES <= 4 {
+        f(2);
+        f(3);
+    }
+}
+
+/// The sums of a block. What is not finite stays so when it is unscaled and averaged: where the max_abs magnitude is
+/// finite, every element was. Only where it is not are they told apart and counted, which is what `COUNTS` says.
+struct BlockSums<I: Isa, const COUNTS: bool> {
+    isa: I,
+    ops: GradientOps<I>,
+    /// By pair of vectors among the `PARTIAL_SUMS`, vector, and half of its lanes. Those of long vectors leave some unused.
+    squares: [[[I::F64; 2]; 2]; PARTIAL_SUMS / 8],
+    non_finite: I::U32,
+    max_abs: I::U32,
+}
+
+impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
+    /// Adds the next `n` elements of a block, in a multiple of the partial sums unless they are the block's last.
+    #[inline(always)]
+    fn add_all<G: LaneCodec>(&mut self, values: *const G, accumulator: *const f32, n: usize) {
+        let isa = self.isa;
+        let mut start = 0;
+        while n - start >= PARTIAL_SUMS {
+            each_pair::<I>(
+                #[inline(always)]
+                |pair| {
+                    let chunk = Chunk::full(isa, start + pair * 2 * I::LANES);
+                    // SAFETY: the elements from `start` to the next multiple are among the `n`.
+                    unsafe { self.add(pair, chunk, values, accumulator) };
+                },
+            );
+            start += PARTIAL_SUMS;
+        }
+        each_pair::<I>(
+            #[inline(always)]
+            |pair| {
+                let start = start + pair * 2 * I::LANES;
+                if start < n {
+                    let chunk = Chunk::partial(isa, start, n - start);
+                    // SAFETY: the chunk ends where the `n` elements do, at the latest.
+                    unsafe { self.add(pair, chunk, values, accumulator) };
+                }
+            },
+        );
+    }
+
+    /// # Safety
+    /// The chunk lies within the values and, if the transform averages, within the accumulator.
+    #[inline(always)]
+    unsafe fn add<G: LaneCodec, const FULL: bool>(
+        &mut self,
+        pair: usize,
+        chunk: Chunk<I, FULL>,
+        values: *const G,
+        accumulator: *const f32,
+    ) {
+        let isa = self.isa;
+        // SAFETY: by this function's contract.
+        let (raw, used): (Pair<I>, Pair<I>) = unsafe {
+            let raw = chunk.load(values, false);
+            (raw, chunk.averaged(&self.ops, raw, accumulator))
+        };
+        // Divided by a scale of zero, the zeros beyond the end are NaN.
+        let used = chunk.cleared(used);
+        for vector in 0..2 {
+            let mut magnitude = isa.and(isa.to_bits(used[vector]), isa.splat_u32(ABSOLUTE));
+            if COUNTS {
+                let finite = isa.less_u31(magnitude, isa.splat_u32(INFINITY));
+                magnitude = isa.select(finite, magnitude, isa.splat_u32(0));
+
+                let raw = isa.and(isa.to_bits(raw[vector]), isa.splat_u32(ABSOLUTE));
+                let finite = isa.less_u31(raw, isa.splat_u32(INFINITY));
+                let one = isa.select(finite, isa.splat_u32(0), isa.splat_u32(1));
+                self.non_finite = isa.add_u32(self.non_finite, one);
+            }
+            self.max_abs = isa.max_u32(self.max_abs, magnitude);
+
+            let halves = isa.to_f64(used[vector]);
+            for (sum, half) in self.squares[pair][vector].iter_mut().zip(halves) {
+                *sum = isa.add_square(*sum, half);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn total(&self) -> GradientStatistics {
+        let mut squares = [0.0_f64; PARTIAL_SUMS];
+        let mut non_finite = [0_u32; PARTIAL_SUMS];
+        let mut max_abs = [0_u32; PARTIAL_SUMS];
+        for pair in 0..PARTIAL_SUMS / (2 * I::LANES) {
+            for vector in 0..2 {
+                for half in 0..2 {
+                    let lane = (4 * pair + 2 * vector + half) * (I::LANES / 2);
+                    // SAFETY: the halves' lanes tile the PARTIAL_SUMS places.
+                    unsafe {
+                        self.isa
+                            .store(squares.as_mut_ptr().add(lane).cast(), self.squares[pair][vector][half]);
+                    }
+                }
+            }
+        }
+        // SAFETY: a vector has at most 16 lanes.
+        unsafe {
+            self.isa.store(non_finite.as_mut_ptr().cast(), self.non_finite);
+            self.isa.store(max_abs.as_mut_ptr().cast(), self.max_abs);
+        }
+        let mut width = PARTIAL_SUMS;
+        while width > 1 {
+            width /= 2;
+            for way in 0..width {
+                squares[way] += squares[way + width];
+            }
+        }
+        GradientStatistics {
+            sum_of_squares: squares[0],
+            non_finite: non_finite.iter().map(|&count| u64::from(count)).sum(),
+            max_abs: f32::from_bits(max_abs.iter().copied().fold(0, u32::max)),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The engine on formats that only the tests have: one of two streams and one of blocks. What a task leaves in them is
+//! held to the same task in f32 between the formats' own loops.
+
+use alloc::string::ToString;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::{
+    Arena, BLOCK, Backend, Dtype, Ema, GradientTransform, LionStep, Plan, StepTensors, Task, TensorMut,
+    TensorRef, run,
+};
+
+/// Every length up to four chunks of the longest vectors, and some around tiles and blocks.
+fn lengths() -> impl Iterator<Item = usize> {
+    (0..=129).chain([511, 512, 513, 1025, BLOCK - 1, BLOCK, BLOCK + 65, 3 * BLOCK + 1])
+}
+
+fn numbers(seed: u32, len: usize) -> Vec<f32> {
+    let number = |index: usize| {
+        let bits = (index as u32 + 1).wrapping_mul(seed).wrapping_mul(0x9e37_79b9);
+        (f32::from_bits(bits >> 9 | 0x3f80_0000) - 1.5) * if bits & 0x30 == 0 { 100.0 } else { 0.01 }
+    };
+    (0..len).map(number).collect()
+}
+
+/// A tensor of a format, with what rounding the values to it leaves of them.
+fn stored(dtype: Dtype, values: &mut [f32]) -> Arena {
+    let mut arena = Arena::new();
+    arena.push(dtype, values.len()).expect("memory");
+    let mut tensor = arena.tensor_mut(0).expect("pushed");
+    tensor.write_f32(0, values).expect("all of it");
+    tensor.to_ref().read_f32(0, values).expect("all of it");
+    arena
+}
+
+fn step() -> LionStep {
+    let step = LionStep::new(0.01, 0.9, 0.99).expect("valid").weight_decay(0.1).expect("valid");
+    step.ema(Ema::new(0.5).expect("valid").overwrite(true))
+}
+
+#[track_caller]
+fn assert_same(found: TensorRef<'_>, expected: TensorRef<'_>, what: &str) {
+    for stream in 0..found.dtype().streams().len() {
+        assert!(found.as_bytes(stream) == expected.as_bytes(stream), "{what}: stream {stream}");
+    }
+}
+
+#[test]
+fn formats_of_two_streams_and_of_blocks_need_nothing_of_the_engine() {
+    for (parameter, momentum) in [
+        (Dtype::Halves, Dtype::Scaled),
+        (Dtype::Halves, Dtype::F32),
+        (Dtype::BF16, Dtype::Scaled),
+        (Dtype::Scaled, Dtype::Halves),
+    ] {
+        for len in lengths() {
+            let (mut p, g, mut m, mut ema) =
+                (numbers(3, len), numbers(5, len), numbers(7, len), numbers(11, len));
+            let (p_tensor, m_tensor) = (stored(parameter, &mut p), stored(momentum, &mut m));
+            let ema_before = ema.clone();
+            // The same in f32, a stage at a time.
+            let plain = LionStep { ema: None, ..step() };
+            let tensors = StepTensors::in_place(&mut p, &g, &mut m);
+            Task::step(plain, tensors).and_then(|mut task| task.run(Backend::Scalar)).expect("a step");
+            let (mut p_expected, m_expected) = (stored(parameter, &mut p), stored(momentum, &mut m));
+            for (average, value) in ema.iter_mut().zip(&p) {
+                *average = 0.5 * *average + 0.5 * value;
+            }
+            p_expected.tensor_mut(0).expect("pushed").write_f32(0, &ema).expect("all of it");
+
+            for backend in Backend::available() {
+                for threads in [1, 2] {
+                    let (mut p_found, mut m_found) = (p_tensor.clone(), m_tensor.clone());
+                    let mut average = ema_before.clone();
+                    let tensors = StepTensors::in_place(
+                        p_found.tensor_mut(0).expect("pushed"),
+                        &g,
+                        m_found.tensor_mut(0).expect("pushed"),
+                    );
+                    let task = Task::step(step(), tensors.ema(&mut average)).expect("fits");
+                    let plan =
+                        Plan::new(backend).threads(threads).chunk_elements(BLOCK).parallel_threshold(0);
+                    run(&plan, &mut [task]).expect("it runs");
+                    let what = alloc::format!("{len} elements of {parameter}/f32/{momentum} on {backend}");
+                    assert_same(p_found.tensor(0).expect("it"), p_expected.tensor(0).expect("it"), &what);
+                    assert_same(m_found.tensor(0).expect("it"), m_expected.tensor(0).expect("it"), &what);
+                    assert_same((&average).into(), (&ema).into(), &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn conversions_and_statistics_of_every_format() {
+    for &dtype in Dtype::ALL {
+        for len in lengths() {
+            let mut values = numbers(13, len);
+            let tensor = stored(dtype, &mut values);
+            for backend in Backend::available() {
+                let mut back = vec![0.0; len];
+                let task = Task::convert(tensor.tensor(0).expect("it"), &mut back);
+                task.and_then(|mut task| task.run(backend)).expect("a conversion");
+                assert_eq!(back, values, "{len} elements of {dtype} on {backend}");
+                let mut again = Arena::new();
+                again.push(dtype, len).expect("memory");
+                let task = Task::convert(&back, again.tensor_mut(0).expect("it"));
+                task.and_then(|mut task| task.run(backend)).expect("a conversion");
+                let mut twice = vec![0.0; len];
+                again.tensor(0).expect("it").read_f32(0, &mut twice).expect("all of it");
+                assert_eq!(twice, values, "{len} elements to {dtype} on {backend}");
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_formats_and_cut_blocks_are_errors() {
+    let mut arena = Arena::new();
+    arena.push(Dtype::Scaled, 200).expect("memory");
+    let tensor = arena.tensor(0).expect("pushed");
+    assert_eq!(tensor.range(64..200).expect("whole blocks").len(), 136);
+    assert_eq!(
+        tensor.range(0..65).unwrap_err().to_string(),
+        "a scaled tensor is cut at element 65; expected a multiple of 64"
+    );
+    assert_eq!(
+        tensor.range(64..201).unwrap_err().to_string(),
+        "the range 64..201 is not within the tensor; expected a range within 0..200"
+    );
+    let mut sums = vec![0.0; 200];
+    let refused = |task: Result<Task<'_>, crate::Error>| task.unwrap_err().to_string();
+    assert_eq!(
+        refused(Task::accumulate(&GradientTransform::new(), &mut sums, tensor)),
+        "the gradient is scaled; expected a format of one stream"
+    );
+    let mut halves = vec![half::f16::ONE; 200];
+    assert_eq!(
+        refused(Task::accumulate(&GradientTransform::new(), TensorMut::from(&mut halves), &sums)),
+        "the accumulator is f16; expected f32"
+    );
+}
+
+#[test]
+fn a_task_is_small() {
+    assert!(size_of::<Task<'_>>() <= 192, "{}", size_of::<Task<'_>>());
+}
