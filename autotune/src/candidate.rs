@@ -32,7 +32,7 @@ impl Space {
     /// These backends on the threads of a machine, or on at most `limit` of them.
     pub fn of(backends: Vec<Backend>, machine: &Machine, limit: Option<usize>) -> Self {
         let allowed = machine.cores.min(limit.unwrap_or(usize::MAX));
-        let most = allowed.clamp(1, lion_kernels::MOST_THREADS);
+        let most = allowed.clamp(1, lion_kernels::MAX_THREADS);
         let mut threads: Vec<usize> =
             (0..usize::BITS).map(|power| 1 << power).take_while(|n| *n < most).collect();
         // One on each core, where that is fewer.
@@ -81,7 +81,8 @@ impl Space {
         };
         // From one thread to two a chunk is chosen anew: an equal share.
         let share = (case.elements() / 2).next_power_of_two() / 2;
-        let chunk = if threads == 1 { share.clamp(BLOCK, BLOCK << (CHUNKS - 1)) } else { plan.chunk };
+        let chunk =
+            if threads == 1 { share.clamp(BLOCK, BLOCK << (CHUNKS - 1)) } else { plan.chunk_elements };
         for place in [place.checked_sub(1), place.checked_add(1)].into_iter().flatten() {
             if let Some(&threads) = self.threads.get(place) {
                 // More threads with smaller chunks may pay where neither does alone, and so on round the compass.
@@ -104,9 +105,9 @@ impl Space {
     pub fn effective(&self, case: &Case, plan: &Plan) -> Plan {
         let most = self.threads.last().copied().unwrap_or(1);
         let threads = plan.threads.map_or(most, usize::from).min(most);
-        match threads == 1 || case.bytes < plan.parallel_from || plan.chunk >= case.elements() {
+        match threads == 1 || case.bytes < plan.parallel_threshold || plan.chunk_elements >= case.elements() {
             true => serial(plan.backend).prefetch(plan.prefetch),
-            false => parallel(plan.backend, threads, plan.chunk).prefetch(plan.prefetch),
+            false => parallel(plan.backend, threads, plan.chunk_elements).prefetch(plan.prefetch),
         }
     }
 
@@ -122,14 +123,14 @@ impl Space {
 }
 
 /// More threads than any machine has that this runs on.
-pub(crate) const MOST_THREADS: usize = 4096;
+pub(crate) const MAX_THREADS: usize = 4096;
 
 fn serial(backend: Backend) -> Plan {
     Plan::new(backend).threads(1)
 }
 
 fn parallel(backend: Backend, threads: usize, chunk: usize) -> Plan {
-    Plan::new(backend).threads(threads).chunk(chunk).parallel_from(0)
+    Plan::new(backend).threads(threads).chunk_elements(chunk).parallel_threshold(0)
 }
 
 /// Chunks that cut a case at all.
@@ -155,7 +156,7 @@ pub fn describe(plan: &Plan) -> String {
     };
     let chunk = match plan.threads {
         Some(threads) if threads.get() == 1 => String::new(),
-        _ => format!(", chunks of {}", plan.chunk),
+        _ => format!(", chunks of {}", plan.chunk_elements),
     };
     let prefetch = match plan.prefetch {
         Prefetch::Auto => "",

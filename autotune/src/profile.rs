@@ -64,7 +64,7 @@ impl Overrides {
     pub fn applied(&self, plan: Plan) -> Plan {
         let plan = self.backend.map_or(plan, |backend| plan.backend(backend));
         let plan = self.threads.map_or(plan, |threads| plan.threads(threads));
-        self.chunk.map_or(plan, |chunk| plan.chunk(chunk))
+        self.chunk.map_or(plan, |chunk| plan.chunk_elements(chunk))
     }
 }
 

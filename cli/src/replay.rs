@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use lion::replay::{self, Recording};
 use lion::state::{Checkpoint, Tensor, VariableState};
-use lion::{Backend, Config, Dtype, Lion, Values};
+use lion::{Backend, Config, Dtype, Lion, TensorBuf};
 
 use crate::failure::Failure;
 use crate::output;
@@ -85,13 +85,13 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
 
     let mut checkpoint = optimizer.checkpoint();
     for (variable, parameter) in checkpoint.variables.iter_mut().zip(&parameters) {
-        variable.parameter = Some(Tensor::from(parameter.as_slice()));
+        variable.parameter = Some(Tensor::from(parameter.to_ref()));
     }
     Ok(checkpoint.write(&arguments.output)?)
 }
 
 /// Takes the place of the run's beginning, and gives the parameters in the order of the run.
-fn resume(path: &Path, recording: &Recording, optimizer: &mut Lion) -> Result<Vec<Values>, Failure> {
+fn resume(path: &Path, recording: &Recording, optimizer: &mut Lion) -> Result<Vec<TensorBuf>, Failure> {
     let checkpoint = Checkpoint::read(path)?;
     optimizer.restore(&checkpoint).map_err(|error| Failure::in_file(path, error))?;
     // Both are sorted by name, and restoring has found that the names are the same.

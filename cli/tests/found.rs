@@ -97,7 +97,7 @@ fn the_bits_of_the_plain_config() {
 fn tensors(path: &Path) -> Vec<(String, String)> {
     let file = TensorFile::open(path).expect("a result");
     let text =
-        |tensor| format!("{:?}", lion_tests::slice_bits(file.read_values(tensor).expect("read").as_slice()));
+        |tensor| format!("{:?}", lion_tests::tensor_bits(file.read_values(tensor).expect("read").to_ref()));
     file.tensors().iter().map(|tensor| (tensor.name().to_owned(), text(tensor))).collect()
 }
 
@@ -126,7 +126,7 @@ fn a_run_in_two_files_has_the_bits_of_one() {
             own.map(|(name, tensor)| (name, tensor, run.read_values(tensor).expect("read"))).collect();
         let entries: Vec<_> = own
             .iter()
-            .map(|(name, tensor, values)| Entry { name, shape: tensor.shape(), values: values.as_slice() })
+            .map(|(name, tensor, values)| Entry { name, shape: tensor.shape(), values: values.to_ref() })
             .collect();
         let input = folder.path().join("part");
         tensor_file::write(&input, &entries, &[]).expect("written");

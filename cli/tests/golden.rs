@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::tensor_file::{self, Entry, TensorFile};
-use lion::{Backend, Slice, Values};
+use lion::{Backend, TensorBuf};
 use tempfile::tempdir;
 
 struct Case {
@@ -54,11 +54,10 @@ fn replay(case: &Case, input: &Path, output: &Path, more: &[&str], finalize: boo
 }
 
 fn single<'a>(tensor: &'a Option<Tensor<'_>>) -> Option<&'a [f32]> {
-    match tensor.as_ref().map(Tensor::as_slice) {
-        None => None,
-        Some(Slice::F32(values)) => Some(values),
-        Some(other) => panic!("{other:?} is not f32"),
-    }
+    tensor.as_ref().map(|tensor| {
+        let tensor = tensor.to_ref();
+        tensor.as_slice().unwrap_or_else(|| panic!("{tensor:?} is not f32"))
+    })
 }
 
 /// Bit for bit, where any NaN is any NaN; or where a norm or a schedule takes part, 8 units in the last place or 1e-6.
@@ -132,7 +131,7 @@ fn one_file_on_every_backend_thread_count_and_chunk() {
 
 /// The run's calls from `from` on, as a run of their own.
 fn part(run: &TensorFile, from: usize, to: usize, path: &Path) {
-    let mut tensors: Vec<(String, Vec<usize>, Values)> = Vec::new();
+    let mut tensors: Vec<(String, Vec<usize>, TensorBuf)> = Vec::new();
     for tensor in run.tensors() {
         let name = match tensor.name().strip_prefix("grad/").and_then(|rest| rest.split_once('/')) {
             None => tensor.name().to_owned(),
@@ -146,10 +145,8 @@ fn part(run: &TensorFile, from: usize, to: usize, path: &Path) {
         };
         tensors.push((name, tensor.shape().to_vec(), run.read_values(tensor).expect("read")));
     }
-    let entries: Vec<_> = tensors
-        .iter()
-        .map(|(name, shape, values)| Entry { name, shape, values: values.as_slice() })
-        .collect();
+    let entries: Vec<_> =
+        tensors.iter().map(|(name, shape, values)| Entry { name, shape, values: values.to_ref() }).collect();
     tensor_file::write(path, &entries, &[]).expect("written");
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use lion::{Dtype, Slice, SliceMut, Values};
+use lion::{Dtype, TensorBuf, TensorRef};
 use lion_autotune::profile::{Document, Entry, Written};
 use lion_autotune::{Dtypes, Machine, Operation, SizeClass};
 use lion_kernels::Backend;
@@ -19,24 +19,16 @@ const VARIABLES: [(&str, Dtype, usize); 4] =
     [("a", Dtype::F32, 40_000), ("b", Dtype::BF16, 12_289), ("c", Dtype::F16, 700), ("d", Dtype::F32, 4096)];
 
 fn record(rng: &mut Rng, path: &Path) {
-    fn finite<T: lion_tests::Sample>(rng: &mut Rng, elements: &mut [T]) {
-        for element in elements {
-            *element = T::round(rng.f32() * 2.0 - 1.0);
-        }
-    }
     let groups = ["param".to_owned()].into_iter().chain((0..6).map(|step| format!("grad/{step}")));
     let mut tensors = Vec::new();
     for (group, (name, dtype, len)) in groups.flat_map(|group| VARIABLES.map(|it| (group.clone(), it))) {
-        let mut tensor = Values::zeroed(dtype, len).expect("memory");
-        match tensor.as_slice_mut() {
-            SliceMut::F32(elements) => finite(rng, elements),
-            SliceMut::F16(elements) => finite(rng, elements),
-            SliceMut::BF16(elements) => finite(rng, elements),
-        }
+        let mut tensor = TensorBuf::zeroed(dtype, len).expect("memory");
+        let values: Vec<f32> = (0..len).map(|_| rng.f32() * 2.0 - 1.0).collect();
+        tensor.to_mut().write_f32(0, &values).expect("as long as the tensor");
         tensors.push((format!("{group}/{name}"), [len], tensor));
     }
-    let tensors: Vec<(String, &[usize], Slice<'_>)> =
-        tensors.iter().map(|(name, shape, values)| (name.clone(), &shape[..], values.as_slice())).collect();
+    let tensors: Vec<(String, &[usize], TensorRef<'_>)> =
+        tensors.iter().map(|(name, shape, values)| (name.clone(), &shape[..], values.to_ref())).collect();
     fs::write(path, safetensors::tensors(&tensors)).expect("written");
 }
 

@@ -2,9 +2,10 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
-use lion_kernels::Slice;
+use lion_kernels::TensorRef;
 
 use crate::Config;
+use crate::stalled::for_each_part;
 
 /// How calls make up updates: every call one, or a number of them.
 #[derive(Clone, Copy, Debug)]
@@ -28,21 +29,18 @@ impl Window {
     }
 }
 
-/// `accumulator = max(gradient, accumulator)`, NaN where either is: how variables that are overwritten with their
-/// gradient accumulate. They are few and small, so this has no kernel.
-pub(crate) fn raise(accumulator: &mut [f32], gradient: Slice<'_>) {
-    match gradient {
-        Slice::F32(values) => raise_by(accumulator, values.iter().copied()),
-        Slice::F16(values) => raise_by(accumulator, values.iter().map(|value| value.to_f32())),
-        Slice::BF16(values) => raise_by(accumulator, values.iter().map(|value| value.to_f32())),
-    }
-}
-
-fn raise_by(accumulator: &mut [f32], gradient: impl Iterator<Item = f32>) {
-    for (largest, value) in accumulator.iter_mut().zip(gradient) {
-        // A NaN on the left stays, since no comparison with it holds.
-        if value > *largest || value.is_nan() {
-            *largest = value;
+/// `accumulator = max(gradient, accumulator)`, NaN if either is: how variables that are overwritten with their gradient
+/// accumulate. They are few and small, so this has no kernel.
+pub(crate) fn accumulate_max(accumulator: &mut [f32], gradient: TensorRef<'_>) {
+    let mut rest = accumulator;
+    for_each_part(gradient, 1, |values| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut_checked(values.len()).unwrap_or_default();
+        for (largest, &value) in part.iter_mut().zip(values) {
+            // A NaN on the left stays, since no comparison with it holds.
+            if value > *largest || value.is_nan() {
+                *largest = value;
+            }
         }
-    }
+        rest = after;
+    });
 }

@@ -169,7 +169,7 @@ impl Builder {
     pub fn build(self) -> Result<Lion, Error> {
         self.config.validate()?;
         let patterns = self.patterns.iter().map(|pattern| compile(pattern)).collect::<Result<_, _>>()?;
-        let backend = self.backend.map(Backend::required).transpose()?;
+        let backend = self.backend.map(Backend::ensure_available).transpose()?;
         let profile = match self.profile {
             Some(profile) => profile,
             None => {
@@ -183,7 +183,7 @@ impl Builder {
             None => profile,
         };
         // A plan may have been made for another machine.
-        let backend = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0).backend.required()?;
+        let backend = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0).backend.ensure_available()?;
         Ok(Lion::new(self.config, self.ema_cadence, self.momentum_dtype, patterns, profile, backend))
     }
 }

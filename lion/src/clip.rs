@@ -1,6 +1,6 @@
 //! Which clip is on, what it needs to know, and what it does to the norm.
 
-use lion_kernels::{Clip, Statistics};
+use lion_kernels::{Clip, GradientStatistics};
 
 use crate::Config;
 
@@ -29,7 +29,7 @@ impl Clipping {
 
     /// The clip of a tensor with these statistics, in a call whose tensors have those. Norms are used whether they
     /// exceed the limit or not: Keras's arithmetic rounds in either case.
-    pub(crate) fn of(self, tensor: &Statistics, all: &Statistics) -> Option<Clip> {
+    pub(crate) fn of(self, tensor: &GradientStatistics, all: &GradientStatistics) -> Option<Clip> {
         match self {
             Clipping::Off => None,
             Clipping::Norm(limit) => Some(Clip::Norm { limit, norm: tensor.norm() }),
@@ -43,7 +43,7 @@ impl Clipping {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     /// Of all gradients that take part in clipping, unscaled and averaged, in the order of registration.
-    pub(crate) all: Statistics,
+    pub(crate) all: GradientStatistics,
     /// Elements that are not finite, of all gradients that were looked at.
     pub(crate) non_finite: u64,
     /// The squares of each tensor's norm after it was clipped on its own.
@@ -62,8 +62,8 @@ pub(crate) struct Norms {
 
 impl Found {
     /// Adds the next gradient that takes part in clipping.
-    pub(crate) fn add(&mut self, clipping: Clipping, tensor: &Statistics) {
-        self.all = self.all.followed_by(tensor);
+    pub(crate) fn add(&mut self, clipping: Clipping, tensor: &GradientStatistics) {
+        self.all = self.all.merge(tensor);
         self.non_finite += tensor.non_finite;
         if let Clipping::Norm(limit) = clipping {
             let norm = tensor.norm();
@@ -90,7 +90,7 @@ impl Found {
             }
             Clipping::Value(limit) => {
                 // The squares of finite elements have a finite sum; beside a NaN an infinity is not seen.
-                let above = self.all.largest > limit || self.all.sum_of_squares == f64::INFINITY;
+                let above = self.all.max_abs > limit || self.all.sum_of_squares == f64::INFINITY;
                 let unknown = !above && self.all.sum_of_squares.is_nan();
                 (None, if unknown { None } else { Some(above) })
             }

@@ -1,6 +1,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use lion_kernels::with_ieee_state;
+
 use crate::variable::elements;
 use crate::{Error, check};
 
@@ -76,7 +78,7 @@ impl Constraint {
     /// # Errors
     /// [`Error::Argument`] where `max_value` is outside [0, inf).
     pub fn max_norm(max_value: f64, axes: impl Into<Axes>) -> Result<Self, Error> {
-        let max = check::not_negative("max_value", max_value)? as f32;
+        let max = check::single(check::not_negative("max_value", max_value)?);
         Ok(Constraint(Rule::MaxNorm { max, axes: axes.into(), epsilon: EPSILON }))
     }
 
@@ -104,11 +106,11 @@ impl Constraint {
             return Err(Error::argument("max_value", max_value, allowed));
         }
         Ok(Constraint(Rule::MinMaxNorm {
-            min: min_value as f32,
-            max: max_value as f32,
-            rate: rate as f32,
+            min: check::single(min_value),
+            max: check::single(max_value),
+            rate: check::single(rate),
             // Python subtracts before it rounds.
-            rest: (1.0 - rate) as f32,
+            rest: with_ieee_state(|| (1.0 - rate) as f32),
             axes: axes.into(),
             epsilon: EPSILON,
         }))
@@ -125,7 +127,7 @@ impl Constraint {
     /// # Errors
     /// [`Error::Argument`] where it is outside (0, inf).
     pub fn epsilon(mut self, value: f64) -> Result<Self, Error> {
-        let value = check::positive("epsilon", value)? as f32;
+        let value = check::single(check::positive("epsilon", value)?);
         if let Rule::MaxNorm { epsilon, .. }
         | Rule::UnitNorm { epsilon, .. }
         | Rule::MinMaxNorm { epsilon, .. } = &mut self.0

@@ -1,6 +1,6 @@
 //! Parameter groups: hyperparameters of their own for some of the variables.
 
-use lion_kernels::Step;
+use lion_kernels::LionStep;
 
 use crate::{Config, Error, Hyperparameter, check};
 
@@ -142,7 +142,7 @@ impl Rates {
         check::not_negative("learning_rate", self.learning_rate.into())?;
         check::positive_fraction("beta_1", self.beta_1.into())?;
         check::fraction("beta_2", self.beta_2.into())?;
-        let plain = Step::new(self.learning_rate, self.beta_1, self.beta_2)?;
+        let plain = LionStep::new(self.learning_rate, self.beta_1, self.beta_2)?;
         let rates = *self;
         let Some(weight_decay) = self.weight_decay else {
             return Ok(Steps { rates, plain, decaying: plain });
@@ -156,6 +156,6 @@ impl Rates {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Steps {
     pub(crate) rates: Rates,
-    pub(crate) plain: Step,
-    pub(crate) decaying: Step,
+    pub(crate) plain: LionStep,
+    pub(crate) decaying: LionStep,
 }

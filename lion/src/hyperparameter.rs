@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use crate::json::{self, Fields};
-use crate::{Error, Schedule};
+use crate::{Error, Schedule, check};
 
 /// A number that stays, or one that follows the calls of the optimizer.
 ///
@@ -26,7 +26,7 @@ impl Hyperparameter {
     /// The value in call number `step`, from 0.
     pub fn at(&self, step: u64) -> f32 {
         match self {
-            Hyperparameter::Constant(value) => *value as f32,
+            Hyperparameter::Constant(value) => check::single(*value),
             Hyperparameter::Scheduled(schedule) => schedule.at(step),
         }
     }

@@ -54,7 +54,7 @@ pub use error::Error;
 pub use group::{Group, GroupId};
 pub use hyperparameter::Hyperparameter;
 pub use lion_autotune::Profile;
-pub use lion_kernels::{Backend, Dtype, Plan, Prefetch, Slice, SliceMut, Values};
+pub use lion_kernels::{Backend, Dtype, Plan, Prefetch, TensorBuf, TensorMut, TensorRef};
 pub use metrics::{Metrics, Outcome};
 pub use optimizer::Lion;
 pub use schedule::Schedule;

@@ -1,6 +1,6 @@
 //! The state of all variables: an arena for each kind, in the order of registration.
 
-use lion_kernels::{Arena, Element, Error, SliceMut, TensorsMut};
+use lion_kernels::{Arena, Element, Error, TensorMut, TensorsMut};
 
 use crate::VariableId;
 use crate::variable::{StateMut, Variable, VariableView};
@@ -36,7 +36,7 @@ impl Memory {
     }
 
     pub(crate) fn view<'a>(&'a self, id: VariableId, variable: &'a Variable) -> VariableView<'a> {
-        let single = |arena: &'a Arena| arena.tensor(id.0).and_then(f32::elements);
+        let single = |arena: &'a Arena| arena.tensor(id.0).and_then(|it| it.as_slice::<f32>());
         VariableView {
             id,
             name: &variable.name,
@@ -49,7 +49,11 @@ impl Memory {
     }
 
     pub(crate) fn accumulator(&self, id: VariableId, variable: &Variable) -> Option<&[f32]> {
-        if variable.accumulated { self.accumulator.tensor(id.0).and_then(f32::elements) } else { None }
+        if variable.accumulated {
+            self.accumulator.tensor(id.0).and_then(|it| it.as_slice::<f32>())
+        } else {
+            None
+        }
     }
 
     /// The state of each variable, in the order of registration.
@@ -78,7 +82,7 @@ impl<'a> StatesMut<'a> {
         let momentum = self.momentum.nth(skipped)?;
         let (ema, accumulator) = (self.ema.nth(skipped)?, self.accumulator.nth(skipped)?);
         let single =
-            |wanted: bool, tensor: SliceMut<'a>| if wanted { f32::elements_mut(tensor) } else { None };
+            |wanted: bool, tensor: TensorMut<'a>| if wanted { tensor.into_slice::<f32>() } else { None };
         Some(StateMut {
             momentum: variable.momentum_dtype.map(|_| momentum),
             ema: single(variable.averaged, ema),

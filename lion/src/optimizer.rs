@@ -8,7 +8,7 @@ mod state;
 use std::collections::HashMap;
 
 use lion_autotune::Profile;
-use lion_kernels::{Backend, Dtype, Gradient, Statistics, Task, convert};
+use lion_kernels::{Backend, Dtype, GradientStatistics, GradientTransform, Task, with_ieee_state};
 use regex::Regex;
 
 use self::call::{Call, Room};
@@ -81,9 +81,9 @@ struct Scratch {
     /// By group.
     steps: Vec<Steps>,
     /// Of each update's gradient, where the call looks ahead.
-    measured: Vec<Statistics>,
+    measured: Vec<GradientStatistics>,
     /// Of each block of each gradient.
-    blocks: Vec<Statistics>,
+    blocks: Vec<GradientStatistics>,
     /// Empty between calls.
     tasks: Vec<Task<'static>>,
     room: Room,
@@ -118,7 +118,7 @@ impl Lion {
         profile: Profile,
         backend: Backend,
     ) -> Self {
-        Lion {
+        with_ieee_state(|| Lion {
             profile,
             backend,
             momentum_dtype,
@@ -135,7 +135,7 @@ impl Lion {
             watch: Watch::default(),
             scratch: Scratch::default(),
             config,
-        }
+        })
     }
 
     /// Adds a variable with nothing special about it. Its state is zero.
@@ -207,7 +207,15 @@ impl Lion {
     /// Where a schedule's or constraint's closure does. A schedule's runs before anything is changed. A constraint's
     /// runs when all variables have been moved, in the order of registration: where it panics, those registered after
     /// its own have been moved and not constrained, and the call has not been counted.
+    ///
+    /// # Floating-point state
+    /// The call computes under the IEEE default state, closures included, whatever state the host has set on the calling
+    /// thread or on those of the pool.
     pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
+        with_ieee_state(|| self.apply_in_ieee_state(updates))
+    }
+
+    fn apply_in_ieee_state(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         // No variables: nothing happens.
         if updates.is_empty() {
             return Ok(Metrics::of_nothing(self.learning_rate(), self.loss_scale.factor()));
@@ -255,7 +263,10 @@ impl Lion {
             let Some(view) = self.view(update.variable) else { continue };
             let of_variable = |source| Error::Tensor { name: view.name.into(), source };
             match view.ema {
-                Some(ema) => convert(backend, ema, update.parameter.reborrow()).map_err(of_variable)?,
+                Some(ema) => {
+                    let task = Task::convert(ema, update.parameter.reborrow());
+                    task.and_then(|mut task| task.run(backend)).map_err(of_variable)?;
+                }
                 None => update.keep(),
             }
             update.refresh_copy(backend).map_err(of_variable)?;
@@ -334,12 +345,12 @@ impl Lion {
             true => Outcome::Accumulated,
         };
         let loss_scale = self.loss_scale.factor();
-        let mut gradient = Gradient::new();
+        let mut gradient = GradientTransform::new();
         if let Some(factor) = loss_scale {
-            gradient = gradient.unscale(factor)?;
+            gradient = gradient.loss_scale(factor)?;
         }
         if let (Some(calls), true) = (self.window.calls, ends_window) {
-            gradient = gradient.accumulated(calls.get())?;
+            gradient = gradient.average_over(calls.get())?;
         }
         let ema = match self.averaging {
             Some(averaging) if outcome != Outcome::Overwritten => {

@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lion_kernels::{Dtype, Slice};
+use lion_kernels::{Dtype, TensorRef};
 
 use crate::tensor_file::{TensorFile, TensorInfo};
-use crate::{Error, Lion, Update, Values, VariableId};
+use crate::{Error, Lion, TensorBuf, Update, VariableId};
 
 /// A recorded run, open for reading: all of its names, shapes and formats have been checked, its elements are read a
 /// step at a time.
@@ -28,7 +28,7 @@ pub struct Recording {
 #[derive(Debug, Default)]
 pub struct Gradients {
     /// By variable: whether there is one, and the memory for it.
-    buffers: Vec<(bool, Option<Values>)>,
+    buffers: Vec<(bool, Option<TensorBuf>)>,
 }
 
 const PARAMETER: &str = "param/";
@@ -109,7 +109,7 @@ impl Recording {
     ///
     /// # Errors
     /// A file that cannot be read, and memory that cannot be had.
-    pub fn parameters(&self) -> Result<Vec<Values>, Error> {
+    pub fn parameters(&self) -> Result<Vec<TensorBuf>, Error> {
         self.variables.iter().map(|variable| self.file.read_values(variable)).collect()
     }
 
@@ -123,9 +123,9 @@ impl Recording {
         for (index, tensor) in self.steps.get(call).into_iter().flatten() {
             let Some((present, buffer)) = gradients.buffers.get_mut(*index) else { continue };
             let fits =
-                |values: &Values| values.dtype() == tensor.dtype() && values.len() == tensor.elements();
+                |values: &TensorBuf| values.dtype() == tensor.dtype() && values.len() == tensor.elements();
             match buffer.as_mut().filter(|values| fits(values)) {
-                Some(values) => self.file.read(tensor, values.as_slice_mut())?,
+                Some(values) => self.file.read(tensor, values.to_mut())?,
                 None => {
                     // Before the new one is made.
                     *buffer = None;
@@ -150,9 +150,9 @@ impl Recording {
 
 impl Gradients {
     /// The gradient of the variable of that index, if it is not missing.
-    pub fn get(&self, variable: usize) -> Option<Slice<'_>> {
+    pub fn get(&self, variable: usize) -> Option<TensorRef<'_>> {
         match self.buffers.get(variable) {
-            Some((true, Some(values))) => Some(values.as_slice()),
+            Some((true, Some(values))) => Some(values.to_ref()),
             _ => None,
         }
     }
@@ -177,7 +177,7 @@ pub fn run(
     recording: &Recording,
     optimizer: &mut Lion,
     variables: &[VariableId],
-    parameters: &mut [Values],
+    parameters: &mut [TensorBuf],
     mut after: impl FnMut(usize),
 ) -> Result<(), Error> {
     check_number(variables, parameters)?;
@@ -186,7 +186,7 @@ pub fn run(
         recording.read_gradients(call, &mut gradients)?;
         let mut updates = Vec::with_capacity(variables.len());
         for (index, (&variable, parameter)) in variables.iter().zip(parameters.iter_mut()).enumerate() {
-            let parameter = parameter.as_slice_mut();
+            let parameter = parameter.to_mut();
             updates.push(match gradients.get(index) {
                 Some(gradient) => Update::new(variable, parameter, gradient),
                 None => Update::without_gradient(variable, parameter),
@@ -206,17 +206,17 @@ pub fn run(
 pub fn finalize(
     optimizer: &mut Lion,
     variables: &[VariableId],
-    parameters: &mut [Values],
+    parameters: &mut [TensorBuf],
 ) -> Result<(), Error> {
     check_number(variables, parameters)?;
     let mut updates = Vec::with_capacity(variables.len());
     for (&variable, parameter) in variables.iter().zip(parameters) {
-        updates.push(Update::without_gradient(variable, parameter.as_slice_mut()));
+        updates.push(Update::without_gradient(variable, parameter.to_mut()));
     }
     optimizer.finalize_variable_values(&mut updates)
 }
 
-fn check_number(variables: &[VariableId], parameters: &[Values]) -> Result<(), Error> {
+fn check_number(variables: &[VariableId], parameters: &[TensorBuf]) -> Result<(), Error> {
     match (variables.len(), parameters.len()) {
         (expected, found) if found == expected => Ok(()),
         (expected, found) => Err(Error::argument(

@@ -37,6 +37,7 @@ mod piecewise_constant_decay;
 mod polynomial_decay;
 mod warmup_stable_decay;
 
+use lion_kernels::with_ieee_state;
 use serde_json::{Map, Value};
 
 use crate::json::{Fields, LION_MODULE, Wrapped};
@@ -158,7 +159,7 @@ impl Schedule {
 
     /// The value in call number `step`, from 0.
     pub fn at(&self, step: u64) -> f32 {
-        self.value(step) as f32
+        with_ieee_state(|| self.value(step) as f32)
     }
 
     /// The name of the class, as files have it.

@@ -1,36 +1,50 @@
 //! Parameters that are too coarse for the learning rate.
 
-use half::{bf16, f16};
-use lion_kernels::Slice;
+use lion_kernels::TensorRef;
 
-/// The share of elements that a step of this size, up or down, leaves as they are: those for which it is below half
+/// The fraction of elements that a step of this size, up or down, leaves as they are: those for which it is below half
 /// a unit in the last place. NaN and infinities do not count.
-pub(crate) fn share(parameter: Slice<'_>, learning_rate: f32) -> f64 {
-    share_of_sample(parameter, learning_rate, usize::MAX)
+pub(crate) fn fraction(parameter: TensorRef<'_>, learning_rate: f32) -> f64 {
+    fraction_of_sample(parameter, learning_rate, usize::MAX)
 }
 
 /// The same of at most `most` elements, at equal distances.
-pub(crate) fn share_of_sample(parameter: Slice<'_>, learning_rate: f32, most: usize) -> f64 {
+pub(crate) fn fraction_of_sample(parameter: TensorRef<'_>, learning_rate: f32, most: usize) -> f64 {
     let stride = parameter.len().div_ceil(most.max(1)).max(1);
-    let stalled = match parameter {
-        Slice::F32(values) => count(values, stride, learning_rate, |&value| value, |value| value),
-        Slice::F16(values) => count(values, stride, learning_rate, |value| value.to_f32(), f16::from_f32),
-        Slice::BF16(values) => count(values, stride, learning_rate, |value| value.to_f32(), bf16::from_f32),
-    };
-    let sampled = parameter.len().div_ceil(stride);
+    let (mut stalled, mut sampled) = (0, 0);
+    for_each_part(parameter, stride, |values| {
+        let moved = |step: f32| {
+            let mut moved = [0.0; PART];
+            moved.iter_mut().zip(values).for_each(|(to, value)| *to = value + step);
+            parameter.dtype().round(&mut moved);
+            moved
+        };
+        let (up, down) = (moved(learning_rate), moved(-learning_rate));
+        let stays =
+            |((value, up), down): ((&f32, &f32), &f32)| value.is_finite() && up == value && down == value;
+        stalled += values.iter().zip(&up).zip(&down).filter(|&it| stays(it)).count();
+        sampled += values.len();
+    });
     if sampled == 0 { 0.0 } else { stalled as f64 / sampled as f64 }
 }
 
-fn count<T: PartialEq>(
-    values: &[T],
-    stride: usize,
-    learning_rate: f32,
-    widen: impl Fn(&T) -> f32,
-    round: impl Fn(f32) -> T,
-) -> usize {
-    let stays = |value: &T| {
-        let wide = widen(value);
-        wide.is_finite() && round(wide + learning_rate) == *value && round(wide - learning_rate) == *value
-    };
-    values.iter().step_by(stride).filter(|value| stays(value)).count()
+/// Elements that are handled at a time.
+pub(crate) const PART: usize = 512;
+
+/// Calls `each` with the values of every `stride`-th element of a tensor, some at a time.
+pub(crate) fn for_each_part(tensor: TensorRef<'_>, stride: usize, mut each: impl FnMut(&[f32])) {
+    let mut values = [0.0; PART];
+    let count = tensor.len().div_ceil(stride);
+    for start in (0..count).step_by(PART) {
+        let Some(part) = values.get_mut(..PART.min(count - start)) else { continue };
+        let read = match stride {
+            1 => tensor.read_f32(start, part),
+            _ => part
+                .chunks_mut(1)
+                .enumerate()
+                .try_for_each(|(index, value)| tensor.read_f32((start + index) * stride, value)),
+        };
+        debug_assert_eq!(read, Ok(()), "the elements are within the tensor");
+        each(part);
+    }
 }

@@ -10,10 +10,10 @@ mod optimizer;
 
 use std::path::Path;
 
-use lion_kernels::{Dtype, Slice};
+use lion_kernels::{Dtype, TensorRef};
 
 use crate::tensor_file::{self, Entry, TensorFile, TensorInfo};
-use crate::{Config, Error, Values};
+use crate::{Config, Error, TensorBuf};
 
 pub use import::{MomentumNames, import_momentum};
 
@@ -81,27 +81,27 @@ pub struct VariableState<'a> {
 #[derive(Debug)]
 pub enum Tensor<'a> {
     /// They live elsewhere.
-    Borrowed(Slice<'a>),
+    Borrowed(TensorRef<'a>),
     /// They live here.
-    Owned(Values),
+    Owned(TensorBuf),
 }
 
 impl Tensor<'_> {
     /// The elements.
-    pub fn as_slice(&self) -> Slice<'_> {
+    pub fn to_ref(&self) -> TensorRef<'_> {
         match self {
-            Tensor::Borrowed(slice) => *slice,
-            Tensor::Owned(values) => values.as_slice(),
+            Tensor::Borrowed(tensor) => *tensor,
+            Tensor::Owned(values) => values.to_ref(),
         }
     }
 
     /// The format of the elements.
     pub fn dtype(&self) -> Dtype {
-        self.as_slice().dtype()
+        self.to_ref().dtype()
     }
 }
 
-impl<'a, T: Into<Slice<'a>>> From<T> for Tensor<'a> {
+impl<'a, T: Into<TensorRef<'a>>> From<T> for Tensor<'a> {
     fn from(slice: T) -> Self {
         Tensor::Borrowed(slice.into())
     }
@@ -182,7 +182,7 @@ impl Checkpoint<'_> {
             .collect();
         let entries: Vec<_> = named
             .iter()
-            .map(|(name, variable, tensor)| Entry { name, shape: &variable.shape, values: tensor.as_slice() })
+            .map(|(name, variable, tensor)| Entry { name, shape: &variable.shape, values: tensor.to_ref() })
             .collect();
         let version = FORMAT_VERSION.to_string();
         let iterations = self.iterations.to_string();

@@ -17,7 +17,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use lion_kernels::{Dtype, Slice, SliceMut};
+use lion_kernels::{Dtype, TensorMut, TensorRef};
 
 use crate::Error;
 
@@ -32,7 +32,7 @@ pub struct Entry<'a> {
     /// Its extents; none for a scalar.
     pub shape: &'a [usize],
     /// Its elements.
-    pub values: Slice<'a>,
+    pub values: TensorRef<'a>,
 }
 
 /// The longest header that the format allows.
@@ -45,12 +45,11 @@ const METADATA: &str = "__metadata__";
 /// The bytes before the header, which hold its length.
 const LENGTH: usize = size_of::<u64>();
 
-/// The format's name of a dtype.
+/// The file's name of a dtype of one stream.
 fn name_of(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::F32 => "F32",
-        Dtype::F16 => "F16",
-        Dtype::BF16 => "BF16",
+    match dtype.safetensors() {
+        [name] => name,
+        _ => "",
     }
 }
 
@@ -59,20 +58,12 @@ fn dtype_of(name: &str) -> Option<Dtype> {
 }
 
 /// The elements as the bytes that they are in memory.
-fn bytes<'a>(values: &'a Slice<'a>) -> &'a [u8] {
-    match values {
-        Slice::F32(values) => bytemuck::cast_slice(values),
-        Slice::F16(values) => bytemuck::cast_slice(values),
-        Slice::BF16(values) => bytemuck::cast_slice(values),
-    }
+fn bytes<'a>(values: &TensorRef<'a>) -> &'a [u8] {
+    values.as_bytes(0).unwrap_or_default()
 }
 
-fn bytes_mut<'a>(values: &'a mut SliceMut<'_>) -> &'a mut [u8] {
-    match values {
-        SliceMut::F32(values) => bytemuck::cast_slice_mut(values),
-        SliceMut::F16(values) => bytemuck::cast_slice_mut(values),
-        SliceMut::BF16(values) => bytemuck::cast_slice_mut(values),
-    }
+fn bytes_mut<'a>(values: &'a mut TensorMut<'_>) -> &'a mut [u8] {
+    values.as_bytes_mut(0).unwrap_or_default()
 }
 
 /// Turns elements in the order of this machine into those of the file, which is little-endian, or back.

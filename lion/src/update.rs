@@ -1,6 +1,6 @@
 //! How a call hands over the tensors of a variable.
 
-use lion_kernels::{Backend, Slice, SliceMut, convert};
+use lion_kernels::{Backend, Task, TensorMut, TensorRef};
 
 use crate::variable::Variable;
 use crate::{Error, VariableId};
@@ -26,18 +26,18 @@ use crate::{Error, VariableId};
 #[must_use]
 pub struct Update<'a> {
     pub(crate) variable: VariableId,
-    pub(crate) source: Option<Slice<'a>>,
-    pub(crate) parameter: SliceMut<'a>,
-    pub(crate) gradient: Option<Slice<'a>>,
-    pub(crate) copy: Option<SliceMut<'a>>,
+    pub(crate) source: Option<TensorRef<'a>>,
+    pub(crate) parameter: TensorMut<'a>,
+    pub(crate) gradient: Option<TensorRef<'a>>,
+    pub(crate) copy: Option<TensorMut<'a>>,
 }
 
 impl<'a> Update<'a> {
     /// Moves `parameter` in place.
     pub fn new(
         variable: VariableId,
-        parameter: impl Into<SliceMut<'a>>,
-        gradient: impl Into<Slice<'a>>,
+        parameter: impl Into<TensorMut<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
     ) -> Self {
         Update { gradient: Some(gradient.into()), ..Self::without_gradient(variable, parameter) }
     }
@@ -46,33 +46,33 @@ impl<'a> Update<'a> {
     /// that does not move it.
     pub fn out_of_place(
         variable: VariableId,
-        source: impl Into<Slice<'a>>,
-        parameter: impl Into<SliceMut<'a>>,
-        gradient: impl Into<Slice<'a>>,
+        source: impl Into<TensorRef<'a>>,
+        parameter: impl Into<TensorMut<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
     ) -> Self {
         Update::new(variable, parameter, gradient).source(source)
     }
 
     /// A variable that has no gradient in this call. Nothing is done to it, but that it takes part in the moving
     /// average.
-    pub fn without_gradient(variable: VariableId, parameter: impl Into<SliceMut<'a>>) -> Self {
+    pub fn without_gradient(variable: VariableId, parameter: impl Into<TensorMut<'a>>) -> Self {
         Update { variable, source: None, parameter: parameter.into(), gradient: None, copy: None }
     }
 
     /// Reads the parameter from here, and not from where it is written.
-    pub fn source(self, source: impl Into<Slice<'a>>) -> Self {
+    pub fn source(self, source: impl Into<TensorRef<'a>>) -> Self {
         Update { source: Some(source.into()), ..self }
     }
 
     /// Also writes the parameter, as it is stored after the call, to a tensor of any format: in every call, also one
     /// that does not move it.
-    pub fn copy(self, copy: impl Into<SliceMut<'a>>) -> Self {
+    pub fn copy(self, copy: impl Into<TensorMut<'a>>) -> Self {
         Update { copy: Some(copy.into()), ..self }
     }
 
     /// Whether the tensors are those of the variable.
     pub(crate) fn check(&self, variable: &Variable) -> Result<(), Error> {
-        variable.check_parameter("parameter", &self.parameter.as_slice())?;
+        variable.check_parameter("parameter", &self.parameter.to_ref())?;
         if let Some(gradient) = &self.gradient {
             variable.check_length("gradient", gradient.len())?;
         }
@@ -96,7 +96,7 @@ impl<'a> Update<'a> {
     /// Makes the copy that of the parameter as stored.
     pub(crate) fn refresh_copy(&mut self, backend: Backend) -> Result<(), lion_kernels::Error> {
         match &mut self.copy {
-            Some(copy) => convert(backend, self.parameter.as_slice(), copy.reborrow()),
+            Some(copy) => Task::convert(self.parameter.to_ref(), copy.reborrow())?.run(backend),
             None => Ok(()),
         }
     }

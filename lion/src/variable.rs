@@ -1,6 +1,6 @@
 //! Variables: what an optimizer knows of a parameter between calls.
 
-use lion_kernels::{Dtype, Slice, SliceMut};
+use lion_kernels::{Dtype, TensorMut, TensorRef};
 
 use crate::{Constraint, Error, GroupId};
 
@@ -52,7 +52,7 @@ pub struct VariableView<'a> {
     /// The parameter's format.
     pub dtype: Dtype,
     /// The momentum; `None` where the variable is overwritten with its gradient.
-    pub momentum: Option<Slice<'a>>,
+    pub momentum: Option<TensorRef<'a>>,
     /// The parameter's moving average, where the optimizer keeps one and the variable takes part.
     pub ema: Option<&'a [f32]>,
     /// The gradients accumulated so far, where the optimizer accumulates.
@@ -64,7 +64,7 @@ pub struct VariableView<'a> {
 #[non_exhaustive]
 pub struct StateMut<'a> {
     /// As in [`VariableView`].
-    pub momentum: Option<SliceMut<'a>>,
+    pub momentum: Option<TensorMut<'a>>,
     /// As in [`VariableView`].
     pub ema: Option<&'a mut [f32]>,
     /// As in [`VariableView`].
@@ -156,7 +156,7 @@ impl Variable {
     }
 
     /// Whether a tensor has the variable's length and format.
-    pub(crate) fn check_parameter(&self, tensor: &'static str, values: &Slice<'_>) -> Result<(), Error> {
+    pub(crate) fn check_parameter(&self, tensor: &'static str, values: &TensorRef<'_>) -> Result<(), Error> {
         self.check_length(tensor, values.len())?;
         match values.dtype() == self.dtype {
             true => Ok(()),

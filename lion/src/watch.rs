@@ -107,7 +107,7 @@ impl<'a> Stalled<'a> {
         if !moves || variable.dtype == Dtype::F32 {
             return None;
         }
-        let share = stalled::share_of_sample(update.parameter.as_slice(), learning_rate, SAMPLE);
+        let share = stalled::fraction_of_sample(update.parameter.to_ref(), learning_rate, SAMPLE);
         (share >= STALLED).then_some(Stalled {
             name: &variable.name,
             dtype: variable.dtype,

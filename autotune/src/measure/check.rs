@@ -6,8 +6,10 @@
 use bytemuck::{NoUninit, must_cast_slice};
 use fastrand::Rng;
 use half::{bf16, f16};
-use lion_kernels::reference::{Number, Pass};
-use lion_kernels::{BLOCK, Dtype, Element, Ema, Gradient, Plan, Statistics, Task, Tensors, run};
+use lion_kernels::reference::{Float, Settings};
+use lion_kernels::{
+    BLOCK, Dtype, Element, Ema, GradientStatistics, GradientTransform, Plan, StepTensors, Task, run,
+};
 
 use super::scratch::step;
 use crate::Error;
@@ -20,9 +22,9 @@ const PERIOD: usize = 4 * BLOCK;
 const REST: usize = 17;
 
 /// A format of tensors, for kernels and reference alike.
-trait Format: Element + Number + NoUninit {}
+trait Format: Element + Float + NoUninit {}
 
-impl<T: Element + Number + NoUninit> Format for T {}
+impl<T: Element + Float + NoUninit> Format for T {}
 
 /// Evaluates an expression with a type alias bound to the element type of a [`Dtype`].
 macro_rules! with_dtype {
@@ -50,7 +52,7 @@ pub(super) fn has_the_reference_s_bits(
     plan: &Plan,
 ) -> Result<bool, Error> {
     let Dtypes { parameter, gradient, momentum } = dtypes;
-    let len = 2 * plan.chunk + REST;
+    let len = 2 * plan.chunk_elements + REST;
     match operation {
         Operation::Step => {
             with_dtype!(parameter, P => with_dtype!(gradient, G => with_dtype!(momentum, M => {
@@ -93,11 +95,15 @@ fn repeats<T: NoUninit>(found: &[T], pattern: &[T]) -> bool {
 fn has_step<P: Format, G: Format, M: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
     let (mut p, g, mut m) = (pattern::<P>(1), pattern::<G>(2), pattern::<M>(3));
     let (mut parameter, gradient, mut momentum) = (repeated(&p, len), repeated(&g, len), repeated(&m, len));
-    let tensors =
-        Tensors::in_place(P::slice_mut(&mut parameter), G::slice(&gradient), M::slice_mut(&mut momentum));
+    let tensors = StepTensors::in_place(&mut parameter, &gradient, &mut momentum);
     run(plan, &mut [Task::step(step()?, tensors)?])?;
-    let pass =
-        Pass { learning_rate: 1e-4, beta_1: 0.9, beta_2: 0.99, weight_decay: Some(0.1), ..Pass::default() };
+    let pass = Settings {
+        learning_rate: 1e-4,
+        beta_1: 0.9,
+        beta_2: 0.99,
+        weight_decay: Some(0.1),
+        ..Settings::default()
+    };
     pass.step::<P, G, M, f32>(&mut p, &g, &mut m, None, None, None);
     Ok(repeats(&parameter, &p) && repeats(&momentum, &m))
 }
@@ -105,11 +111,11 @@ fn has_step<P: Format, G: Format, M: Format>(plan: &Plan, len: usize) -> Result<
 fn has_statistics<G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
     let g = pattern::<G>(2);
     let gradient = repeated(&g, len);
-    let mut blocks = vec![Statistics::default(); len.div_ceil(BLOCK)];
-    run(plan, &mut [Task::statistics(&Gradient::new(), G::slice(&gradient), None, &mut blocks)?])?;
-    let as_expected = |found: &Statistics, block: &[G]| {
-        let (sum, non_finite, largest) = Pass::default().statistics(block, None);
-        (found.sum_of_squares.to_bits(), found.non_finite, found.largest.to_bits())
+    let mut blocks = vec![GradientStatistics::default(); len.div_ceil(BLOCK)];
+    run(plan, &mut [Task::statistics(&GradientTransform::new(), &gradient, None, &mut blocks)?])?;
+    let as_expected = |found: &GradientStatistics, block: &[G]| {
+        let (sum, non_finite, largest) = Settings::default().statistics(block, None);
+        (found.sum_of_squares.to_bits(), found.non_finite, found.max_abs.to_bits())
             == (sum.to_bits(), non_finite, largest.to_bits())
     };
     // The blocks repeat, but for the last.
@@ -122,23 +128,23 @@ fn has_statistics<G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
 fn has_accumulate<G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
     let (mut sums, g) = (pattern::<f32>(3), pattern::<G>(2));
     let (mut accumulator, gradient) = (repeated(&sums, len), repeated(&g, len));
-    run(plan, &mut [Task::accumulate(&Gradient::new(), &mut accumulator, G::slice(&gradient))?])?;
-    Pass::default().accumulate(&mut sums, &g);
+    run(plan, &mut [Task::accumulate(&GradientTransform::new(), &mut accumulator, &gradient)?])?;
+    Settings::default().accumulate(&mut sums, &g);
     Ok(repeats(&accumulator, &sums))
 }
 
 fn has_average<P: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
     let (mut a, mut p) = (pattern::<f32>(3), pattern::<P>(1));
     let (mut average, mut parameter) = (repeated(&a, len), repeated(&p, len));
-    run(plan, &mut [Task::average(&Ema::new(0.99)?, &mut average, P::slice_mut(&mut parameter))?])?;
-    Pass { ema_momentum: Some(0.99), ..Pass::default() }.average(&mut a, &mut p);
+    run(plan, &mut [Task::update_ema(&Ema::new(0.99)?, &mut average, &mut parameter)?])?;
+    Settings { ema_momentum: Some(0.99), ..Settings::default() }.average(&mut a, &mut p);
     Ok(repeats(&average, &a) && repeats(&parameter, &p))
 }
 
 fn has_convert<P: Format, G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
     let g = pattern::<G>(2);
     let (source, mut target) = (repeated(&g, len), vec![P::default(); len]);
-    run(plan, &mut [Task::convert(G::slice(&source), P::slice_mut(&mut target))?])?;
+    run(plan, &mut [Task::convert(&source, &mut target)?])?;
     let expected: Vec<P> = g.iter().map(|value| P::round(value.widen())).collect();
     Ok(repeats(&target, &expected))
 }

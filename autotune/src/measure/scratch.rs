@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use half::{bf16, f16};
 use lion_kernels::{
-    BLOCK, Dtype, Ema, Gradient, Plan, Slice, SliceMut, Statistics, Step, Task, Tensors, Values, run,
+    BLOCK, Dtype, Ema, GradientStatistics, GradientTransform, LionStep, Plan, StepTensors, Task, TensorBuf,
+    TensorMut, TensorRef, run,
 };
 
 use super::{Caches, Rig, SAMPLE, check};
@@ -29,8 +29,8 @@ pub struct Scratch {
     /// Bytes that are more than all caches hold.
     beyond_caches: u64,
     /// Parameters, gradients and momenta; also accumulators and averages, which are f32, in the place of momenta.
-    streams: [Option<Values>; 3],
-    blocks: Vec<Statistics>,
+    streams: [Option<TensorBuf>; 3],
+    blocks: Vec<GradientStatistics>,
     case: Case,
     turns: Turns,
     checked: HashSet<(Operation, Dtypes, Plan)>,
@@ -122,9 +122,9 @@ impl Scratch {
         let range = self.turns.take(caches);
         let [parameter, gradient, momentum] = &mut self.streams;
         let call = Call {
-            parameter: parameter.as_mut().and_then(|values| values.as_slice_mut().get(range.clone())),
-            gradient: gradient.as_ref().and_then(|values| values.as_slice().get(range.clone())),
-            momentum: momentum.as_mut().and_then(|values| values.as_slice_mut().get(range)),
+            parameter: parameter.as_mut().and_then(|values| values.to_mut().range(range.clone()).ok()),
+            gradient: gradient.as_ref().and_then(|values| values.to_ref().range(range.clone()).ok()),
+            momentum: momentum.as_mut().and_then(|values| values.to_mut().range(range).ok()),
             blocks: &mut self.blocks,
         };
         let mut list = Vec::with_capacity(2);
@@ -155,7 +155,7 @@ impl Rig for Scratch {
             *stream = None;
             *stream = Some(ones(dtype, elements)?);
         }
-        self.blocks.resize(case.elements().div_ceil(BLOCK), Statistics::default());
+        self.blocks.resize(case.elements().div_ceil(BLOCK), GradientStatistics::default());
         Ok(())
     }
 
@@ -196,23 +196,23 @@ impl Rig for Scratch {
 
 /// The tensors of one call.
 struct Call<'a> {
-    parameter: Option<SliceMut<'a>>,
-    gradient: Option<Slice<'a>>,
-    momentum: Option<SliceMut<'a>>,
-    blocks: &'a mut [Statistics],
+    parameter: Option<TensorMut<'a>>,
+    gradient: Option<TensorRef<'a>>,
+    momentum: Option<TensorMut<'a>>,
+    blocks: &'a mut [GradientStatistics],
 }
 
 fn operation<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
     let Call { parameter, gradient, momentum, blocks } = call;
     let task = match (operation, parameter, gradient, momentum) {
-        (Operation::Step, Some(p), Some(g), Some(m)) => Task::step(step()?, Tensors::in_place(p, g, m))?,
-        (Operation::Statistics, _, Some(g), _) => Task::statistics(&Gradient::new(), g, None, blocks)?,
-        (Operation::Accumulate, _, Some(g), Some(SliceMut::F32(sums))) => {
-            Task::accumulate(&Gradient::new(), sums, g)?
+        (Operation::Step, Some(p), Some(g), Some(m)) => Task::step(step()?, StepTensors::in_place(p, g, m))?,
+        (Operation::Statistics, _, Some(g), _) => {
+            Task::statistics(&GradientTransform::new(), g, None, blocks)?
         }
-        (Operation::Average, Some(p), _, Some(SliceMut::F32(average))) => {
-            Task::average(&Ema::new(0.99)?, average, p)?
+        (Operation::Accumulate, _, Some(g), Some(sums)) => {
+            Task::accumulate(&GradientTransform::new(), sums, g)?
         }
+        (Operation::Average, Some(p), _, Some(average)) => Task::update_ema(&Ema::new(0.99)?, average, p)?,
         (Operation::Convert, Some(p), Some(g), _) => Task::convert(g, p)?,
         // What `prepare` makes always fits.
         _ => return Ok(()),
@@ -225,31 +225,34 @@ fn operation<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>)
 fn limit<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
     let Call { parameter, gradient, momentum, .. } = call;
     match (operation, parameter, gradient, momentum) {
-        (Operation::Step, Some(p), Some(g), Some(m)) => list.push(Task::stream(p, g, m)?),
-        (Operation::Statistics, _, Some(g), _) => list.push(Task::read(g)),
-        (Operation::Accumulate, _, Some(g), Some(sums)) => list.extend([Task::read(g), Task::rewrite(sums)]),
-        (Operation::Average, Some(p), _, Some(average)) => {
-            list.extend([Task::read(p), Task::rewrite(average)]);
+        (Operation::Step, Some(p), Some(g), Some(m)) => list.push(Task::bandwidth_step(p, g, m)?),
+        (Operation::Statistics, _, Some(g), _) => list.push(Task::bandwidth_read(g)),
+        (Operation::Accumulate, _, Some(g), Some(sums)) => {
+            list.extend([Task::bandwidth_read(g), Task::bandwidth_rewrite(sums)])
         }
-        (Operation::Convert, Some(p), Some(g), _) => list.extend([Task::read(g), Task::rewrite(p)]),
+        (Operation::Average, Some(p), _, Some(average)) => {
+            list.extend([Task::bandwidth_read(p), Task::bandwidth_rewrite(average)]);
+        }
+        (Operation::Convert, Some(p), Some(g), _) => {
+            list.extend([Task::bandwidth_read(g), Task::bandwidth_rewrite(p)])
+        }
         _ => {}
     }
     Ok(())
 }
 
-pub(super) fn step() -> Result<Step, Error> {
-    Ok(Step::new(1e-4, 0.9, 0.99)?.weight_decay(0.1)?)
+pub(super) fn step() -> Result<LionStep, Error> {
+    Ok(LionStep::new(1e-4, 0.9, 0.99)?.weight_decay(0.1)?)
 }
 
 /// Numbers that however many calls make neither subnormal, infinite nor NaN, with which arithmetic may be slow: a
 /// parameter of f32 goes from 1 towards -10, past 0 in steps of 1e-4, and one of 16 bits stays, as less than half of
 /// its last place is taken off; a sum grows until one more is rounded away.
-fn ones(dtype: Dtype, elements: usize) -> Result<Values, Error> {
-    let mut values = Values::zeroed(dtype, elements)?;
-    match values.as_slice_mut() {
-        SliceMut::F32(slice) => slice.fill(1.0),
-        SliceMut::F16(slice) => slice.fill(f16::ONE),
-        SliceMut::BF16(slice) => slice.fill(bf16::ONE),
+fn ones(dtype: Dtype, elements: usize) -> Result<TensorBuf, Error> {
+    let mut values = TensorBuf::zeroed(dtype, elements)?;
+    for start in (0..elements).step_by(BLOCK) {
+        let ones = [1.0; BLOCK];
+        values.to_mut().write_f32(start, ones.get(..elements - start).unwrap_or(&ones))?;
     }
     Ok(values)
 }
@@ -316,12 +319,7 @@ mod tests {
                 }
             }
             for stream in scratch.streams.iter().flatten() {
-                let untouched = match stream.as_slice() {
-                    Slice::F32(values) => values.iter().all(|&value| value == 1.0),
-                    Slice::F16(values) => values.iter().all(|&value| value == f16::ONE),
-                    Slice::BF16(values) => values.iter().all(|&value| value == bf16::ONE),
-                };
-                assert!(untouched, "{case}");
+                assert!(stream.to_ref().to_f32().iter().all(|&value| value == 1.0), "{case}");
             }
         }
     }

@@ -232,8 +232,8 @@ mod tests {
     fn a_tuning_of_everything_is_far_below_the_largest_file() {
         let longest = Plan::new(Backend::Avx512)
             .threads(4096)
-            .chunk(1 << 30)
-            .parallel_from(1 << 30)
+            .chunk_elements(1 << 30)
+            .parallel_threshold(1 << 30)
             .prefetch(Prefetch::Auto);
         let mut findings: Vec<Finding> = Vec::new();
         for &operation in Operation::ALL {

@@ -3,7 +3,7 @@
 use lion_kernels::{BLOCK, Backend, Plan, Prefetch};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::candidate::MOST_THREADS;
+use crate::candidate::MAX_THREADS;
 use crate::error::excerpt;
 
 /// Elements of the largest chunk of a profile.
@@ -32,7 +32,7 @@ impl Written {
     pub(crate) fn plan(&self) -> Result<Plan, Absurd> {
         let backend = Backend::ALL.iter().copied().find(|backend| backend.name() == self.backend);
         let backend = backend.filter(|backend| backend.is_available()).ok_or_else(|| {
-            let allowed = format!("one of {}", Backend::list_available());
+            let allowed = format!("one of {}", Backend::available_names());
             ("backend", format!("{:?}", excerpt(&self.backend)), allowed)
         })?;
         let prefetch = match self.prefetch.as_str() {
@@ -46,15 +46,17 @@ impl Written {
             return Err(("chunk", self.chunk.to_string(), allowed));
         }
         let parallel_from = usize::try_from(self.parallel_from).unwrap_or(usize::MAX);
-        let plan =
-            Plan::new(backend).chunk(self.chunk as usize).parallel_from(parallel_from).prefetch(prefetch);
+        let plan = Plan::new(backend)
+            .chunk_elements(self.chunk as usize)
+            .parallel_threshold(parallel_from)
+            .prefetch(prefetch);
         match self.threads {
             None => Ok(plan),
-            Some(threads) if (1..=MOST_THREADS as u64).contains(&threads) => {
+            Some(threads) if (1..=MAX_THREADS as u64).contains(&threads) => {
                 Ok(plan.threads(threads as usize))
             }
             Some(threads) => {
-                Err(("threads", threads.to_string(), format!("from 1 to {MOST_THREADS}, or left out")))
+                Err(("threads", threads.to_string(), format!("from 1 to {MAX_THREADS}, or left out")))
             }
         }
     }
@@ -65,9 +67,9 @@ impl From<Plan> for Written {
         Written {
             backend: plan.backend.name().into(),
             threads: plan.threads.map(|threads| threads.get() as u64),
-            chunk: plan.chunk as u64,
+            chunk: plan.chunk_elements as u64,
             // TOML's integers are signed.
-            parallel_from: (plan.parallel_from as u64).min(i64::MAX as u64),
+            parallel_from: (plan.parallel_threshold as u64).min(i64::MAX as u64),
             prefetch: match plan.prefetch {
                 Prefetch::Auto => "auto",
                 Prefetch::On => "on",

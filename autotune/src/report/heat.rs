@@ -21,8 +21,9 @@ pub(super) fn map(finding: &Finding) -> String {
         values
     };
     let rows = sorted(timed.iter().map(|(it, _)| threads(it)).collect());
-    let columns =
-        sorted(timed.iter().filter(|(it, _)| threads(it) > 1).map(|(it, _)| it.plan.chunk).collect());
+    let columns = sorted(
+        timed.iter().filter(|(it, _)| threads(it) > 1).map(|(it, _)| it.plan.chunk_elements).collect(),
+    );
     if columns.is_empty() {
         return String::new();
     }
@@ -44,7 +45,7 @@ pub(super) fn map(finding: &Finding) -> String {
         for (column, &chunk) in columns.iter().enumerate() {
             let here = timed
                 .iter()
-                .filter(|(it, _)| threads(it) == of_row && (of_row == 1 || it.plan.chunk == chunk));
+                .filter(|(it, _)| threads(it) == of_row && (of_row == 1 || it.plan.chunk_elements == chunk));
             let Some((trial, ns)) = here.min_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
             count += 1;
             let over = ns / fastest - 1.0;

@@ -68,7 +68,7 @@ pub(super) fn place<R: Rig + ?Sized>(
             false => stays = bytes,
         }
     }
-    parallel.plan = parallel.plan.parallel_from(pays);
+    parallel.plan = parallel.plan.parallel_threshold(pays);
     // The class below has calls above the threshold too: they are made as those of the class above.
     if pays < parallel.case.class().least() {
         let Plan { backend, prefetch, .. } = serial.plan;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use lion::{Dtype, Error, Lion, Slice, SliceMut, Update, VariableId};
+use lion::{Dtype, Error, Lion, TensorMut, TensorRef, Update, VariableId};
 use lion_autotune::measure::{Comparison, compare};
-use lion_kernels::{Arena, Backend, Element, Plan, Task, convert, run};
+use lion_kernels::{Arena, BLOCK, Backend, Plan, Task, run};
 
 use super::{Line, Pages, Pipeline};
 
@@ -27,7 +27,8 @@ fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
     let mut call = |limit: bool| {
         let done = if limit {
             let state = optimizer.state_mut(id);
-            let (momentum, ema) = state.map_or((None, None), |state| (state.momentum, state.ema));
+            let (momentum, ema) =
+                state.map_or((None, None), |state| (state.momentum, state.ema.map(TensorMut::from)));
             match momentum {
                 Some(momentum) => stream(line, parameter.slice_mut(), gradient.slice(), momentum, ema),
                 None => Ok(()),
@@ -63,7 +64,7 @@ fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
     let mut failed = Ok(());
     let mut call = |limit: bool| {
         let done = if limit {
-            let ema = ema.as_mut().and_then(|ema| single(ema.slice_mut()));
+            let ema = ema.as_mut().map(Tensor::slice_mut);
             stream(line, parameter.slice_mut(), gradient.slice(), momentum.slice_mut(), ema)
         } else {
             optimizer.apply(&mut updates).map(drop)
@@ -74,10 +75,6 @@ fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
     };
     let found = compare(time, &mut call, |call| call(false), |call| call(true));
     failed.map(|()| found)
-}
-
-fn single(tensor: SliceMut<'_>) -> Option<&mut [f32]> {
-    Element::elements_mut(tensor)
 }
 
 /// The line's optimizer, with its variables.
@@ -99,19 +96,19 @@ fn optimizer(line: &Line) -> Result<(Lion, Vec<VariableId>), Error> {
 /// The limit: reads and writes what the call must, on the fastest backend and the line's threads.
 fn stream(
     line: &Line,
-    parameter: SliceMut<'_>,
-    gradient: Slice<'_>,
-    momentum: SliceMut<'_>,
-    ema: Option<&mut [f32]>,
+    parameter: TensorMut<'_>,
+    gradient: TensorRef<'_>,
+    momentum: TensorMut<'_>,
+    ema: Option<TensorMut<'_>>,
 ) -> Result<(), Error> {
     let plan: Plan = line.plan.backend(Backend::best());
     if line.pipeline == Pipeline::Full {
         // The norm must be known before the first element is moved.
-        run(&plan, &mut [Task::read(gradient)])?;
+        run(&plan, &mut [Task::bandwidth_read(gradient)])?;
     }
-    let stream = Task::stream(parameter, gradient, momentum)?;
+    let stream = Task::bandwidth_step(parameter, gradient, momentum)?;
     match ema {
-        Some(ema) => run(&plan, &mut [stream, Task::rewrite(ema)])?,
+        Some(ema) => run(&plan, &mut [stream, Task::bandwidth_rewrite(ema)])?,
         None => run(&plan, &mut [stream])?,
     }
     Ok(())
@@ -121,27 +118,24 @@ fn stream(
 fn ones(pages: Pages, dtype: Dtype, lengths: &[usize]) -> Result<Arena, Error> {
     let mut arena = match pages {
         Pages::Huge => Arena::new(),
-        Pages::Small => Arena::on_ordinary_pages(),
+        Pages::Small => Arena::without_huge_pages(),
     };
     for &len in lengths {
         arena.push(dtype, len)?;
     }
     for tensor in arena.tensors_mut() {
-        match tensor {
-            SliceMut::F32(tensor) => fill_with_ones(tensor)?,
-            SliceMut::F16(tensor) => fill_with_ones(tensor)?,
-            SliceMut::BF16(tensor) => fill_with_ones(tensor)?,
-        }
+        fill_with_ones(tensor)?;
     }
     Ok(arena)
 }
 
 /// In place: beside tensors that fill the memory there is no room for another of their length.
-fn fill_with_ones<T: Element>(tensor: &mut [T]) -> Result<(), Error> {
-    let mut one = [T::default()];
-    convert(Backend::best(), &[1.0_f32][..], T::slice_mut(&mut one))?;
-    let [one] = one;
-    tensor.fill(one);
+fn fill_with_ones(mut tensor: TensorMut<'_>) -> Result<(), Error> {
+    let len = tensor.len();
+    for start in (0..len).step_by(BLOCK) {
+        let part = tensor.reborrow().range(start..len.min(start + BLOCK))?;
+        Task::convert(&[1.0_f32; BLOCK][..part.len()], part)?.run(Backend::best())?;
+    }
     Ok(())
 }
 
@@ -153,11 +147,11 @@ impl Tensor {
         ones(pages, dtype, &[len]).map(Tensor)
     }
 
-    fn slice(&self) -> Slice<'_> {
-        self.0.tensor(0).unwrap_or(Slice::F32(&[]))
+    fn slice(&self) -> TensorRef<'_> {
+        self.0.tensor(0).unwrap_or(TensorRef::empty(Dtype::F32))
     }
 
-    fn slice_mut(&mut self) -> SliceMut<'_> {
-        self.0.tensor_mut(0).unwrap_or(SliceMut::F32(&mut []))
+    fn slice_mut(&mut self) -> TensorMut<'_> {
+        self.0.tensor_mut(0).unwrap_or(TensorMut::empty(Dtype::F32))
     }
 }

@@ -40,7 +40,7 @@ fn profile(backend: Backend, arguments: &Arguments, environment: Environment) ->
         for warning in warnings {
             log::warn!("{warning}");
         }
-        Profile::fixed(Plan::new(backend).parallel_from(0)).overridden(&overrides)
+        Profile::fixed(Plan::new(backend).parallel_threshold(0)).overridden(&overrides)
     } else {
         // It logs what is wrong on the way.
         Profile::found_in(&environment, &Machine::detect())
@@ -82,23 +82,23 @@ mod tests {
         let environment =
             || Environment { threads: number("5"), chunk: number("4096"), ..Environment::default() };
         let of_environment = plan(&["--threads", "2"], environment());
-        assert_eq!((of_environment.threads, of_environment.chunk), (NonZeroUsize::new(2), 4096));
+        assert_eq!((of_environment.threads, of_environment.chunk_elements), (NonZeroUsize::new(2), 4096));
         let of_arguments = plan(&["--threads", "2", "--chunk", "8192"], environment());
-        assert_eq!((of_arguments.threads, of_arguments.chunk), (NonZeroUsize::new(2), 8192));
+        assert_eq!((of_arguments.threads, of_arguments.chunk_elements), (NonZeroUsize::new(2), 8192));
         assert_eq!(plan(&[], environment()).threads, NonZeroUsize::new(5));
     }
 
     #[test]
     fn threads_are_at_work_on_small_tensors_unless_a_profile_is_named() {
         let named = || Environment { profile: Some("/nowhere".into()), ..Environment::default() };
-        assert_eq!(plan(&["--threads", "2"], Environment::default()).parallel_from, 0);
-        assert_ne!(plan(&["--threads", "2"], named()).parallel_from, 0);
+        assert_eq!(plan(&["--threads", "2"], Environment::default()).parallel_threshold, 0);
+        assert_ne!(plan(&["--threads", "2"], named()).parallel_threshold, 0);
         assert_ne!(
-            plan(&["--threads", "2", "--profile", "/nowhere"], Environment::default()).parallel_from,
+            plan(&["--threads", "2", "--profile", "/nowhere"], Environment::default()).parallel_threshold,
             0
         );
         let unread = Environment { no_profile: true, ..named() };
-        assert_eq!(plan(&["--threads", "2"], unread).parallel_from, 0);
+        assert_eq!(plan(&["--threads", "2"], unread).parallel_threshold, 0);
     }
 
     /// `LION_ISA` is part of the environment's overrides, whichever profile is found.

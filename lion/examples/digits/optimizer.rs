@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lion::{Error, Lion, Update, VariableId};
-use lion_kernels::reference::Pass;
+use lion_kernels::reference::Settings;
 
 use crate::network::{Tensors, VARIABLES, zeros};
 use crate::storage::Storage;
@@ -55,9 +55,7 @@ impl<T: Storage> Optimizer<T> for Library {
             .variables
             .iter()
             .zip(tensors)
-            .map(|(&variable, (parameter, gradient))| {
-                Update::new(variable, T::slice_mut(parameter), T::slice(gradient))
-            })
+            .map(|(&variable, (parameter, gradient))| Update::new(variable, parameter, gradient))
             .collect();
         let start = Instant::now();
         self.lion.apply(&mut updates)?;
@@ -68,19 +66,19 @@ impl<T: Storage> Optimizer<T> for Library {
 
 /// The specification as a plain loop, which shares no code with the library.
 pub(crate) struct Reference<T> {
-    pass: Pass,
+    pass: Settings,
     momentum: Tensors<T>,
 }
 
 impl<T: Storage> Reference<T> {
     pub(crate) fn new() -> Self {
         // The betas are those that the library's optimizer has unless told otherwise.
-        let pass = Pass {
+        let pass = Settings {
             learning_rate: LEARNING_RATE,
             beta_1: 0.9,
             beta_2: 0.99,
             weight_decay: Some(WEIGHT_DECAY),
-            ..Pass::default()
+            ..Settings::default()
         };
         Reference { pass, momentum: zeros() }
     }

@@ -1,10 +1,10 @@
 //! The formats that the example trains in.
 
 use half::bf16;
-use lion_kernels::{Element, reference::Number};
+use lion_kernels::{Element, reference::Float};
 
-/// A storage format: the library's [`Element`], the reference's [`Number`], and to and from f32 for the network.
-pub(crate) trait Storage: Element + Number + Into<f32> {
+/// A storage format: the library's [`Element`], the reference's [`Float`], and to and from f32 for the network.
+pub(crate) trait Storage: Element + Float + Into<f32> {
     fn nearest(value: f32) -> Self;
 }
 

@@ -1,11 +1,12 @@
 //! What a call does to one variable: everything between reading its gradient and storing its parameter.
 
 use lion_kernels::{
-    Backend, Ema, Error as KernelError, Gradient, Slice, SliceMut, Statistics, Step, Task, Tensors, convert,
+    Backend, Ema, Error as KernelError, GradientStatistics, GradientTransform, LionStep, StepTensors, Task,
+    TensorRef,
 };
 
 use super::queue::Queue;
-use crate::accumulation::raise;
+use crate::accumulation::accumulate_max;
 use crate::clip::{Clipping, Found, Norms};
 use crate::group::Steps;
 use crate::update::Update;
@@ -22,7 +23,7 @@ pub(super) struct Call {
     pub(super) ends_window: bool,
     pub(super) loss_scale: Option<f32>,
     /// How gradients are unscaled and, in a call that updates, averaged with their accumulators.
-    pub(super) gradient: Gradient,
+    pub(super) gradient: GradientTransform,
     pub(super) clipping: Clipping,
     /// How averages move, where they do in this call.
     pub(super) ema: Option<Ema>,
@@ -80,12 +81,12 @@ impl Call {
     pub(super) fn measure<'t>(
         &self,
         variable: &Variable,
-        gradient: Slice<'t>,
+        gradient: TensorRef<'t>,
         accumulator: Option<&'t [f32]>,
-        blocks: &'t mut [Statistics],
+        blocks: &'t mut [GradientStatistics],
     ) -> Result<Task<'t>, KernelError> {
         if variable.overwritten || self.outcome != Outcome::Updated {
-            return Task::statistics(&Gradient::new(), gradient, None, blocks);
+            return Task::statistics(&GradientTransform::new(), gradient, None, blocks);
         }
         Task::statistics(&self.gradient, gradient, accumulator, blocks)
     }
@@ -98,7 +99,7 @@ impl Call {
         mut state: StateMut<'t>,
         update: &'t mut Update<'_>,
         steps: &Steps,
-        measured: Option<&Statistics>,
+        measured: Option<&GradientStatistics>,
         queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
         match update.gradient {
@@ -132,8 +133,8 @@ impl Call {
     }
 
     /// What becomes of a gradient with these statistics.
-    fn gradient_of(&self, measured: Option<&Statistics>) -> Result<Gradient, KernelError> {
-        match self.clipping.of(measured.unwrap_or(&Statistics::default()), &self.found.all) {
+    fn gradient_of(&self, measured: Option<&GradientStatistics>) -> Result<GradientTransform, KernelError> {
+        match self.clipping.of(measured.unwrap_or(&GradientStatistics::default()), &self.found.all) {
             Some(clip) => self.gradient.clip(clip),
             None => Ok(self.gradient),
         }
@@ -142,17 +143,19 @@ impl Call {
     /// Unscaling, averaging, clipping, decay, step and moving average in one pass.
     fn step<'t>(
         &self,
-        mut step: Step,
+        mut step: LionStep,
         state: StateMut<'t>,
         update: &'t mut Update<'_>,
-        gradient: Slice<'t>,
+        gradient: TensorRef<'t>,
         copies: bool,
         queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
         let Some(momentum) = state.momentum else { return Ok(()) };
         let mut tensors = match update.source {
-            Some(source) => Tensors::out_of_place(source, update.parameter.reborrow(), gradient, momentum),
-            None => Tensors::in_place(update.parameter.reborrow(), gradient, momentum),
+            Some(source) => {
+                StepTensors::out_of_place(source, update.parameter.reborrow(), gradient, momentum)
+            }
+            None => StepTensors::in_place(update.parameter.reborrow(), gradient, momentum),
         };
         if let Some(accumulator) = state.accumulator {
             tensors = tensors.accumulator(accumulator);
@@ -172,17 +175,17 @@ impl Call {
         &self,
         state: StateMut<'_>,
         update: &mut Update<'_>,
-        gradient: Slice<'_>,
+        gradient: TensorRef<'_>,
     ) -> Result<(), KernelError> {
         let Some(accumulator) = state.accumulator else {
-            return convert(self.backend, gradient, update.parameter.reborrow());
+            return Task::convert(gradient, update.parameter.reborrow())?.run(self.backend);
         };
-        raise(accumulator, gradient);
+        accumulate_max(accumulator, gradient);
         if !self.ends_window {
             update.keep();
             return Ok(());
         }
-        convert(self.backend, &accumulator[..], update.parameter.reborrow())?;
+        Task::convert(&accumulator[..], update.parameter.reborrow())?.run(self.backend)?;
         accumulator.fill(0.0);
         Ok(())
     }
@@ -196,7 +199,7 @@ impl Call {
     ) -> Result<(), KernelError> {
         update.keep();
         if let (Some(ema), Some(average)) = (&self.ema, average) {
-            queue.push(Task::average(ema, average, update.parameter.reborrow())?)?;
+            queue.push(Task::update_ema(ema, average, update.parameter.reborrow())?)?;
         }
         Ok(())
     }
@@ -210,14 +213,16 @@ impl Call {
     ) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let constraint = &constrained.constraint;
-        if let SliceMut::F32(values) = &mut update.parameter {
+        if let Some(values) = update.parameter.as_slice_mut::<f32>() {
             return constraint.apply_with(&variable.shape, values, &mut room.norms);
         }
         let of_variable = |source| variable.error(source);
         room.values.clear();
         room.values.resize(variable.len, 0.0);
-        convert(self.backend, update.parameter.as_slice(), &mut room.values[..]).map_err(of_variable)?;
+        let widen = Task::convert(update.parameter.to_ref(), &mut room.values[..]);
+        widen.and_then(|mut task| task.run(self.backend)).map_err(of_variable)?;
         constraint.apply_with(&variable.shape, &mut room.values, &mut room.norms)?;
-        convert(self.backend, &room.values[..], update.parameter.reborrow()).map_err(of_variable)
+        let round = Task::convert(&room.values[..], update.parameter.reborrow());
+        round.and_then(|mut task| task.run(self.backend)).map_err(of_variable)
     }
 }

@@ -4,7 +4,7 @@
 use std::mem;
 
 use lion_autotune::Operation;
-use lion_kernels::{BLOCK, Slice, Statistics, Task};
+use lion_kernels::{BLOCK, GradientStatistics, Task, TensorRef};
 
 use super::call::Call;
 use super::queue::Queue;
@@ -23,12 +23,12 @@ impl Lion {
             let gradient = update.gradient.filter(|_| dynamic || !variable.overwritten)?;
             Some((variable, update.variable, gradient))
         });
-        let len = |gradient: Slice<'_>| gradient.len().div_ceil(BLOCK);
+        let len = |gradient: TensorRef<'_>| gradient.len().div_ceil(BLOCK);
         let total = looked_at.clone().flatten().map(|(_, _, gradient)| len(gradient)).sum();
         blocks.clear();
         let no_memory = |_| Error::OutOfMemory { what: "statistics", elements: total };
         blocks.try_reserve(total).map_err(no_memory)?;
-        blocks.resize(total, Statistics::default());
+        blocks.resize(total, GradientStatistics::default());
 
         let mut queue = Queue::new(&self.profile, Operation::Statistics, tasks, updates.len());
         let mut room = &mut blocks[..];
@@ -44,11 +44,11 @@ impl Lion {
         measured.clear();
         let mut room = &blocks[..];
         for looked_at in looked_at {
-            let mut whole = Statistics::default();
+            let mut whole = GradientStatistics::default();
             if let Some((variable, _, gradient)) = looked_at {
                 let (own, rest) = room.split_at_checked(len(gradient)).unwrap_or_default();
                 room = rest;
-                whole = Statistics::of_blocks(own);
+                whole = GradientStatistics::from_blocks(own);
                 match variable.overwritten {
                     true => call.found.non_finite += whole.non_finite,
                     false => call.found.add(self.clipping, &whole),
@@ -94,7 +94,7 @@ impl Lion {
                 call.constrain(variable, update, room)?;
             }
             if let (false, Some(copy)) = (call.copies(variable, update), &mut update.copy) {
-                let task = Task::convert(update.parameter.as_slice(), copy.reborrow());
+                let task = Task::convert(update.parameter.to_ref(), copy.reborrow());
                 task.and_then(|task| queue.push(task)).map_err(|source| variable.error(source))?;
             }
         }

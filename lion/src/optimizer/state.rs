@@ -1,7 +1,7 @@
 //! What an optimizer tells of itself between calls, and lets be changed.
 
 use lion_autotune::Profile;
-use lion_kernels::{Backend, Slice};
+use lion_kernels::{Backend, TensorRef, with_ieee_state};
 
 use super::Lion;
 use crate::group::Rates;
@@ -114,7 +114,7 @@ impl Lion {
     /// # Ok::<(), lion::Error>(())
     /// ```
     pub fn scale_loss(&self, loss: f32) -> f32 {
-        self.loss_scale.factor().map_or(loss, |factor| loss * factor)
+        with_ieee_state(|| self.loss_scale.factor().map_or(loss, |factor| loss * factor))
     }
 
     /// The dynamic loss scale, and how many finite calls there were since it last changed; `None` without one.
@@ -162,12 +162,12 @@ impl Lion {
     /// The variable's state, to be overwritten with one that comes from elsewhere.
     ///
     /// ```
-    /// use lion::{Dtype, Lion, SliceMut};
+    /// use lion::{Dtype, Lion, TensorRef};
     ///
     /// let mut optimizer = Lion::builder().build()?;
     /// let bias = optimizer.register("bias", &[2], Dtype::F32)?;
-    /// if let Some(SliceMut::F32(momentum)) = optimizer.state_mut(bias).and_then(|state| state.momentum) {
-    ///     momentum.copy_from_slice(&[0.5, -0.5]);
+    /// if let Some(mut momentum) = optimizer.state_mut(bias).and_then(|state| state.momentum) {
+    ///     assert!(momentum.copy_from(TensorRef::from(&[0.5_f32, -0.5])));
     /// }
     /// optimizer.set_iterations(1000);
     /// # Ok::<(), lion::Error>(())
@@ -177,7 +177,7 @@ impl Lion {
     }
 
     /// The variable's momentum.
-    pub fn momentum(&self, variable: VariableId) -> Option<Slice<'_>> {
+    pub fn momentum(&self, variable: VariableId) -> Option<TensorRef<'_>> {
         self.view(variable)?.momentum
     }
 
@@ -215,11 +215,15 @@ impl Lion {
     ///
     /// # Errors
     /// A parameter that is not the variable's.
-    pub fn stalled<'a>(&self, variable: VariableId, parameter: impl Into<Slice<'a>>) -> Result<f64, Error> {
+    pub fn stalled<'a>(
+        &self,
+        variable: VariableId,
+        parameter: impl Into<TensorRef<'a>>,
+    ) -> Result<f64, Error> {
         let parameter = parameter.into();
         let found = self.registered(variable)?;
         found.check_parameter("parameter", &parameter)?;
-        Ok(stalled::share(parameter, self.rates(found).learning_rate))
+        Ok(with_ieee_state(|| stalled::fraction(parameter, self.rates(found).learning_rate)))
     }
 
     /// The share of elements, from 0 to 1, for which the next call steps against the sign of this gradient, so that the
@@ -249,7 +253,7 @@ impl Lion {
     pub fn sign_agreement<'a>(
         &self,
         variable: VariableId,
-        gradient: impl Into<Slice<'a>>,
+        gradient: impl Into<TensorRef<'a>>,
     ) -> Result<f64, Error> {
         let gradient = gradient.into();
         let found = self.registered(variable)?;
@@ -257,8 +261,10 @@ impl Lion {
         let Some(momentum) = self.momentum(variable) else {
             return Err(Error::NoMomentum { name: found.name.clone() });
         };
-        let (beta_1, factor) = (self.rates(found).beta_1, self.loss_scale.factor());
-        Ok(sign_agreement::share(momentum, gradient, beta_1, factor))
+        Ok(with_ieee_state(|| {
+            let (beta_1, factor) = (self.rates(found).beta_1, self.loss_scale.factor());
+            sign_agreement::share(momentum, gradient, beta_1, factor)
+        }))
     }
 
     fn registered(&self, variable: VariableId) -> Result<&Variable, Error> {

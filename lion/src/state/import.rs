@@ -6,7 +6,7 @@ use std::path::Path;
 use regex::Regex;
 
 use crate::tensor_file::{TensorFile, TensorInfo};
-use crate::{Error, Values};
+use crate::{Error, TensorBuf};
 
 /// Which tensor of a foreign file is the momentum of which variable: patterns, in which `{name}` stands for the
 /// variable's name, `{under_name}` for it with `_` in place of every `/`, and `{dot_name}` with `.` in place of
@@ -184,7 +184,7 @@ pub fn import_momentum<'v>(
     path: impl AsRef<Path>,
     names: &MomentumNames,
     variables: impl IntoIterator<Item = (&'v str, &'v [usize])>,
-) -> Result<Vec<Values>, Error> {
+) -> Result<Vec<TensorBuf>, Error> {
     let file = TensorFile::open_foreign(path)?;
     let mut found = Vec::new();
     let mut taken = HashMap::new();

@@ -1,6 +1,6 @@
 //! An optimizer's state as a checkpoint, and back.
 
-use lion_kernels::SliceMut;
+use lion_kernels::TensorMut;
 
 use super::{Checkpoint, DynamicState, Section, Tensor, VariableState};
 use crate::variable::{VariableView, elements};
@@ -35,8 +35,8 @@ impl Lion {
         for (id, saved) in ids.into_iter().zip(&checkpoint.variables) {
             let Some(state) = self.state_mut(id) else { continue };
             copy(&saved.momentum, state.momentum);
-            copy(&saved.ema, state.ema.map(SliceMut::from));
-            copy(&saved.accumulator, state.accumulator.map(SliceMut::from));
+            copy(&saved.ema, state.ema.map(TensorMut::from));
+            copy(&saved.accumulator, state.accumulator.map(TensorMut::from));
         }
         Ok(())
     }
@@ -90,7 +90,7 @@ impl<'a> From<VariableView<'a>> for VariableState<'a> {
 fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(), Error> {
     let state = VariableState::from(*own);
     for section in [Section::Parameter, Section::Momentum, Section::Ema, Section::Accumulator] {
-        let tensor = section.of(saved).as_ref().map(Tensor::as_slice);
+        let tensor = section.of(saved).as_ref().map(Tensor::to_ref);
         let expected = match section {
             // The caller's: it may be there or not.
             Section::Parameter => tensor.map(|_| own.dtype),
@@ -117,9 +117,9 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
 }
 
 /// Between tensors that have been checked to be alike.
-fn copy(from: &Option<Tensor<'_>>, to: Option<SliceMut<'_>>) {
+fn copy(from: &Option<Tensor<'_>>, to: Option<TensorMut<'_>>) {
     if let (Some(from), Some(mut to)) = (from, to) {
-        let alike = to.copy_from(from.as_slice());
+        let alike = to.copy_from(from.to_ref());
         debug_assert!(alike, "the tensors have been checked");
     }
 }

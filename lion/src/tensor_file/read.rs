@@ -2,12 +2,12 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use lion_kernels::{Dtype, SliceMut};
+use lion_kernels::{Dtype, TensorMut};
 
 use super::header::{self, Header, RawTensor};
 use super::{LENGTH, LONGEST_HEADER, Place, TOO_MANY, bytes_mut, dtype_of, reorder};
 use crate::variable::elements;
-use crate::{Error, Values, first_bytes};
+use crate::{Error, TensorBuf, first_bytes};
 
 /// A file of tensors, open for reading: its header is in memory and has been checked, its elements are not.
 ///
@@ -143,7 +143,7 @@ impl TensorFile {
     /// # Errors
     /// [`Error::File`] where `into` has another format or length than the tensor, or the file has become shorter, and
     /// [`Error::Io`] where it cannot be read; what is in `into` then is not defined.
-    pub fn read<'a>(&self, tensor: &TensorInfo, into: impl Into<SliceMut<'a>>) -> Result<(), Error> {
+    pub fn read<'a>(&self, tensor: &TensorInfo, into: impl Into<TensorMut<'a>>) -> Result<(), Error> {
         let mut into = into.into();
         let place = Place::tensor(&self.path, &tensor.name);
         if into.dtype() != tensor.dtype || into.len() != tensor.len {
@@ -165,10 +165,10 @@ impl TensorFile {
     ///
     /// # Errors
     /// As those of [`read`](Self::read), and memory that cannot be had.
-    pub fn read_values(&self, tensor: &TensorInfo) -> Result<Values, Error> {
-        let mut values = Values::zeroed(tensor.dtype, tensor.len)
+    pub fn read_values(&self, tensor: &TensorInfo) -> Result<TensorBuf, Error> {
+        let mut values = TensorBuf::zeroed(tensor.dtype, tensor.len)
             .map_err(|source| Place::tensor(&self.path, &tensor.name).is(source.to_string()))?;
-        self.read(tensor, values.as_slice_mut())?;
+        self.read(tensor, values.to_mut())?;
         Ok(values)
     }
 
