@@ -1,7 +1,8 @@
 //! The step against the streaming limit: `cargo bench -p lion-benches --bench limit [-- SECONDS-PER-LINE]`.
 //!
 //! Prints a Markdown table: for each backend, formats and size the median ratio of the step's time, public call
-//! included, to that of [`lion_kernels::stream`] on the fastest backend and the same tensors, timed in turn.
+//! included, to that of [`Task::bandwidth_step`](lion_kernels::Task::bandwidth_step) on the fastest backend and the
+//! same tensors, timed in turn.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use lion_autotune::measure::compare;
-use lion_kernels::{Backend, Step, Tensors, advise_huge_pages};
+use lion_kernels::{Backend, LionStep, StepTensors, Task, advise_huge_pages};
 
 struct State([Vec<f32>; 3]);
 
@@ -16,17 +16,18 @@ impl State {
         State([vec![1.0; len], vec![1.0; len], vec![1.0; len]])
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: LionStep) {
         let [parameter, gradient, momentum] = &mut self.0;
-        let tensors = Tensors::in_place(parameter, &gradient[..], momentum);
-        step.apply(Backend::best(), tensors).expect("an available backend");
+        let tensors = StepTensors::in_place(parameter, &gradient[..], momentum);
+        let mut task = Task::step(step, tensors).expect("tensors of one length");
+        task.run(Backend::best()).expect("an available backend");
     }
 }
 
 fn main() {
     let seconds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(1.0);
     let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1));
-    let step = Step::new(1e-4, 0.9, 0.99).expect("valid settings");
+    let step = LionStep::new(1e-4, 0.9, 0.99).expect("valid settings");
     println!(
         "| elements | huge pages had | ordinary, ns | advised, ns | ordinary / advised | p10–p90 | pairs |"
     );
@@ -36,7 +37,7 @@ fn main() {
         let pages = advised.0.each_mut().map(|tensor| advise_huge_pages(tensor));
         let (had, of) = pages.iter().fold((0, 0), |(had, of), it| (had + it.collapsed, of + it.whole));
         let mut both = [ordinary, advised];
-        let found = compare(time, &mut both, |[it, _]| it.step(&step), |[_, it]| it.step(&step));
+        let found = compare(time, &mut both, |[it, _]| it.step(step), |[_, it]| it.step(step));
         println!(
             "| {size} | {had} of {of} | {:.3} | {:.3} | {:.2} | {:.2}–{:.2} | {} |",
             found.work.median / len as f64,

@@ -1,6 +1,6 @@
 //! What the benchmarks share: tensors of any formats, a step on them, and the streaming limit on the same ones.
 
-use lion_kernels::{Backend, Buffer, Element, Step, Tensors, stream};
+use lion_kernels::{AlignedBuffer, Backend, Element, LionStep, StepTensors, Task};
 
 /// A format with an ordinary value to fill tensors with.
 pub trait Trial: Element {
@@ -23,10 +23,10 @@ impl Trial for half::bf16 {
 /// The tensors of a step.
 #[derive(Debug)]
 pub struct State<P: Trial, G: Trial, M: Trial> {
-    step: Step,
-    parameter: Buffer<P>,
-    gradient: Buffer<G>,
-    momentum: Buffer<M>,
+    step: LionStep,
+    parameter: AlignedBuffer<P>,
+    gradient: AlignedBuffer<G>,
+    momentum: AlignedBuffer<M>,
 }
 
 impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
@@ -35,12 +35,12 @@ impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
     /// # Panics
     /// Where there is no memory.
     pub fn new(len: usize, decay: bool) -> Self {
-        let plain = Step::new(1e-4, 0.9, 0.99).expect("valid settings");
+        let plain = LionStep::new(1e-4, 0.9, 0.99).expect("valid settings");
         let mut state = State {
             step: if decay { plain.weight_decay(0.1).expect("valid settings") } else { plain },
-            parameter: Buffer::zeroed(len).expect("memory"),
-            gradient: Buffer::zeroed(len).expect("memory"),
-            momentum: Buffer::zeroed(len).expect("memory"),
+            parameter: AlignedBuffer::zeroed(len).expect("memory"),
+            gradient: AlignedBuffer::zeroed(len).expect("memory"),
+            momentum: AlignedBuffer::zeroed(len).expect("memory"),
         };
         state.parameter.fill(P::ORDINARY);
         state.gradient.fill(G::ORDINARY);
@@ -59,12 +59,9 @@ impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
     /// # Panics
     /// Where this machine lacks the backend.
     pub fn step(&mut self, backend: Backend) {
-        let tensors = Tensors::in_place(
-            P::slice_mut(&mut self.parameter),
-            G::slice(&self.gradient),
-            M::slice_mut(&mut self.momentum),
-        );
-        self.step.apply(backend, tensors).expect("an available backend");
+        let tensors = StepTensors::in_place(&mut self.parameter, &self.gradient, &mut self.momentum);
+        let mut task = Task::step(self.step, tensors).expect("tensors of one length");
+        task.run(backend).expect("an available backend");
     }
 
     /// One pass with the same traffic and nothing else; a second undoes it.
@@ -72,12 +69,7 @@ impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
     /// # Panics
     /// Where this machine lacks the backend.
     pub fn stream(&mut self, backend: Backend) {
-        stream(
-            backend,
-            P::slice_mut(&mut self.parameter),
-            G::slice(&self.gradient),
-            M::slice_mut(&mut self.momentum),
-        )
-        .expect("an available backend");
+        let task = Task::bandwidth_step(&mut self.parameter, &self.gradient, &mut self.momentum);
+        task.expect("tensors of one length").run(backend).expect("an available backend");
     }
 }

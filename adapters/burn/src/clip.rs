@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use burn_core::module::{Module, ModuleVisitor, Param, ParamId};
 use burn_core::tensor::{FloatDType, Tensor};
 use burn_optim::GradientsParams;
-use lion_kernels::{Backend, Clip, Error, Statistics};
+use lion_kernels::{Backend, Clip, Error, GradientStatistics};
 
 use crate::flex;
 
@@ -52,8 +52,12 @@ pub fn clip_global_norm<M: Module>(
         return Err(Error::Hyperparameter { name: "limit", value: limit.to_string(), range: "(0, inf)" });
     }
     let backend = Backend::from_env()?;
-    let mut measure =
-        Measure { gradients: &gradients, backend, found: Statistics::default(), seen: HashSet::new() };
+    let mut measure = Measure {
+        gradients: &gradients,
+        backend,
+        found: GradientStatistics::default(),
+        seen: HashSet::new(),
+    };
     module.visit(&mut measure);
     let norm = measure.found.norm();
     let Clip::Factor(factor) = Clip::global_norm(limit, norm) else {
@@ -69,7 +73,7 @@ pub fn clip_global_norm<M: Module>(
 struct Measure<'a> {
     gradients: &'a GradientsParams,
     backend: Backend,
-    found: Statistics,
+    found: GradientStatistics,
     /// A parameter may be in a module twice.
     seen: HashSet<ParamId>,
 }
@@ -84,9 +88,12 @@ impl ModuleVisitor for Measure<'_> {
             flex::measure(self.backend, gradient)
         } else {
             let squares = gradient.cast(FloatDType::F32).square().sum();
-            Statistics { sum_of_squares: squares.into_scalar::<f32>().into(), ..Statistics::default() }
+            GradientStatistics {
+                sum_of_squares: squares.into_scalar::<f32>().into(),
+                ..GradientStatistics::default()
+            }
         };
-        self.found = self.found.followed_by(&measured);
+        self.found = self.found.merge(&measured);
     }
 }
 

@@ -6,7 +6,8 @@ use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use lion_autotune::{Dtypes, Operation, Profile};
 use lion_kernels::{
-    Backend, Error, Gradient, Slice, SliceMut, Statistics, Step, Task, Tensors, run, statistics,
+    Backend, Error, GradientStatistics, GradientTransform, LionStep, StepTensors, Task, TensorMut, TensorRef,
+    run,
 };
 
 /// Why the kernels cannot take these tensors, if so.
@@ -27,7 +28,7 @@ pub(crate) fn refuses<const D: usize>(
 
 /// One step on tensors of one shape that [`refuses`] has nothing against. Gives the parameter and the momentum.
 pub(crate) fn step<const D: usize>(
-    step: Step,
+    step: LionStep,
     profile: &Profile,
     tensor: Tensor<D>,
     grad: Tensor<D>,
@@ -45,12 +46,12 @@ pub(crate) fn step<const D: usize>(
         None => slice_mut(&mut parameter)
             .zip(slice(&gradient))
             .zip(slice_mut(&mut momentum))
-            .map(|((parameter, gradient), momentum)| Tensors::in_place(parameter, gradient, momentum)),
-        Some(moved) => slice(&parameter)
-            .zip(slice_mut(moved))
-            .zip(slice(&gradient))
-            .zip(slice_mut(&mut momentum))
-            .map(|(((from, to), gradient), momentum)| Tensors::out_of_place(from, to, gradient, momentum)),
+            .map(|((parameter, gradient), momentum)| StepTensors::in_place(parameter, gradient, momentum)),
+        Some(moved) => {
+            slice(&parameter).zip(slice_mut(moved)).zip(slice(&gradient)).zip(slice_mut(&mut momentum)).map(
+                |(((from, to), gradient), momentum)| StepTensors::out_of_place(from, to, gradient, momentum),
+            )
+        }
     };
     // `refuses` has seen formats and devices, the optimizer the shapes, and the backend is one of this machine.
     match tensors.map(|tensors| run_step(profile, Task::step(step, tensors)?)) {
@@ -69,13 +70,15 @@ fn run_step(profile: &Profile, task: Task<'_>) -> Result<(), Error> {
 }
 
 /// The sum of squares of a tensor that [`refuses`] has nothing against, over the kernels' blocks.
-pub(crate) fn measure<const D: usize>(backend: Backend, tensor: Tensor<D>) -> Statistics {
+pub(crate) fn measure<const D: usize>(backend: Backend, tensor: Tensor<D>) -> GradientStatistics {
     let tensor = in_order(primitive(tensor));
-    match slice(&tensor).map(|values| statistics(backend, &Gradient::new(), values, None)) {
+    match slice(&tensor)
+        .map(|values| GradientStatistics::measure(backend, &GradientTransform::new(), values, None))
+    {
         Some(Ok(found)) => found,
         failed => {
             log::error!("a gradient was not measured: {failed:?}");
-            Statistics::default()
+            GradientStatistics::default()
         }
     }
 }
@@ -100,22 +103,22 @@ fn zeros_like(tensor: &FlexTensor) -> FlexTensor {
     FlexTensor::zeros(tensor.layout().shape().clone(), tensor.dtype())
 }
 
-fn slice(tensor: &FlexTensor) -> Option<Slice<'_>> {
+fn slice(tensor: &FlexTensor) -> Option<TensorRef<'_>> {
     match tensor.dtype() {
-        DType::F32 => tensor.as_slice::<f32>().map(Slice::from),
-        DType::F16 => tensor.as_slice::<f16>().map(Slice::from),
-        DType::BF16 => tensor.as_slice::<bf16>().map(Slice::from),
+        DType::F32 => tensor.as_slice::<f32>().map(TensorRef::from),
+        DType::F16 => tensor.as_slice::<f16>().map(TensorRef::from),
+        DType::BF16 => tensor.as_slice::<bf16>().map(TensorRef::from),
         _ => None,
     }
 }
 
 /// The elements of a contiguous tensor, which are copied before where something else has them too.
-fn slice_mut(tensor: &mut FlexTensor) -> Option<SliceMut<'_>> {
+fn slice_mut(tensor: &mut FlexTensor) -> Option<TensorMut<'_>> {
     let (start, end) = tensor.layout().contiguous_offsets()?;
     match tensor.dtype() {
-        DType::F32 => tensor.storage_mut::<f32>().get_mut(start..end).map(SliceMut::from),
-        DType::F16 => tensor.storage_mut::<f16>().get_mut(start..end).map(SliceMut::from),
-        DType::BF16 => tensor.storage_mut::<bf16>().get_mut(start..end).map(SliceMut::from),
+        DType::F32 => tensor.storage_mut::<f32>().get_mut(start..end).map(TensorMut::from),
+        DType::F16 => tensor.storage_mut::<f16>().get_mut(start..end).map(TensorMut::from),
+        DType::BF16 => tensor.storage_mut::<bf16>().get_mut(start..end).map(TensorMut::from),
         _ => None,
     }
 }

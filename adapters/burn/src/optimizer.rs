@@ -5,7 +5,7 @@ use std::sync::Once;
 use burn_core::tensor::{Device, Tensor};
 use burn_optim::{LearningRate, LionState, Optimizer};
 use lion_autotune::Profile;
-use lion_kernels::Step;
+use lion_kernels::LionStep;
 
 use crate::{LionConfig, flex};
 
@@ -28,8 +28,8 @@ impl Lion {
     }
 
     /// A step's constants, where they are in range.
-    fn constants(&self, lr: LearningRate) -> Result<Step, lion_kernels::Error> {
-        let step = Step::new(lr as f32, self.beta_1, self.beta_2)?;
+    fn constants(&self, lr: LearningRate) -> Result<LionStep, lion_kernels::Error> {
+        let step = LionStep::new(lr as f32, self.beta_1, self.beta_2)?;
         // burn's 0 is no decay.
         if self.weight_decay == 0.0 { Ok(step) } else { step.weight_decay(self.weight_decay) }
     }

@@ -5,7 +5,7 @@ use std::ops::{Deref, Range};
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
-use lion::Slice;
+use lion::TensorRef;
 
 use crate::threads::{AHEAD, are_few, each, try_each};
 use crate::variable::{Record, Variable, dtype, fetch};
@@ -80,12 +80,12 @@ impl<'a> Gradient<'a> {
     }
 
     /// The elements. There are none to be had where they are a variable's, which has lent them.
-    pub(crate) fn slice<'s>(&self, variable: &Variable, storage: &'s Storage) -> Result<Slice<'s>> {
+    pub(crate) fn slice<'s>(&self, variable: &Variable, storage: &'s Storage) -> Result<TensorRef<'s>> {
         let elements = self.elements.clone();
         let slice = match storage {
-            Storage::Cpu(CpuStorage::F32(values)) => values.get(elements).map(Slice::from),
-            Storage::Cpu(CpuStorage::F16(values)) => values.get(elements).map(Slice::from),
-            Storage::Cpu(CpuStorage::BF16(values)) => values.get(elements).map(Slice::from),
+            Storage::Cpu(CpuStorage::F32(values)) => values.get(elements).map(TensorRef::from),
+            Storage::Cpu(CpuStorage::F16(values)) => values.get(elements).map(TensorRef::from),
+            Storage::Cpu(CpuStorage::BF16(values)) => values.get(elements).map(TensorRef::from),
             _ => None,
         };
         match slice {

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
-use lion::SliceMut;
+use lion::TensorMut;
 
 use crate::variable::Variable;
 
@@ -24,12 +24,12 @@ impl<'a> Loan<'a> {
     }
 
     /// The variable's elements. There are none to be had where another loan has them.
-    pub(crate) fn slice(&mut self) -> Result<SliceMut<'_>> {
+    pub(crate) fn slice(&mut self) -> Result<TensorMut<'_>> {
         let elements = self.variable.elements.clone();
         let slice = match &mut self.storage {
-            CpuStorage::F32(values) => values.get_mut(elements).map(SliceMut::from),
-            CpuStorage::F16(values) => values.get_mut(elements).map(SliceMut::from),
-            CpuStorage::BF16(values) => values.get_mut(elements).map(SliceMut::from),
+            CpuStorage::F32(values) => values.get_mut(elements).map(TensorMut::from),
+            CpuStorage::F16(values) => values.get_mut(elements).map(TensorMut::from),
+            CpuStorage::BF16(values) => values.get_mut(elements).map(TensorMut::from),
             _ => None,
         };
         match slice {

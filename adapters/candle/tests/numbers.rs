@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
 use candle_nn::{Conv2dConfig, Module, Optimizer, VarBuilder, VarMap, conv2d, linear, loss};
 use half::{bf16, f16};
-use lion::Slice;
+use lion::TensorRef;
 use lion_candle::{Builder, Lion, schedule::CosineDecay};
 use lion_testing::recording::{Recorder, bits};
 
@@ -27,7 +27,7 @@ fn variables(map: &VarMap) -> Vec<(String, Var)> {
     variables
 }
 
-fn with_slice<T>(tensor: &Tensor, work: impl FnOnce(Slice<'_>) -> T) -> T {
+fn with_slice<T>(tensor: &Tensor, work: impl FnOnce(TensorRef<'_>) -> T) -> T {
     let tensor = tensor.contiguous().expect("contiguous");
     let (storage, layout) = tensor.storage_and_layout();
     let (start, end) = layout.contiguous_offsets().expect("contiguous");
@@ -64,7 +64,7 @@ fn compare(map: &VarMap, loss: impl Fn(usize) -> candle_core::Result<Tensor>) {
     assert_eq!(expected.len(), variables(map).len());
     for ((name, var), (expected_name, expected)) in variables(map).iter().zip(&expected) {
         assert_eq!(name, expected_name);
-        with_slice(var, |values| assert_eq!(bits(values), bits(expected.as_slice()), "{name}"));
+        with_slice(var, |values| assert_eq!(bits(values), bits(expected.to_ref()), "{name}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Checkpoints: always row-major, so that they fit arrays in any order, and every other program.
 
-use lion::Values;
+use lion::TensorBuf;
 use lion::state::{Checkpoint, Tensor, VariableState};
 
 use crate::format::View;
@@ -45,7 +45,7 @@ impl Lion {
 }
 
 fn borrowed<'a>(saved: &'a VariableState<'_>) -> VariableState<'a> {
-    let tensor = |tensor: &'a Option<Tensor<'_>>| tensor.as_ref().map(|tensor| tensor.as_slice().into());
+    let tensor = |tensor: &'a Option<Tensor<'_>>| tensor.as_ref().map(|tensor| tensor.to_ref().into());
     VariableState {
         parameter: tensor(&saved.parameter),
         momentum: tensor(&saved.momentum),
@@ -63,9 +63,9 @@ fn reorder(saved: &mut VariableState<'_>, order: &Order) -> Result<(), Error> {
         return Ok(());
     }
     for tensor in [parameter, momentum, ema, accumulator].into_iter().flatten() {
-        let Some(view) = View::of(tensor.as_slice(), shape) else { return Ok(()) };
+        let Some(view) = View::of(tensor.to_ref(), shape) else { return Ok(()) };
         let mut values =
-            Values::zeroed(tensor.dtype(), tensor.as_slice().len()).map_err(lion::Error::from)?;
+            TensorBuf::zeroed(tensor.dtype(), tensor.to_ref().len()).map_err(lion::Error::from)?;
         view.gather(order, &mut values);
         *tensor = Tensor::Owned(values);
     }

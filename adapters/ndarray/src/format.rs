@@ -1,6 +1,6 @@
 //! The formats of arrays: from element types to the optimizer's slices.
 
-use lion::{Dtype, Slice, SliceMut, Values};
+use lion::{Dtype, TensorBuf, TensorMut, TensorRef};
 use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
 
 use crate::order::Order;
@@ -50,12 +50,11 @@ macro_rules! formats {
 
         impl<'a> View<'a> {
             /// The array of this shape that the elements are, one after the other.
-            pub(crate) fn of(slice: Slice<'a>, shape: &[usize]) -> Option<View<'a>> {
-                match slice {
-                    $(Slice::$variant(values) => {
-                        ArrayViewD::from_shape(IxDyn(shape), values).ok().map(View::$variant)
-                    })+
-                }
+            pub(crate) fn of(slice: TensorRef<'a>, shape: &[usize]) -> Option<View<'a>> {
+                $(if let Some(values) = slice.as_slice::<$type>() {
+                    return ArrayViewD::from_shape(IxDyn(shape), values).ok().map(View::$variant);
+                })+
+                None
             }
 
             pub(crate) fn dtype(&self) -> Dtype {
@@ -67,20 +66,20 @@ macro_rules! formats {
             }
 
             /// The elements as they lie in memory, where that is the order of a variable without a gap.
-            pub(crate) fn slice(&self, order: &Order) -> Option<Slice<'_>> {
-                match self { $(View::$variant(view) => order.slice(view).map(Slice::$variant),)+ }
+            pub(crate) fn slice(&self, order: &Order) -> Option<TensorRef<'_>> {
+                match self { $(View::$variant(view) => order.slice(view).map(TensorRef::from),)+ }
             }
 
             /// Copies the elements in the order of a variable. `values` has the format and as many elements.
-            pub(crate) fn gather(&self, order: &Order, values: &mut Values) {
-                match (self, values.as_slice_mut()) {
-                    $((View::$variant(view), SliceMut::$variant(values)) => {
+            pub(crate) fn gather(&self, order: &Order, values: &mut TensorBuf) {
+                match self {
+                    $(View::$variant(view) => {
+                        let Some(values) = values.to_mut().into_slice::<$type>() else { return };
                         let view = order.of(view.view());
                         if let Ok(mut to) = ArrayViewMutD::from_shape(view.raw_dim(), values) {
                             to.assign(&view);
                         }
                     })+
-                    _ => {}
                 }
             }
         }
@@ -104,20 +103,20 @@ macro_rules! formats {
             }
 
             /// As [`View::slice`].
-            pub(crate) fn slice_mut(&mut self, order: &Order) -> Option<SliceMut<'_>> {
-                match self { $(ViewMut::$variant(view) => order.slice_mut(view).map(SliceMut::$variant),)+ }
+            pub(crate) fn slice_mut(&mut self, order: &Order) -> Option<TensorMut<'_>> {
+                match self { $(ViewMut::$variant(view) => order.slice_mut(view).map(TensorMut::from),)+ }
             }
 
             /// Takes the elements back that [`View::gather`] copied.
-            pub(crate) fn scatter(&mut self, order: &Order, values: &Values) {
-                match (self, values.as_slice()) {
-                    $((ViewMut::$variant(view), Slice::$variant(values)) => {
+            pub(crate) fn scatter(&mut self, order: &Order, values: &TensorBuf) {
+                match self {
+                    $(ViewMut::$variant(view) => {
+                        let Some(values) = values.to_ref().as_slice::<$type>() else { return };
                         let mut view = order.of_mut(view.view_mut());
                         if let Ok(from) = ArrayViewD::from_shape(view.raw_dim(), values) {
                             view.assign(&from);
                         }
                     })+
-                    _ => {}
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lion::{Builder, Dtype, Metrics, Values, VariableId, VariableOptions};
+use lion::{Builder, Dtype, Metrics, TensorBuf, VariableId, VariableOptions};
 use ndarray::{ArrayRef, Dimension};
 
 use crate::format::{Format, View};
@@ -25,10 +25,10 @@ pub struct Lion {
 /// Copies of an update's arrays in the order of its variable, kept so that calls need not allocate.
 #[derive(Clone, Debug, Default)]
 struct Copies {
-    parameter: Option<Values>,
+    parameter: Option<TensorBuf>,
     /// Whether this call moves the copy of the parameter, rather than the parameter.
     moves_copy: bool,
-    gradient: Option<Values>,
+    gradient: Option<TensorBuf>,
 }
 
 impl Lion {
@@ -135,7 +135,7 @@ impl Lion {
             let order = order(update);
             copies.moves_copy = !update.parameter.lies_in(order);
             let parameter = match copies.moves_copy {
-                true => Some(copy(&mut copies.parameter, &update.parameter.view(), order)?.as_slice_mut()),
+                true => Some(copy(&mut copies.parameter, &update.parameter.view(), order)?.to_mut()),
                 false => update.parameter.slice_mut(order),
             };
             let Some(parameter) = parameter else { continue };
@@ -144,7 +144,7 @@ impl Lion {
                 Some(gradient) => {
                     let gradient = match gradient.slice(order) {
                         Some(gradient) => gradient,
-                        None => copy(&mut copies.gradient, gradient, order)?.as_slice(),
+                        None => copy(&mut copies.gradient, gradient, order)?.to_ref(),
                     };
                     lion::Update::new(update.variable, parameter, gradient)
                 }
@@ -185,11 +185,15 @@ impl Lion {
 }
 
 /// Copies an array that does not lie in memory as its variable's state does, to where the last call did.
-fn copy<'a>(kept: &'a mut Option<Values>, array: &View<'_>, order: &Order) -> Result<&'a mut Values, Error> {
+fn copy<'a>(
+    kept: &'a mut Option<TensorBuf>,
+    array: &View<'_>,
+    order: &Order,
+) -> Result<&'a mut TensorBuf, Error> {
     let (dtype, len): (Dtype, usize) = (array.dtype(), array.shape().iter().product());
     let values = match kept.take() {
         Some(values) if values.dtype() == dtype && values.len() == len => values,
-        _ => Values::zeroed(dtype, len).map_err(lion::Error::from)?,
+        _ => TensorBuf::zeroed(dtype, len).map_err(lion::Error::from)?,
     };
     let values = kept.insert(values);
     array.gather(order, values);

@@ -2,13 +2,13 @@
 
 use lion::replay::{self, Recording};
 use lion::tensor_file::{self, Entry};
-use lion::{Builder, Dtype, Slice, SliceMut, Values};
+use lion::{Builder, Dtype, TensorBuf, TensorRef};
 
 /// A tensor of the recording, by the name that it has there.
 struct Recorded {
     name: String,
     shape: Vec<usize>,
-    values: Values,
+    values: TensorBuf,
 }
 
 /// What a framework's training is recorded in.
@@ -25,16 +25,22 @@ impl std::fmt::Debug for Recorder {
 
 impl Recorder {
     /// Records a parameter as it is before the first step.
-    pub fn parameter<'a>(&mut self, name: &str, shape: &[usize], values: impl Into<Slice<'a>>) {
+    pub fn parameter<'a>(&mut self, name: &str, shape: &[usize], values: impl Into<TensorRef<'a>>) {
         self.record(format!("param/{name}"), shape, values.into());
     }
 
     /// Records a gradient of a step, which is counted from 0.
-    pub fn gradient<'a>(&mut self, step: usize, name: &str, shape: &[usize], values: impl Into<Slice<'a>>) {
+    pub fn gradient<'a>(
+        &mut self,
+        step: usize,
+        name: &str,
+        shape: &[usize],
+        values: impl Into<TensorRef<'a>>,
+    ) {
         self.record(format!("grad/{step}/{name}"), shape, values.into());
     }
 
-    fn record(&mut self, name: String, shape: &[usize], values: Slice<'_>) {
+    fn record(&mut self, name: String, shape: &[usize], values: TensorRef<'_>) {
         self.tensors.push(Recorded { name, shape: shape.into(), values: owned(values) });
     }
 
@@ -42,12 +48,12 @@ impl Recorder {
     ///
     /// # Panics
     /// Where the recording cannot be written, read or replayed: a test has failed then.
-    pub fn replay(&self, builder: Builder) -> Vec<(String, Values)> {
+    pub fn replay(&self, builder: Builder) -> Vec<(String, TensorBuf)> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("run.safetensors");
         let tensors = self.tensors.iter();
         let entries: Vec<_> = tensors
-            .map(|Recorded { name, shape, values }| Entry { name, shape, values: values.as_slice() })
+            .map(|Recorded { name, shape, values }| Entry { name, shape, values: values.to_ref() })
             .collect();
         tensor_file::write(&path, &entries, &[]).expect("written");
 
@@ -65,23 +71,14 @@ impl Recorder {
 ///
 /// # Panics
 /// Where there is no memory.
-pub fn owned(values: Slice<'_>) -> Values {
-    let mut copy = Values::zeroed(values.dtype(), values.len()).expect("memory");
-    match (values, copy.as_slice_mut()) {
-        (Slice::F32(from), SliceMut::F32(to)) => to.copy_from_slice(from),
-        (Slice::F16(from), SliceMut::F16(to)) => to.copy_from_slice(from),
-        (Slice::BF16(from), SliceMut::BF16(to)) => to.copy_from_slice(from),
-        _ => unreachable!("the copy has the format of the original"),
-    }
+pub fn owned(values: TensorRef<'_>) -> TensorBuf {
+    let mut copy = TensorBuf::zeroed(values.dtype(), values.len()).expect("memory");
+    assert!(copy.to_mut().copy_from(values), "the copy has the format of the original");
     copy
 }
 
-/// The format and the bits of each element.
-pub fn bits(values: Slice<'_>) -> (Dtype, Vec<u32>) {
-    let bits = match values {
-        Slice::F32(values) => values.iter().map(|value| value.to_bits()).collect(),
-        Slice::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
-        Slice::BF16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
-    };
-    (values.dtype(), bits)
+/// The format and the bits of the elements, as bytes.
+pub fn bits(values: TensorRef<'_>) -> (Dtype, Vec<u8>) {
+    let streams = (0..).map_while(|stream| values.as_bytes(stream));
+    (values.dtype(), streams.flatten().copied().collect())
 }

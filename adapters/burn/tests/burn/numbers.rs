@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::optim::{LearningRate, Optimizer};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use half::{bf16, f16};
-use lion::{Lion, Slice};
+use lion::{Lion, TensorRef};
 use lion_burn::LionConfig;
 use lion_testing::recording::{Recorder, bits};
 
@@ -43,28 +43,24 @@ fn a_convolutional_network() {
         assert_eq!(model.num_params(), 4 * 9 + 4 + 4 * 64 * 3 + 3);
         for (found, (name, expected)) in found.iter().zip(&expected) {
             assert_eq!(&found.name, name);
-            assert_eq!(
-                bits((&found.values).into()),
-                bits(expected.as_slice()),
-                "{name}, clipped to {clip:?}"
-            );
+            assert_eq!(bits((&found.values).into()), bits(expected.to_ref()), "{name}, clipped to {clip:?}");
         }
     }
 }
 
 /// A tensor and the same elements for the recording.
-fn narrow(values: &[f32], dtype: FloatDType) -> (Tensor<1>, lion::Values) {
+fn narrow(values: &[f32], dtype: FloatDType) -> (Tensor<1>, lion::TensorBuf) {
     let tensor = Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &Device::flex());
     let copy = match dtype {
         FloatDType::F16 => {
             let narrow: Vec<_> = values.iter().copied().map(f16::from_f32).collect();
-            lion_testing::recording::owned(Slice::from(&narrow))
+            lion_testing::recording::owned(TensorRef::from(&narrow))
         }
         FloatDType::BF16 => {
             let narrow: Vec<_> = values.iter().copied().map(bf16::from_f32).collect();
-            lion_testing::recording::owned(Slice::from(&narrow))
+            lion_testing::recording::owned(TensorRef::from(&narrow))
         }
-        _ => lion_testing::recording::owned(Slice::from(values)),
+        _ => lion_testing::recording::owned(TensorRef::from(values)),
     };
     (tensor.cast(dtype), copy)
 }
@@ -76,18 +72,18 @@ fn every_mixture_of_formats() {
         let optimizer = LionConfig::new().with_weight_decay(0.5).build();
         let mut recorder = Recorder::default();
         let (mut tensor, copy) = narrow(&values(0, 50), of_parameter);
-        recorder.parameter("p", &[50], copy.as_slice());
+        recorder.parameter("p", &[50], copy.to_ref());
         let mut state = None;
         for step in 0..STEPS {
             let (gradient, copy) = narrow(&values(step + 1, 50), of_gradient);
-            recorder.gradient(step, "p", &[50], copy.as_slice());
+            recorder.gradient(step, "p", &[50], copy.to_ref());
             (tensor, state) = optimizer.step(0.01, tensor, gradient, state);
         }
         let (_, expected) = &recorder.replay(Lion::builder().learning_rate(0.01).weight_decay(0.5))[0];
         assert_eq!(tensor.dtype(), of_parameter.into());
         let found: Vec<f32> = tensor.try_into_vec_as().expect("values");
         let (_, found) = narrow(&found, of_parameter);
-        assert_eq!(bits(found.as_slice()), bits(expected.as_slice()), "{of_parameter:?}, {of_gradient:?}");
+        assert_eq!(bits(found.to_ref()), bits(expected.to_ref()), "{of_parameter:?}, {of_gradient:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::DerefMut;
 
 use lion::{Dtype, Lion, Update, VariableId};
-use lion_kernels::{Backend, Buffer};
+use lion_kernels::{AlignedBuffer, Backend, Task};
 use lion_peers::{BETA_1, BETA_2, Failure, LEARNING_RATE, Peer, serve};
 use rayon::prelude::*;
 
@@ -14,15 +14,15 @@ fn main() -> Result<(), Failure> {
             rayon::ThreadPoolBuilder::new().use_current_thread().build_global()?;
             serve::<Limit>()
         }
-        Some("buffers") => serve::<Ours<Buffer<f32>>>(),
+        Some("buffers") => serve::<Ours<AlignedBuffer<f32>>>(),
         Some("vecs") => serve::<Ours<Vec<f32>>>(),
         Some("loop") => serve::<Plain>(),
         _ => Err("usage: lion limit|buffers|vecs|loop".into()),
     }
 }
 
-fn buffer(values: &[f32]) -> Result<Buffer<f32>, Failure> {
-    let mut buffer = Buffer::zeroed(values.len())?;
+fn buffer(values: &[f32]) -> Result<AlignedBuffer<f32>, Failure> {
+    let mut buffer = AlignedBuffer::zeroed(values.len())?;
     buffer.copy_from_slice(values);
     Ok(buffer)
 }
@@ -30,9 +30,9 @@ fn buffer(values: &[f32]) -> Result<Buffer<f32>, Failure> {
 /// The cheapest pass with the traffic of a step, on huge pages.
 struct Limit {
     backend: Backend,
-    parameter: Buffer<f32>,
-    gradient: Buffer<f32>,
-    momentum: Buffer<f32>,
+    parameter: AlignedBuffer<f32>,
+    gradient: AlignedBuffer<f32>,
+    momentum: AlignedBuffer<f32>,
 }
 
 impl Limit {
@@ -46,7 +46,7 @@ impl Peer for Limit {
     fn new(parameter: Vec<f32>, gradient: Vec<f32>) -> Result<Self, Failure> {
         Ok(Limit {
             backend: Backend::best(),
-            momentum: Buffer::zeroed(parameter.len())?,
+            momentum: AlignedBuffer::zeroed(parameter.len())?,
             parameter: buffer(&parameter)?,
             gradient: buffer(&gradient)?,
         })
@@ -59,7 +59,8 @@ impl Peer for Limit {
 
     fn step(&mut self) -> Result<(), Failure> {
         let Limit { backend, parameter, gradient, momentum } = self;
-        let stream = |p, g, m| lion_kernels::stream(*backend, p, g, m);
+        let stream =
+            |p: &mut [f32], g: &[f32], m: &mut [f32]| Task::bandwidth_step(p, g, m)?.run(*backend);
         if rayon::current_num_threads() == 1 {
             return Ok(stream(&mut parameter[..], &gradient[..], &mut momentum[..])?);
         }
@@ -78,7 +79,7 @@ trait Memory: DerefMut<Target = [f32]> + Sized {
     fn holding(values: Vec<f32>) -> Result<Self, Failure>;
 }
 
-impl Memory for Buffer<f32> {
+impl Memory for AlignedBuffer<f32> {
     fn holding(values: Vec<f32>) -> Result<Self, Failure> {
         buffer(&values)
     }
