@@ -23,7 +23,7 @@ pub fn fuzz(bytes: &[u8]) {
             for bytes in [0, 1 << 12, 1 << 20, 1 << 26, usize::MAX] {
                 let plan = profile.plan(operation, Dtypes::all(dtype), bytes);
                 assert!(plan.backend.is_available());
-                assert!(plan.chunk >= BLOCK && plan.chunk.is_multiple_of(BLOCK));
+                assert!(plan.chunk_elements >= BLOCK && plan.chunk_elements.is_multiple_of(BLOCK));
             }
         }
     }

@@ -2,11 +2,9 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use half::{bf16, f16};
-use lion_kernels::reference::Pass;
-use lion_kernels::{
-    BLOCK, Backend, Dtype, Plan, Prefetch, Statistics, Step, Task, Tensors, accumulate, average, convert,
-    run, statistics,
-};
+use lion_kernels::reference::Settings;
+use lion_kernels::{BLOCK, Backend, Dtype, GradientStatistics, Plan, Prefetch, Task, run};
+use lion_tests::alone::{accumulate, apply, convert, update_ema};
 use lion_tests::{Case, Sample, settings};
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -47,7 +45,8 @@ struct Input {
     formats: [u8; 4],
     misalignment: [u8; 3],
     cut: Option<Cut>,
-    /// How often the elements come one after the other.
+    /// How often the elements come one after the other, in the low five bits. Two more say whether the decay is masked,
+    /// and whether the step goes up the gradient: so they cost no byte, and older seeds keep their meaning.
     repeats: u8,
     elements: Vec<[u32; 5]>,
 }
@@ -89,28 +88,30 @@ fn not_negative(number: f32) -> f32 {
 }
 
 /// The settings, mostly such as the kernels accept.
-fn pass(input: &Input) -> Pass {
+fn pass(input: &Input) -> Settings {
     let [learning_rate, beta_1, beta_2] = input.rates;
-    let pass = Pass {
+    let pass = Settings {
         learning_rate: not_negative(learning_rate),
         beta_1: fraction(beta_1),
         beta_2: fraction(beta_2),
         weight_decay: input.weight_decay.map(not_negative),
-        unscale: input.unscale.map(not_negative),
+        masked_decay: input.repeats & 0x20 != 0,
+        maximize: input.repeats & 0x40 != 0,
+        loss_scale: input.unscale.map(not_negative),
         accumulation_steps: input.accumulation_steps.map(|steps| 2 + steps % ((1 << 24) - 1)),
         ema_momentum: input.ema.map(|(momentum, _)| fraction(momentum)),
         ema_overwrite: input.ema.is_some_and(|(_, overwrite)| overwrite),
-        ..Pass::default()
+        ..Settings::default()
     };
     match input.clip {
         Clip::None => pass,
-        Clip::Value(limit) => Pass { clip_value: Some(not_negative(limit)), ..pass },
+        Clip::Value(limit) => Settings { clip_value: Some(not_negative(limit)), ..pass },
         Clip::Norm(limit, norm) => {
-            Pass { clip_norm: Some((not_negative(limit), not_negative(norm))), ..pass }
+            Settings { clip_norm: Some((not_negative(limit), not_negative(norm))), ..pass }
         }
         // The limit of a joint norm is the optimizer's to check.
         Clip::Global(limit, norm) if limit > 0.0 && limit.is_finite() && norm >= 0.0 => {
-            Pass { global_clip_norm: Some((limit, norm)), ..pass }
+            Settings { global_clip_norm: Some((limit, norm)), ..pass }
         }
         Clip::Global(..) => pass,
     }
@@ -141,8 +142,8 @@ fn check<P: Sample, G: Sample, M: Sample>(input: &Input) {
         match &input.cut {
             None => alone(&case, input.operation, backend),
             Some(cut) => {
-                let plan = Plan::new(backend).threads(cut.threads.into()).parallel_from(0);
-                let plan = plan.chunk(usize::from(cut.blocks) * BLOCK);
+                let plan = Plan::new(backend).threads(cut.threads.into()).parallel_threshold(0);
+                let plan = plan.chunk_elements(usize::from(cut.blocks) * BLOCK);
                 let prefetch = if cut.prefetch { Prefetch::On } else { Prefetch::Off };
                 planned(&case, input.operation, &plan.prefetch(prefetch));
             }
@@ -153,15 +154,15 @@ fn check<P: Sample, G: Sample, M: Sample>(input: &Input) {
 fn alone<P: Sample, G: Sample, M: Sample>(case: &Case<P, G, M>, operation: Operation, backend: Backend) {
     match operation {
         Operation::Step { in_place } => {
-            case.check_step(in_place, |step: Step, tensors: Tensors<'_>| step.apply(backend, tensors));
+            case.check_step(in_place, |step, tensors| apply(step, backend, tensors));
         }
         Operation::Accumulate => {
             case.check_accumulate(|gradient, sums, g| accumulate(backend, gradient, sums, g))
         }
-        Operation::Average => case.check_average(|ema, averages, p| average(backend, ema, averages, p)),
+        Operation::Average => case.check_average(|ema, averages, p| update_ema(backend, ema, averages, p)),
         Operation::Convert => case.check_convert(|source, target| convert(backend, source, target)),
         Operation::Statistics => {
-            case.check_statistics(|gradient, g, sums| statistics(backend, gradient, g, sums))
+            case.check_statistics(|gradient, g, sums| GradientStatistics::measure(backend, gradient, g, sums))
         }
     }
 }
@@ -175,15 +176,15 @@ fn planned<P: Sample, G: Sample, M: Sample>(case: &Case<P, G, M>, operation: Ope
             case.check_accumulate(|gradient, sums, g| run(plan, &mut [Task::accumulate(gradient, sums, g)?]));
         }
         Operation::Average => {
-            case.check_average(|ema, averages, p| run(plan, &mut [Task::average(ema, averages, p)?]));
+            case.check_average(|ema, averages, p| run(plan, &mut [Task::update_ema(ema, averages, p)?]));
         }
         Operation::Convert => {
             case.check_convert(|source, target| run(plan, &mut [Task::convert(source, target)?]))
         }
         Operation::Statistics => case.check_statistics(|gradient, g, sums| {
-            let mut blocks = vec![Statistics::default(); g.len().div_ceil(BLOCK)];
+            let mut blocks = vec![GradientStatistics::default(); g.len().div_ceil(BLOCK)];
             run(plan, &mut [Task::statistics(gradient, g, sums, &mut blocks)?])?;
-            Ok(Statistics::of_blocks(&blocks))
+            Ok(GradientStatistics::from_blocks(&blocks))
         }),
     }
 }

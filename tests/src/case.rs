@@ -1,17 +1,19 @@
 //! A pass over tensors of its own, as the kernels and as the reference make it.
 
-use half::{bf16, f16};
-use lion_kernels::reference::Pass;
-use lion_kernels::{Clip, Dtype, Ema, Error, Gradient, Slice, SliceMut, Statistics, Step, Tensors};
+use lion_kernels::reference::Settings;
+use lion_kernels::{
+    Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep, StepTensors, TensorMut,
+    TensorRef,
+};
 
-use crate::{Guarded, Rng, Sample, values};
+use crate::{Guarded, Rng, Sample, values, with_sample};
 
 /// Settings and tensors. Each check makes one pass with a function of the kernels that it is given, between canaries,
 /// and holds every tensor to the reference, by bits.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Case<P, G, M> {
-    pub pass: Pass,
+    pub pass: Settings,
     pub copy: Option<Dtype>,
     pub parameter: Vec<P>,
     pub gradient: Vec<G>,
@@ -25,8 +27,8 @@ pub struct Case<P, G, M> {
 type Done = Result<(), Error>;
 
 impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
-    /// Tensors of random values of every class.
-    pub fn new(rng: &mut Rng, pass: Pass, copy: Option<Dtype>, len: usize) -> Self {
+    /// StepTensors of random values of every class.
+    pub fn new(rng: &mut Rng, pass: Settings, copy: Option<Dtype>, len: usize) -> Self {
         Case {
             pass,
             copy,
@@ -52,15 +54,15 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
     }
 
     /// The step, in place or from one tensor into another.
-    pub fn check_step(&self, in_place: bool, step: impl FnOnce(Step, Tensors<'_>) -> Done) {
-        match self.copy {
-            None | Some(Dtype::F32) => self.check_step_with::<f32>(in_place, step),
-            Some(Dtype::F16) => self.check_step_with::<f16>(in_place, step),
-            Some(Dtype::BF16) => self.check_step_with::<bf16>(in_place, step),
-        }
+    pub fn check_step(&self, in_place: bool, step: impl FnOnce(LionStep, StepTensors<'_>) -> Done) {
+        with_sample!(self.copy.unwrap_or(Dtype::F32), C => self.check_step_with::<C>(in_place, step))
     }
 
-    fn check_step_with<C: Sample>(&self, in_place: bool, step: impl FnOnce(Step, Tensors<'_>) -> Done) {
+    fn check_step_with<C: Sample>(
+        &self,
+        in_place: bool,
+        step: impl FnOnce(LionStep, StepTensors<'_>) -> Done,
+    ) {
         let zeros = vec![C::default(); self.parameter.len()];
         let (mut p, mut m) = (self.parameter.clone(), self.momentum.clone());
         let (mut sums, mut averages, mut copies) =
@@ -86,17 +88,17 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         let mut average = Guarded::new(&self.average, at_g);
         let mut copy = Guarded::new(&zeros, at_m);
         let mut tensors = if in_place {
-            Tensors::in_place(
-                P::slice_mut(parameter.tensor_mut()),
-                G::slice(gradient.tensor()),
-                M::slice_mut(momentum.tensor_mut()),
+            StepTensors::in_place(
+                TensorMut::from(parameter.tensor_mut()),
+                TensorRef::from(gradient.tensor()),
+                TensorMut::from(momentum.tensor_mut()),
             )
         } else {
-            Tensors::out_of_place(
-                P::slice(source.tensor()),
-                P::slice_mut(parameter.tensor_mut()),
-                G::slice(gradient.tensor()),
-                M::slice_mut(momentum.tensor_mut()),
+            StepTensors::out_of_place(
+                TensorRef::from(source.tensor()),
+                TensorMut::from(parameter.tensor_mut()),
+                TensorRef::from(gradient.tensor()),
+                TensorMut::from(momentum.tensor_mut()),
             )
         };
         if self.pass.accumulation_steps.is_some() {
@@ -106,7 +108,7 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
             tensors = tensors.ema(average.tensor_mut());
         }
         if self.copy.is_some() {
-            tensors = tensors.copy(C::slice_mut(copy.tensor_mut()));
+            tensors = tensors.copy(copy.tensor_mut());
         }
         step(settings(&self.pass).expect("valid"), tensors).expect("a step of equal lengths");
 
@@ -120,7 +122,10 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
     }
 
     /// The gradient added to the accumulator.
-    pub fn check_accumulate(&self, accumulate: impl FnOnce(&Gradient, &mut [f32], Slice<'_>) -> Done) {
+    pub fn check_accumulate(
+        &self,
+        accumulate: impl FnOnce(&GradientTransform, &mut [f32], TensorRef<'_>) -> Done,
+    ) {
         let mut expected = self.accumulator.clone();
         self.pass.accumulate(&mut expected, &self.gradient);
 
@@ -128,13 +133,14 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         let mut accumulator = Guarded::new(&self.accumulator, at_p);
         let gradient = Guarded::new(&self.gradient, at_g);
         let settings = gradient_settings(&self.pass).expect("valid");
-        accumulate(&settings, accumulator.tensor_mut(), G::slice(gradient.tensor())).expect("equal lengths");
+        accumulate(&settings, accumulator.tensor_mut(), TensorRef::from(gradient.tensor()))
+            .expect("equal lengths");
         accumulator.assert_holds(&expected, &self.what("accumulator alone"));
         gradient.assert_holds(&self.gradient, &self.what("gradient accumulated"));
     }
 
     /// The moving average of the parameter.
-    pub fn check_average(&self, average: impl FnOnce(&Ema, &mut [f32], SliceMut<'_>) -> Done) {
+    pub fn check_average(&self, average: impl FnOnce(&Ema, &mut [f32], TensorMut<'_>) -> Done) {
         let Some(momentum) = self.pass.ema_momentum else { return };
         let (mut expected, mut moved) = (self.average.clone(), self.parameter.clone());
         self.pass.average(&mut expected, &mut moved);
@@ -143,19 +149,20 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         let mut averages = Guarded::new(&self.average, at_g);
         let mut parameter = Guarded::new(&self.parameter, at_p);
         let ema = Ema::new(momentum).expect("valid").overwrite(self.pass.ema_overwrite);
-        average(&ema, averages.tensor_mut(), P::slice_mut(parameter.tensor_mut())).expect("equal lengths");
+        average(&ema, averages.tensor_mut(), TensorMut::from(parameter.tensor_mut())).expect("equal lengths");
         averages.assert_holds(&expected, &self.what("EMA alone"));
         parameter.assert_holds(&moved, &self.what("parameter averaged"));
     }
 
     /// The parameter in the momentum's format.
-    pub fn check_convert(&self, convert: impl FnOnce(Slice<'_>, SliceMut<'_>) -> Done) {
+    pub fn check_convert(&self, convert: impl FnOnce(TensorRef<'_>, TensorMut<'_>) -> Done) {
         let expected: Vec<M> = self.parameter.iter().map(|value| M::round(value.widen())).collect();
 
         let [at_p, _, at_m] = self.misalignment;
         let source = Guarded::new(&self.parameter, at_p);
         let mut target = Guarded::new(&self.momentum, at_m);
-        convert(P::slice(source.tensor()), M::slice_mut(target.tensor_mut())).expect("equal lengths");
+        convert(TensorRef::from(source.tensor()), TensorMut::from(target.tensor_mut()))
+            .expect("equal lengths");
         target.assert_holds(&expected, &self.what("converted"));
         source.assert_holds(&self.parameter, &self.what("source of a conversion"));
     }
@@ -163,20 +170,24 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
     /// What is found out about the gradient, by whole tensor.
     pub fn check_statistics(
         &self,
-        statistics: impl FnOnce(&Gradient, Slice<'_>, Option<&[f32]>) -> Result<Statistics, Error>,
+        statistics: impl FnOnce(
+            &GradientTransform,
+            TensorRef<'_>,
+            Option<&[f32]>,
+        ) -> Result<GradientStatistics, Error>,
     ) {
         let [at_p, at_g, _] = self.misalignment;
         let gradient = Guarded::new(&self.gradient, at_g);
         let accumulator = Guarded::new(&self.accumulator, at_p);
         let sums = self.pass.accumulation_steps.map(|_| accumulator.tensor());
         let settings = gradient_settings(&self.pass).expect("valid");
-        let found = statistics(&settings, G::slice(gradient.tensor()), sums).expect("equal lengths");
+        let found = statistics(&settings, TensorRef::from(gradient.tensor()), sums).expect("equal lengths");
         let (squares, non_finite, largest) = self.pass.statistics(&self.gradient, sums);
         let of = |sum: f64| if sum.is_nan() { f64::NAN.to_bits() } else { sum.to_bits() };
         let what = self.what("statistics");
         assert_eq!(of(found.sum_of_squares), of(squares), "{what}: sum of squares");
         assert_eq!(found.non_finite, non_finite, "{what}: not finite");
-        assert_eq!(found.largest.to_bits(), largest.to_bits(), "{what}: largest");
+        assert_eq!(found.max_abs.to_bits(), largest.to_bits(), "{what}: largest");
     }
 }
 
@@ -184,24 +195,25 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
 ///
 /// # Errors
 /// Where the kernels refuse a number.
-pub fn settings(pass: &Pass) -> Result<Step, Error> {
-    let mut step = Step::new(pass.learning_rate, pass.beta_1, pass.beta_2)?;
+pub fn settings(pass: &Settings) -> Result<LionStep, Error> {
+    let mut step = LionStep::new(pass.learning_rate, pass.beta_1, pass.beta_2)?;
     if let Some(weight_decay) = pass.weight_decay {
         step = step.weight_decay(weight_decay)?;
     }
     if let Some(momentum) = pass.ema_momentum {
         step = step.ema(Ema::new(momentum)?.overwrite(pass.ema_overwrite));
     }
+    let step = step.masked_decay(pass.masked_decay).maximize(pass.maximize);
     Ok(step.gradient(gradient_settings(pass)?))
 }
 
-fn gradient_settings(pass: &Pass) -> Result<Gradient, Error> {
-    let mut gradient = Gradient::new();
-    if let Some(divisor) = pass.unscale {
-        gradient = gradient.unscale(divisor)?;
+fn gradient_settings(pass: &Settings) -> Result<GradientTransform, Error> {
+    let mut gradient = GradientTransform::new();
+    if let Some(divisor) = pass.loss_scale {
+        gradient = gradient.loss_scale(divisor)?;
     }
     if let Some(steps) = pass.accumulation_steps {
-        gradient = gradient.accumulated(steps)?;
+        gradient = gradient.average_over(steps)?;
     }
     if let Some(limit) = pass.clip_value {
         gradient = gradient.clip(Clip::Value(limit))?;

@@ -39,6 +39,7 @@ mod two_threads {
     //! ```
 }
 
+pub mod alone;
 mod case;
 pub mod counting;
 mod guarded;
@@ -51,7 +52,7 @@ mod values;
 pub use case::{Case, settings};
 pub use fastrand::Rng;
 pub use guarded::Guarded;
-pub use values::{Sample, bits, ordinary, slice_bits, values};
+pub use values::{Sample, bits, fill, ordinary, tensor_bits, values, widened};
 
 use lion_kernels::Backend;
 

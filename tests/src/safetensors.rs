@@ -1,6 +1,8 @@
 //! Safetensors files built from their parts, valid or not.
 
-use lion_kernels::Slice;
+use lion_kernels::TensorRef;
+
+use crate::with_sample;
 
 /// A file of this header and these data.
 pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -25,25 +27,15 @@ pub fn zeros(tensors: &[(&str, usize)]) -> Vec<u8> {
 }
 
 /// A valid file of these tensors.
-pub fn tensors(tensors: &[(String, &[usize], Slice<'_>)]) -> Vec<u8> {
+pub fn tensors(tensors: &[(String, &[usize], TensorRef<'_>)]) -> Vec<u8> {
     let mut data = Vec::new();
     let mut entries = Vec::new();
     for (name, shape, values) in tensors {
         let begin = data.len();
-        let dtype = match values {
-            Slice::F32(values) => {
-                data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                "F32"
-            }
-            Slice::F16(values) => {
-                data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                "F16"
-            }
-            Slice::BF16(values) => {
-                data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                "BF16"
-            }
-        };
+        let dtype = values.dtype().name().to_uppercase();
+        with_sample!(values.dtype(), T => {
+            data.extend(values.as_slice::<T>().expect("its dtype").iter().flat_map(|value| value.to_le_bytes()));
+        });
         let end = data.len();
         entries.push(format!(
             "{name:?}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"

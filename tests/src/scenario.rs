@@ -2,16 +2,15 @@
 //! a property test draw from the same ones.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use half::{bf16, f16};
 use lion::schedule::PiecewiseConstantDecay;
 use lion::{
     Axes, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Error, Group, GroupId,
-    Hyperparameter, Lion, Slice, Update, Values, VariableId, VariableOptions,
+    Hyperparameter, Lion, TensorBuf, TensorRef, Update, VariableId, VariableOptions,
 };
 use lion_kernels::{BLOCK, Backend, Plan};
 
 use crate::model::{self, Clip, Model, Options, Rule, Scale, Storage};
-use crate::{Rng, bits, ordinary, values};
+use crate::{Rng, bits, fill, widened};
 
 /// A training at random.
 #[derive(Clone, Debug)]
@@ -24,7 +23,7 @@ pub struct Scenario {
     /// Sorted by name.
     pub variables: Vec<Variable>,
     /// By call and by variable. Each call has one at least.
-    pub gradients: Vec<Vec<Option<Values>>>,
+    pub gradients: Vec<Vec<Option<TensorBuf>>>,
 }
 
 /// A variable of a training.
@@ -33,7 +32,7 @@ pub struct Scenario {
 pub struct Variable {
     pub name: String,
     pub shape: Vec<usize>,
-    pub values: Values,
+    pub values: TensorBuf,
     pub excluded_from_weight_decay: bool,
     pub overwritten: bool,
     pub rule: Option<Rule>,
@@ -106,7 +105,7 @@ fn any_gradients(
     u: &mut Unstructured<'_>,
     call: usize,
     variables: &[Variable],
-) -> Result<Vec<Option<Values>>> {
+) -> Result<Vec<Option<TensorBuf>>> {
     // In most calls all are finite: a call with others is skipped where the loss scale is dynamic.
     let wild = u.ratio(1, 3)?;
     let mut gradients = Vec::new();
@@ -121,30 +120,12 @@ fn any_gradients(
 }
 
 /// `len` elements: numbers in (-1, 1), or of every class where they may be wild.
-fn any_values(u: &mut Unstructured<'_>, dtype: Dtype, len: usize, wild: bool) -> Result<Values> {
+fn any_values(u: &mut Unstructured<'_>, dtype: Dtype, len: usize, wild: bool) -> Result<TensorBuf> {
     let mut rng = Rng::with_seed(u.arbitrary::<u16>()?.into());
     let wild = wild && u.arbitrary()?;
-    let mut made = Values::zeroed(dtype, len).map_err(|_| arbitrary::Error::IncorrectFormat)?;
-    macro_rules! fill {
-        ($into:expr) => {
-            $into.copy_from_slice(&if wild { values(&mut rng, len) } else { ordinary(&mut rng, len) })
-        };
-    }
-    match made.as_slice_mut() {
-        lion::SliceMut::F32(into) => fill!(into),
-        lion::SliceMut::F16(into) => fill!(into),
-        lion::SliceMut::BF16(into) => fill!(into),
-    }
+    let mut made = TensorBuf::zeroed(dtype, len).map_err(|_| arbitrary::Error::IncorrectFormat)?;
+    fill(&mut rng, &mut made.to_mut(), wild);
     Ok(made)
-}
-
-/// The elements as f32.
-pub fn widened(slice: Slice<'_>) -> Vec<f32> {
-    match slice {
-        Slice::F32(values) => values.to_vec(),
-        Slice::F16(values) => values.iter().copied().map(f16::to_f32).collect(),
-        Slice::BF16(values) => values.iter().copied().map(bf16::to_f32).collect(),
-    }
 }
 
 fn storage(dtype: Dtype) -> Storage {
@@ -201,7 +182,7 @@ impl Scenario {
             if self.options.ema_every_update { EmaCadence::EveryUpdate } else { EmaCadence::EveryCall };
         let plan = match self.threads {
             0 => Plan::new(backend),
-            threads => Plan::new(backend).threads(threads).chunk(BLOCK).parallel_from(0),
+            threads => Plan::new(backend).threads(threads).chunk_elements(BLOCK).parallel_threshold(0),
         };
         let mut builder = Builder::from(config).ema_cadence(cadence).plan(plan);
         if let Some(dtype) = self.momentum_dtype {
@@ -223,7 +204,7 @@ impl Scenario {
         let variable = |it: &Variable| {
             let zeros = vec![0.0; it.values.len()];
             model::Variable {
-                values: widened(it.values.as_slice()),
+                values: widened(it.values.to_ref()),
                 storage: storage(it.values.dtype()),
                 momentum_storage: storage(self.momentum_dtype.unwrap_or(it.values.dtype())),
                 excluded_from_weight_decay: it.excluded_from_weight_decay,
@@ -243,13 +224,13 @@ impl Scenario {
         &'a self,
         call: usize,
         ids: &[VariableId],
-        parameters: &'a mut [Values],
+        parameters: &'a mut [TensorBuf],
     ) -> Vec<Update<'a>> {
         let mut updates = Vec::new();
         for (index, (parameter, gradient)) in parameters.iter_mut().zip(&self.gradients[call]).enumerate() {
-            let parameter = parameter.as_slice_mut();
+            let parameter = parameter.to_mut();
             match gradient {
-                Some(gradient) => updates.push(Update::new(ids[index], parameter, gradient.as_slice())),
+                Some(gradient) => updates.push(Update::new(ids[index], parameter, gradient.to_ref())),
                 None if self.options.ema_momentum.is_none() && (index + call).is_multiple_of(2) => {}
                 None => updates.push(Update::without_gradient(ids[index], parameter)),
             }
@@ -315,7 +296,7 @@ pub fn agrees_with_the_model(scenario: &Scenario, backend: Backend) {
     let mut model = scenario.model();
     for (call, gradients) in scenario.gradients.iter().enumerate() {
         let gradients: Vec<_> =
-            gradients.iter().map(|it| it.as_ref().map(|it| widened(it.as_slice()))).collect();
+            gradients.iter().map(|it| it.as_ref().map(|it| widened(it.to_ref()))).collect();
         let expected = model.apply(&gradients);
         let metrics = optimizer.apply(&mut scenario.updates(call, &ids, &mut parameters)).expect("applied");
         assert_eq!(format!("{:?}", metrics.outcome), format!("{expected:?}"), "call {call}");
@@ -327,13 +308,13 @@ pub fn agrees_with_the_model(scenario: &Scenario, backend: Backend) {
             let what = |tensor: &str| {
                 format!("{tensor} of variable {index} on {backend}, call {call} of {scenario:?}")
             };
-            let same = |found: Slice<'_>, expected: &[f32]| bits(&widened(found)) == bits(expected);
-            assert!(same(parameters[index].as_slice(), &expected.values), "{}", what("parameter"));
+            let same = |found: TensorRef<'_>, expected: &[f32]| bits(&widened(found)) == bits(expected);
+            assert!(same(parameters[index].to_ref(), &expected.values), "{}", what("parameter"));
             let state = optimizer.view(ids[index]).expect("registered");
             for (tensor, found, expected) in [
                 ("momentum", state.momentum, &expected.momentum),
-                ("average", state.ema.map(Slice::from), &expected.average),
-                ("accumulator", state.accumulator.map(Slice::from), &expected.accumulator),
+                ("average", state.ema.map(TensorRef::from), &expected.average),
+                ("accumulator", state.accumulator.map(TensorRef::from), &expected.accumulator),
             ] {
                 assert!(found.is_none_or(|found| same(found, expected)), "{}", what(tensor));
             }

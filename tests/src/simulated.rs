@@ -82,8 +82,8 @@ impl Simulated {
 
     fn nanoseconds(&self, case: &Case, plan: &Plan, caches: Caches) -> f64 {
         let threads = plan.threads.map_or(self.machine.cores, usize::from).min(self.machine.cores);
-        let pieces = case.elements().div_ceil(plan.chunk);
-        let workers = if case.bytes < plan.parallel_from { 1 } else { threads.min(pieces).max(1) };
+        let pieces = case.elements().div_ceil(plan.chunk_elements);
+        let workers = if case.bytes < plan.parallel_threshold { 1 } else { threads.min(pieces).max(1) };
         let arithmetic = match plan.backend {
             Backend::Avx512 => 0.15,
             Backend::Avx2 => 0.22,
@@ -101,7 +101,9 @@ impl Simulated {
         }
         // The slowest worker has the most pieces; each piece is fetched, and each worker woken.
         let most = pieces.div_ceil(workers) as f64;
-        3_000.0 + 250.0 * workers as f64 + most * (120.0 + plan.chunk.min(case.elements()) as f64 * element)
+        3_000.0
+            + 250.0 * workers as f64
+            + most * (120.0 + plan.chunk_elements.min(case.elements()) as f64 * element)
     }
 
     /// Bytes of a nanosecond for all workers together.

@@ -1,11 +1,11 @@
 use half::{bf16, f16};
-use lion_kernels::reference::Number;
-use lion_kernels::{Element, Slice};
+use lion_kernels::reference::Float;
+use lion_kernels::{Element, TensorMut, TensorRef};
 
 use crate::Rng;
 
 /// A format as the tests see it: made from any bits, and compared by bits.
-pub trait Sample: Element + Number + PartialEq {
+pub trait Sample: Element + Float + PartialEq {
     /// The element of these bits, the low ones of a 32-bit number.
     fn from_low_bits(bits: u32) -> Self;
     /// The bits.
@@ -76,11 +76,45 @@ pub fn bits<T: Sample>(values: &[T]) -> Vec<u32> {
     values.iter().map(|value| value.comparable()).collect()
 }
 
+/// Evaluates an expression with a type alias bound to the element type of a dtype: the tests' own list of formats.
+#[macro_export]
+macro_rules! with_sample {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            lion_kernels::Dtype::F32 => {
+                type $T = f32;
+                $body
+            }
+            lion_kernels::Dtype::F16 => {
+                type $T = half::f16;
+                $body
+            }
+            lion_kernels::Dtype::BF16 => {
+                type $T = half::bf16;
+                $body
+            }
+        }
+    };
+}
+
 /// The bits of a tensor of any format, with every NaN the same.
-pub fn slice_bits(slice: Slice<'_>) -> Vec<u32> {
-    match slice {
-        Slice::F32(values) => bits(values),
-        Slice::F16(values) => bits(values),
-        Slice::BF16(values) => bits(values),
-    }
+pub fn tensor_bits(tensor: TensorRef<'_>) -> Vec<u32> {
+    with_sample!(tensor.dtype(), T => bits(tensor.as_slice::<T>().expect("its dtype")))
+}
+
+/// The elements of a tensor of any format as f32, widened by the reference.
+pub fn widened(tensor: TensorRef<'_>) -> Vec<f32> {
+    with_sample!(tensor.dtype(), T => {
+        tensor.as_slice::<T>().expect("its dtype").iter().map(|value| value.widen()).collect()
+    })
+}
+
+/// Writes values of every class, or numbers in (-1, 1), to a tensor of any format.
+pub fn fill(rng: &mut Rng, tensor: &mut TensorMut<'_>, every_class: bool) {
+    with_sample!(tensor.dtype(), T => {
+        let elements = tensor.as_slice_mut::<T>().expect("its dtype");
+        let made: Vec<T> =
+            if every_class { values(rng, elements.len()) } else { ordinary(rng, elements.len()) };
+        elements.copy_from_slice(&made);
+    });
 }

@@ -3,18 +3,19 @@
 use std::fmt::Display;
 
 use lion_kernels::{
-    BLOCK, Backend, Buffer, Clip, Dtype, Ema, Error, Gradient, Statistics, Step, Tensors, accumulate,
-    average, block_statistics, convert, statistics, stream,
+    AlignedBuffer, BLOCK, Backend, Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep,
+    StepTensors, Task, TensorBuf,
 };
+use lion_tests::alone::{accumulate, apply, block_statistics, convert, update_ema};
 
-fn step() -> Step {
-    Step::new(0.1, 0.9, 0.99).expect("valid")
+fn step() -> LionStep {
+    LionStep::new(0.1, 0.9, 0.99).expect("valid")
 }
 
 #[test]
 fn hyperparameters_outside_their_range() {
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0];
-    let refused = |result: Result<Step, Error>, name: &str, value: &dyn Display| match result {
+    let refused = |result: Result<LionStep, Error>, name: &str, value: &dyn Display| match result {
         Err(error @ Error::Hyperparameter { .. }) => {
             let message = error.to_string();
             assert!(message.starts_with(&format!("{name} is {value}, and must be in ")), "{message}");
@@ -22,26 +23,34 @@ fn hyperparameters_outside_their_range() {
         other => panic!("{name} = {value} gives {other:?}"),
     };
     for value in bad {
-        refused(Step::new(value, 0.9, 0.99), "learning_rate", &value);
-        refused(Step::new(0.1, value, 0.99), "beta_1", &value);
-        refused(Step::new(0.1, 0.9, value), "beta_2", &value);
+        refused(LionStep::new(value, 0.9, 0.99), "learning_rate", &value);
+        refused(LionStep::new(0.1, value, 0.99), "beta_1", &value);
+        refused(LionStep::new(0.1, 0.9, value), "beta_2", &value);
         refused(step().weight_decay(value), "weight_decay", &value);
         refused(step().clip(Clip::Value(value)), "clipvalue", &value);
         refused(step().clip(Clip::Norm { limit: value, norm: 1.0 }), "clipnorm", &value);
         refused(Ema::new(value).map(|it| step().ema(it)), "ema_momentum", &value);
     }
-    for value in [0.0, 1.1] {
-        refused(Step::new(0.1, value, 0.99), "beta_1", &value);
+    for value in [-0.1, 1.1] {
+        refused(LionStep::new(0.1, value, 0.99), "beta_1", &value);
     }
-    refused(Step::new(0.1, 0.9, 1.1), "beta_2", &1.1);
+    refused(LionStep::new(0.1, 0.9, 1.1), "beta_2", &1.1);
     refused(step().clip(Clip::Value(0.0)), "clipvalue", &0.0);
     refused(step().clip(Clip::Norm { limit: 1.0, norm: -1.0 }), "norm", &-1.0);
     for value in [f32::NAN, f32::NEG_INFINITY, -1.0] {
-        refused(Gradient::new().unscale(value).map(|it| step().gradient(it)), "loss_scale_factor", &value);
+        refused(
+            GradientTransform::new().loss_scale(value).map(|it| step().gradient(it)),
+            "loss_scale_factor",
+            &value,
+        );
+    }
+    for value in [f32::NAN, f32::INFINITY, -0.1, 1.1] {
+        refused(step().gradient_factors(value, 0.5), "one_minus_beta_1", &value);
+        refused(step().gradient_factors(0.5, value), "one_minus_beta_2", &value);
     }
     for steps in [0, 1, (1 << 24) + 1] {
         let name = "gradient_accumulation_steps";
-        refused(Gradient::new().accumulated(steps).map(|it| step().gradient(it)), name, &steps);
+        refused(GradientTransform::new().average_over(steps).map(|it| step().gradient(it)), name, &steps);
     }
 }
 
@@ -49,46 +58,49 @@ fn hyperparameters_outside_their_range() {
 fn tensors_that_do_not_fit() {
     let backend = Backend::best();
     let (g, short) = (vec![1.0_f32; 40], vec![1.0_f32; 39]);
-    let averaging = step().gradient(Gradient::new().accumulated(2).expect("valid"));
+    let averaging = step().gradient(GradientTransform::new().average_over(2).expect("valid"));
     let observing = step().ema(Ema::new(0.5).expect("valid"));
     let (mut p, mut m, mut other, mut long) = (g.clone(), g.clone(), short.clone(), g.clone());
 
     let length = |tensor, found| Error::Length { tensor, found, reference: "parameter", expected: 40 };
-    let result = step().apply(backend, Tensors::in_place(&mut p, &short, &mut m));
+    let result = apply(step(), backend, StepTensors::in_place(&mut p, &short, &mut m));
     assert_eq!(result, Err(length("gradient", 39)));
-    let result = step().apply(backend, Tensors::in_place(&mut p, &g, &mut other));
+    let result = apply(step(), backend, StepTensors::in_place(&mut p, &g, &mut other));
     assert_eq!(result, Err(length("momentum", 39)));
-    let result = step().apply(backend, Tensors::out_of_place(&short, &mut p, &g, &mut m));
+    let result = apply(step(), backend, StepTensors::out_of_place(&short, &mut p, &g, &mut m));
     assert_eq!(result, Err(length("source", 39)));
-    let result = step().apply(backend, Tensors::in_place(&mut p, &g, &mut m).copy(&mut other));
+    let result = apply(step(), backend, StepTensors::in_place(&mut p, &g, &mut m).copy(&mut other));
     assert_eq!(result, Err(length("copy", 39)));
-    let result = averaging.apply(backend, Tensors::in_place(&mut p, &g, &mut m).accumulator(&mut other));
+    let result = apply(averaging, backend, StepTensors::in_place(&mut p, &g, &mut m).accumulator(&mut other));
     assert_eq!(result, Err(length("accumulator", 39)));
-    let result = observing.apply(backend, Tensors::in_place(&mut p, &g, &mut m).ema(&mut other));
+    let result = apply(observing, backend, StepTensors::in_place(&mut p, &g, &mut m).ema(&mut other));
     assert_eq!(result, Err(length("EMA", 39)));
 
-    let result = averaging.apply(backend, Tensors::in_place(&mut p, &g, &mut m));
+    let result = apply(averaging, backend, StepTensors::in_place(&mut p, &g, &mut m));
     assert_eq!(result, Err(Error::MissingTensor { tensor: "accumulator" }));
-    let result = observing.apply(backend, Tensors::in_place(&mut p, &g, &mut m));
+    let result = apply(observing, backend, StepTensors::in_place(&mut p, &g, &mut m));
     assert_eq!(result, Err(Error::MissingTensor { tensor: "EMA" }));
-    let result = step().apply(backend, Tensors::in_place(&mut p, &g, &mut m).accumulator(&mut long));
+    let result = apply(step(), backend, StepTensors::in_place(&mut p, &g, &mut m).accumulator(&mut long));
     assert_eq!(result, Err(Error::UnusedTensor { tensor: "accumulator" }));
-    let result = step().apply(backend, Tensors::in_place(&mut p, &g, &mut m).ema(&mut long));
+    let result = apply(step(), backend, StepTensors::in_place(&mut p, &g, &mut m).ema(&mut long));
     assert_eq!(result, Err(Error::UnusedTensor { tensor: "EMA" }));
     let halves = vec![half::f16::ONE; 40];
-    let result = step().apply(backend, Tensors::out_of_place(&halves, &mut p, &g, &mut m));
+    let result = apply(step(), backend, StepTensors::out_of_place(&halves, &mut p, &g, &mut m));
     assert_eq!(result, Err(Error::SourceDtype { found: Dtype::F16, expected: Dtype::F32 }));
 
-    assert!(accumulate(backend, &Gradient::new(), &mut p, &short).is_err());
-    assert!(average(backend, &Ema::new(0.5).expect("valid"), &mut p, &mut other).is_err());
+    assert!(accumulate(backend, &GradientTransform::new(), &mut p, &short).is_err());
+    assert!(update_ema(backend, &Ema::new(0.5).expect("valid"), &mut p, &mut other).is_err());
     assert!(convert(backend, &short, &mut p).is_err());
-    assert!(stream(backend, &mut p, &short, &mut m).is_err());
-    let averaged = Gradient::new().accumulated(2).expect("valid");
-    assert_eq!(statistics(backend, &averaged, &g, None), Err(Error::MissingTensor { tensor: "accumulator" }));
-    assert!(statistics(backend, &averaged, &g, Some(&short)).is_err());
-    assert!(statistics(backend, &Gradient::new(), &g, Some(&g)).is_err());
-    let mut blocks = [Statistics::default(); 2];
-    let result = block_statistics(backend, &Gradient::new(), &g, None, &mut blocks);
+    assert!(Task::bandwidth_step(&mut p, &short, &mut m).is_err());
+    let averaged = GradientTransform::new().average_over(2).expect("valid");
+    assert_eq!(
+        GradientStatistics::measure(backend, &averaged, &g, None),
+        Err(Error::MissingTensor { tensor: "accumulator" })
+    );
+    assert!(GradientStatistics::measure(backend, &averaged, &g, Some(&short)).is_err());
+    assert!(GradientStatistics::measure(backend, &GradientTransform::new(), &g, Some(&g)).is_err());
+    let mut blocks = [GradientStatistics::default(); 2];
+    let result = block_statistics(backend, &GradientTransform::new(), &g, None, &mut blocks);
     assert_eq!(result, Err(Error::Blocks { found: 2, expected: 1, elements: 40 }));
     assert_eq!(BLOCK % 32, 0);
 
@@ -98,13 +110,74 @@ fn tensors_that_do_not_fit() {
     assert_eq!(other, short);
 }
 
+/// Keras refuses a beta_1 of zero, and so does the optimizer. The kernels do not.
+#[test]
+fn a_beta_of_zero_is_a_step() {
+    let (mut p, g, mut m) = ([1.0_f32; 3], [1.0_f32, 0.0, -1.0], [-5.0_f32; 3]);
+    let step = LionStep::new(0.25, 0.0, 0.0).expect("valid");
+    apply(step, Backend::best(), StepTensors::in_place(&mut p, &g, &mut m)).expect("a step");
+    assert_eq!((p, m), ([0.75, 1.0, 1.25], g));
+}
+
+#[test]
+fn tasks_that_begin_within_a_block() {
+    let (mut p, g, mut m) = ([1.0_f32; 8], [1.0_f32; 8], [0.0_f32; 8]);
+    for first in [1, 31, BLOCK as u64 - 1, BLOCK as u64 + 1, u64::MAX] {
+        let task = Task::step(step(), StepTensors::in_place(&mut p, &g, &mut m)).expect("fits");
+        assert_eq!(task.first_element(), 0);
+        let error = task.starting_at(first).expect_err("within a block");
+        assert_eq!(error, Error::FirstElement { first });
+        let expected =
+            format!("the task begins at element {first} of its variable; expected a multiple of 4096");
+        assert_eq!(error.to_string(), expected);
+    }
+    for first in [0, BLOCK as u64, u64::MAX - (BLOCK as u64 - 1)] {
+        let task = Task::step(step(), StepTensors::in_place(&mut p, &g, &mut m)).expect("fits");
+        assert_eq!(task.starting_at(first).expect("a block's first").first_element(), first);
+    }
+}
+
+#[test]
+fn ranges_outside_of_a_tensor() {
+    for &dtype in Dtype::ALL {
+        let mut tensor = TensorBuf::zeroed(dtype, 10).expect("memory");
+        for (start, end) in [(0, 11), (11, 11), (10, 11), (3, 2), (usize::MAX, 0), (0, usize::MAX), (11, 12)]
+        {
+            let expected = Error::Range { start, end, len: 10 };
+            assert_eq!(tensor.to_ref().range(start..end).expect_err("outside"), expected);
+            assert_eq!(tensor.to_mut().range(start..end).expect_err("outside"), expected);
+            let message =
+                format!("the range {start}..{end} is not within the tensor; expected a range within 0..10");
+            assert_eq!(expected.to_string(), message);
+        }
+        // Reading and writing by value have the same door.
+        for (start, len) in [(0, 11), (10, 1), (11, 0), (usize::MAX, 1), (usize::MAX, 0)] {
+            let expected = Err(Error::Range { start, end: start.saturating_add(len), len: 10 });
+            assert_eq!(tensor.to_ref().read_f32(start, &mut vec![0.0; len]), expected);
+            assert_eq!(tensor.to_mut().write_f32(start, &vec![1.0; len]), expected);
+        }
+        assert_eq!(tensor.to_ref().to_f32(), [0.0; 10], "nothing is written");
+        for (start, end) in [(0, 10), (0, 0), (10, 10), (3, 7)] {
+            assert_eq!(tensor.to_ref().range(start..end).expect("within").len(), end - start);
+            assert_eq!(tensor.to_mut().range(start..end).expect("within").len(), end - start);
+        }
+        tensor.to_mut().write_f32(9, &[1.0]).expect("the last");
+        let mut last = [0.0; 2];
+        tensor.to_ref().read_f32(8, &mut last).expect("the last two");
+        assert_eq!(last, [0.0, 1.0]);
+    }
+}
+
 #[test]
 fn empty_tensors_are_a_success() {
     let none = Vec::<f32>::new();
     let (mut p, mut m) = (none.clone(), none.clone());
     for backend in Backend::available() {
-        step().apply(backend, Tensors::in_place(&mut p, &none, &mut m)).expect("nothing to do");
-        assert_eq!(statistics(backend, &Gradient::new(), &none, None), Ok(Statistics::default()));
+        apply(step(), backend, StepTensors::in_place(&mut p, &none, &mut m)).expect("nothing to do");
+        assert_eq!(
+            GradientStatistics::measure(backend, &GradientTransform::new(), &none, None),
+            Ok(GradientStatistics::default())
+        );
         convert(backend, &none, &mut p).expect("nothing to do");
     }
 }
@@ -117,7 +190,7 @@ fn backends_that_are_not_here() {
     for backend in absent.into_iter().copied() {
         let expected = Err(Error::UnavailableBackend { backend });
         let (mut p, mut m) = (g.clone(), g.clone());
-        assert_eq!(step().apply(backend, Tensors::in_place(&mut p, &g, &mut m)), expected);
+        assert_eq!(apply(step(), backend, StepTensors::in_place(&mut p, &g, &mut m)), expected);
         assert_eq!((&p, &m), (&g, &g));
         let error = Backend::from_name(backend.name()).expect_err("not here");
         let message = error.to_string();
@@ -133,6 +206,6 @@ fn backends_that_are_not_here() {
 fn memory_that_cannot_be_had() {
     for elements in [usize::MAX, usize::MAX / 4, 1 << 60] {
         let expected = Error::OutOfMemory { elements, dtype: Dtype::F32 };
-        assert_eq!(Buffer::<f32>::zeroed(elements).expect_err("too much"), expected);
+        assert_eq!(AlignedBuffer::<f32>::zeroed(elements).expect_err("too much"), expected);
     }
 }

@@ -1,13 +1,13 @@
 //! State memory: aligned, zeroed, whole.
 
 use half::{bf16, f16};
-use lion_kernels::{Arena, Buffer, Dtype, Error, Slice, SliceMut, Values, advise_huge_pages};
-use lion_tests::{Rng, slice_bits};
+use lion_kernels::{AlignedBuffer, Arena, Dtype, Error, TensorBuf, TensorMut, TensorRef, advise_huge_pages};
+use lion_tests::{Rng, Sample, tensor_bits, with_sample};
 
 #[test]
 fn buffers_are_aligned_zeroed_and_writable_to_the_end() {
     for len in [0, 1, 15, 4096, (2 << 20) / 4 - 1, (2 << 20) / 4, 3_000_000] {
-        let mut buffer = Buffer::<f32>::zeroed(len).expect("memory");
+        let mut buffer = AlignedBuffer::<f32>::zeroed(len).expect("memory");
         let boundary = if len * 4 < 2 << 20 { 64 } else { 2 << 20 };
         assert!(len == 0 || (buffer.as_ptr() as usize).is_multiple_of(boundary), "{len} elements");
         assert!(buffer.iter().all(|value| value.to_bits() == 0));
@@ -17,18 +17,18 @@ fn buffers_are_aligned_zeroed_and_writable_to_the_end() {
         drop(buffer);
         assert!(copy.iter().all(|value| *value == 1.5));
     }
-    assert_eq!(Buffer::<bf16>::zeroed(7).expect("memory")[..], [bf16::ZERO; 7]);
+    assert_eq!(AlignedBuffer::<bf16>::zeroed(7).expect("memory")[..], [bf16::ZERO; 7]);
 }
 
 #[test]
 fn values_know_their_format_and_length() {
     for &dtype in Dtype::ALL {
         for len in [0, 1, 2] {
-            let mut values = Values::zeroed(dtype, len).expect("memory");
+            let mut values = TensorBuf::zeroed(dtype, len).expect("memory");
             assert_eq!((values.dtype(), values.len(), values.is_empty()), (dtype, len, len == 0));
-            let tensor = values.as_slice_mut();
+            let tensor = values.to_mut();
             assert_eq!((tensor.dtype(), tensor.len(), tensor.is_empty()), (dtype, len, len == 0));
-            let tensor = tensor.as_slice();
+            let tensor = tensor.to_ref();
             assert_eq!((tensor.dtype(), tensor.len(), tensor.is_empty()), (dtype, len, len == 0));
         }
     }
@@ -36,22 +36,23 @@ fn values_know_their_format_and_length() {
 
 #[test]
 fn parts_of_tensors_and_copies_between_them() {
-    let mut to = Values::zeroed(Dtype::F16, 5).expect("memory");
+    let mut to = TensorBuf::zeroed(Dtype::F16, 5).expect("memory");
     let from = [1.0, 2.0].map(f16::from_f32);
     for range in [4..6, 6..6] {
-        assert!(to.as_slice().get(range.clone()).is_none() && to.as_slice_mut().get(range).is_none());
+        assert_eq!(to.to_ref().range(range.clone()).is_err(), range.end > 5, "{range:?}");
+        assert_eq!(to.to_mut().range(range.clone()).is_err(), range.end > 5, "{range:?}");
     }
-    let mut part = to.as_slice_mut().get(2..4).expect("within");
-    assert!(part.copy_from(Slice::from(&from[..])));
-    assert!(!part.copy_from(Slice::from(&from[..1])), "another length");
-    assert!(!part.copy_from(Slice::from(&[1.0_f32, 2.0][..])), "another format");
-    assert_eq!(slice_bits(to.as_slice().get(1..5).expect("within")), [0, 0x3c00, 0x4000, 0]);
-    assert_eq!(slice_bits(Slice::from(to.as_slice_mut())), [0, 0, 0x3c00, 0x4000, 0]);
+    let mut part = to.to_mut().range(2..4).expect("within");
+    assert!(part.copy_from(TensorRef::from(&from[..])));
+    assert!(!part.copy_from(TensorRef::from(&from[..1])), "another length");
+    assert!(!part.copy_from(TensorRef::from(&[1.0_f32, 2.0][..])), "another format");
+    assert_eq!(tensor_bits(to.to_ref().range(1..5).expect("within")), [0, 0x3c00, 0x4000, 0]);
+    assert_eq!(tensor_bits(TensorRef::from(to.to_mut())), [0, 0, 0x3c00, 0x4000, 0]);
 }
 
 #[test]
 fn buffers_cross_threads() {
-    let buffer = Buffer::<f32>::zeroed(100).expect("memory");
+    let buffer = AlignedBuffer::<f32>::zeroed(100).expect("memory");
     let sum: f32 = std::thread::spawn(move || buffer.iter().sum()).join().expect("no panic");
     assert_eq!(sum, 0.0);
 }
@@ -76,11 +77,10 @@ fn arenas_hold_every_tensor_apart_and_zero() {
                 // Writes to all of the tensor, and to no other.
                 let place = rng.usize(..arena.len());
                 let fill = rng.u32(1..100);
-                match arena.tensor_mut(place).expect("is there") {
-                    SliceMut::F32(elements) => elements.fill(f32::from_bits(fill)),
-                    SliceMut::F16(elements) => elements.fill(f16::from_bits(fill as u16)),
-                    SliceMut::BF16(elements) => elements.fill(bf16::from_bits(fill as u16)),
-                }
+                let mut tensor = arena.tensor_mut(place).expect("is there");
+                with_sample!(tensor.dtype(), T => {
+                    tensor.as_slice_mut::<T>().expect("its dtype").fill(T::from_low_bits(fill));
+                });
                 expected[place].1.fill(fill);
             }
         }
@@ -89,7 +89,7 @@ fn arenas_hold_every_tensor_apart_and_zero() {
             for (place, (dtype, bits)) in expected.iter().enumerate() {
                 let tensor = arena.tensor(place).expect("is there");
                 assert_eq!(
-                    (tensor.dtype(), &slice_bits(tensor)),
+                    (tensor.dtype(), &tensor_bits(tensor)),
                     (*dtype, bits),
                     "round {round}, tensor {place}"
                 );
@@ -105,12 +105,8 @@ fn arenas_hold_every_tensor_apart_and_zero() {
     }
 }
 
-fn start(tensor: &SliceMut<'_>) -> usize {
-    match tensor.as_slice() {
-        Slice::F32(elements) => elements.as_ptr() as usize,
-        Slice::F16(elements) => elements.as_ptr() as usize,
-        Slice::BF16(elements) => elements.as_ptr() as usize,
-    }
+fn start(tensor: &TensorMut<'_>) -> usize {
+    tensor.to_ref().as_bytes(0).expect("a stream").as_ptr() as usize
 }
 
 #[test]
@@ -120,7 +116,7 @@ fn lengths_that_no_memory_has_are_errors() {
     for len in [usize::MAX, usize::MAX / 4, isize::MAX as usize / 4, 1 << 58] {
         let failed = Err(Error::OutOfMemory { elements: len, dtype: Dtype::F32 });
         assert_eq!(arena.push(Dtype::F32, len), failed);
-        assert_eq!(Buffer::<f32>::zeroed(len).map(drop), failed.map(drop));
+        assert_eq!(AlignedBuffer::<f32>::zeroed(len).map(drop), failed.map(drop));
     }
     assert_eq!(arena.push(Dtype::F16, 3), Ok(1));
 }

@@ -6,18 +6,16 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use half::bf16;
+use lion::Config;
 use lion::state::{Checkpoint, DynamicState, MomentumNames, Tensor, VariableState, import_momentum};
 use lion::tensor_file::{self, Entry};
-use lion::{Config, Slice};
 use lion_tests::Rng;
 use lion_tests::safetensors::{file, zeros};
 use tempfile::tempdir;
 
 fn single(tensor: &Option<Tensor<'_>>) -> Vec<u32> {
-    match tensor.as_ref().map(Tensor::as_slice) {
-        Some(Slice::F32(values)) => values.iter().map(|x| x.to_bits()).collect(),
-        other => panic!("{other:?} is not f32"),
-    }
+    let tensor = tensor.as_ref().expect("is there").to_ref();
+    tensor.as_slice::<f32>().expect("is f32").iter().map(|x| x.to_bits()).collect()
 }
 
 #[test]
@@ -63,12 +61,9 @@ fn what_is_written_comes_back() {
     for tensor in [&all.parameter, &all.ema, &all.accumulator, &alone.parameter] {
         assert_eq!(single(tensor), bits);
     }
-    match all.momentum.as_ref().map(Tensor::as_slice) {
-        Some(Slice::BF16(found)) => {
-            assert!(found.iter().map(|x| x.to_bits()).eq(momentum.map(bf16::to_bits)))
-        }
-        other => panic!("{other:?}"),
-    }
+    let found = all.momentum.as_ref().expect("is there").to_ref();
+    let found = found.as_slice::<bf16>().expect("is bf16");
+    assert!(found.iter().map(|x| x.to_bits()).eq(momentum.map(bf16::to_bits)));
 }
 
 #[test]

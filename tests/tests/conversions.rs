@@ -1,7 +1,8 @@
 //! Conversions between the formats: every backend against the reference, and both against the half crate.
 
 use half::{bf16, f16};
-use lion_kernels::{Backend, convert};
+use lion_kernels::{Backend, TensorMut, TensorRef};
+use lion_tests::alone::convert;
 use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
 
 on_each_backend!(
@@ -43,7 +44,7 @@ fn every_16_bit_value_loads(backend: Backend) {
     fn format<T: Sixteen>(backend: Backend) {
         let all = all::<T>();
         let mut found = vec![0.0_f32; all.len()];
-        convert(backend, T::slice(&all), &mut found).expect("a conversion");
+        convert(backend, TensorRef::from(&all), &mut found).expect("a conversion");
         for (value, found) in all.iter().zip(found) {
             assert_eq!(found.comparable(), value.half_widens().comparable(), "{value:?} against half");
             assert_eq!(found.comparable(), value.widen().comparable(), "{value:?} against the reference");
@@ -76,7 +77,7 @@ fn every_boundary_stores(backend: Backend) {
     fn format<T: Sixteen>(backend: Backend) {
         let boundaries = boundaries::<T>();
         let mut found = vec![T::default(); boundaries.len()];
-        convert(backend, &boundaries, T::slice_mut(&mut found)).expect("a conversion");
+        convert(backend, &boundaries, TensorMut::from(&mut found)).expect("a conversion");
         for (value, found) in boundaries.iter().zip(found) {
             assert_eq!(found.comparable(), T::half_rounds(*value).comparable(), "{value:e} against half");
             assert_eq!(found.comparable(), T::round(*value).comparable(), "{value:e} against the reference");
@@ -94,7 +95,7 @@ fn every_payload_of_nan_stores_as_a_quiet_nan(backend: Backend) {
             .flat_map(|payload| [0x7f80_0000, 0xff80_0000].map(|sign| f32::from_bits(sign | payload)))
             .collect();
         let mut found = vec![T::default(); every.len()];
-        convert(backend, &every, T::slice_mut(&mut found)).expect("a conversion");
+        convert(backend, &every, TensorMut::from(&mut found)).expect("a conversion");
         for (value, found) in every.iter().zip(found) {
             assert_eq!(found.low_bits() & quiet, quiet, "{:#x}", value.to_bits());
             assert_eq!(T::round(*value).low_bits() & quiet, quiet, "{:#x}, the reference", value.to_bits());
@@ -112,7 +113,7 @@ fn every_pair_of_formats_and_length(backend: Backend) {
             let expected: Vec<T> = source.iter().map(|value| T::round(value.widen())).collect();
             let source = Guarded::new(&source, rng.usize(..32));
             let mut target = Guarded::new(&values::<T>(&mut rng, len), rng.usize(..32));
-            convert(backend, S::slice(source.tensor()), T::slice_mut(target.tensor_mut()))
+            convert(backend, TensorRef::from(source.tensor()), TensorMut::from(target.tensor_mut()))
                 .expect("a conversion");
             target.assert_holds(&expected, &format!("{} to {}", S::DTYPE, T::DTYPE));
         }

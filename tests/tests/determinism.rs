@@ -3,11 +3,11 @@
 
 use std::sync::LazyLock;
 
-use half::{bf16, f16};
 use lion::prelude::*;
-use lion::{Plan, Slice, SliceMut};
-use lion_kernels::{Arena, Backend, convert};
-use lion_tests::{Rng, on_each_backend};
+use lion::{Plan, TensorMut, TensorRef};
+use lion_kernels::{Arena, Backend};
+use lion_tests::alone::convert;
+use lion_tests::{Rng, on_each_backend, with_sample};
 use rayon::ThreadPoolBuilder;
 use sha2::{Digest, Sha256};
 
@@ -57,7 +57,7 @@ struct Tensor {
 
 impl Tensor {
     fn new(layout: Layout, dtype: Dtype, values: &[f32]) -> Self {
-        let mut arena = if layout.huge_pages { Arena::new() } else { Arena::on_ordinary_pages() };
+        let mut arena = if layout.huge_pages { Arena::new() } else { Arena::without_huge_pages() };
         let padded = [&vec![0.0; layout.misalignment], values].concat();
         arena.push(dtype, padded.len()).expect("memory");
         let tensor = arena.tensor_mut(0).expect("is there");
@@ -65,32 +65,33 @@ impl Tensor {
         Tensor { arena, misalignment: layout.misalignment }
     }
 
-    fn pieces(&self, len: usize) -> Vec<Slice<'_>> {
+    fn pieces(&self, len: usize) -> Vec<TensorRef<'_>> {
         let from = self.misalignment;
-        match self.arena.tensor(0).expect("is there") {
-            Slice::F32(elements) => elements[from..].chunks(len).map(Slice::from).collect(),
-            Slice::F16(elements) => elements[from..].chunks(len).map(Slice::from).collect(),
-            Slice::BF16(elements) => elements[from..].chunks(len).map(Slice::from).collect(),
-        }
+        let tensor = self.arena.tensor(0).expect("is there");
+        starts(from, tensor.len(), len).map(|part| tensor.range(part).expect("within")).collect()
     }
 
-    fn pieces_mut(&mut self, len: usize) -> Vec<SliceMut<'_>> {
+    fn pieces_mut(&mut self, len: usize) -> Vec<TensorMut<'_>> {
         let from = self.misalignment;
-        match self.arena.tensor_mut(0).expect("is there") {
-            SliceMut::F32(elements) => elements[from..].chunks_mut(len).map(SliceMut::from).collect(),
-            SliceMut::F16(elements) => elements[from..].chunks_mut(len).map(SliceMut::from).collect(),
-            SliceMut::BF16(elements) => elements[from..].chunks_mut(len).map(SliceMut::from).collect(),
-        }
+        let tensor = self.arena.tensor_mut(0).expect("is there");
+        with_sample!(tensor.dtype(), T => {
+            let elements = tensor.into_slice::<T>().expect("its dtype");
+            elements[from..].chunks_mut(len).map(TensorMut::from).collect()
+        })
     }
 }
 
-fn feed(digest: &mut Sha256, tensor: Slice<'_>) {
-    let bytes: Vec<u8> = match tensor {
-        Slice::F32(elements) => elements.iter().flat_map(|it| it.to_le_bytes()).collect(),
-        Slice::F16(elements) => elements.iter().flat_map(|it| f16::to_le_bytes(*it)).collect(),
-        Slice::BF16(elements) => elements.iter().flat_map(|it| bf16::to_le_bytes(*it)).collect(),
-    };
-    digest.update(bytes);
+/// The ranges of `each` elements from `from` to the end.
+fn starts(from: usize, len: usize, each: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    (from..len).step_by(each).map(move |start| start..len.min(start + each))
+}
+
+fn feed(digest: &mut Sha256, tensor: TensorRef<'_>) {
+    with_sample!(tensor.dtype(), T => {
+        for element in tensor.as_slice::<T>().expect("its dtype") {
+            digest.update(element.to_le_bytes());
+        }
+    });
 }
 
 /// Decay, a schedule, accumulation, clipping by the norm over all tensors, a moving average that overwrites, a dynamic
@@ -148,7 +149,7 @@ fn one_digest(backend: Backend) {
                 misalignment: if bit(1) { 1 + combinations % 15 } else { 0 },
                 huge_pages: bit(2),
             };
-            let plan = Plan::new(backend).threads(threads).chunk(chunk).parallel_from(0);
+            let plan = Plan::new(backend).threads(threads).chunk_elements(chunk).parallel_threshold(0);
             let found = pool.install(|| digest(plan, layout));
             assert_eq!(found, STATED, "{plan:?}, {layout:?}");
             combinations += 1;

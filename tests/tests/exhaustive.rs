@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use lion_kernels::{Backend, convert};
+use lion_kernels::{Backend, TensorMut};
+use lion_tests::alone::convert;
 use lion_tests::{Sample, on_each_backend};
 
 /// Digests of the correct results, over all patterns in order.
@@ -31,7 +32,7 @@ fn every_f32_stored_as_bf16(backend: Backend) {
 
 fn every_f32_stored<T: Sample>(backend: Backend, expected: u64) {
     let by_backend = |patterns: &[f32], found: &mut [T]| {
-        convert(backend, patterns, T::slice_mut(found)).expect("a conversion");
+        convert(backend, patterns, TensorMut::from(found)).expect("a conversion");
     };
     if digest(by_backend) == expected {
         return;

@@ -13,7 +13,7 @@ use half::bf16;
 use lion::prelude::*;
 use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::tensor_file::TensorFile;
-use lion::{Error, Values};
+use lion::{Error, TensorBuf};
 use lion_tests::counting::{Counting, with_memory_for};
 use tempfile::tempdir;
 
@@ -99,9 +99,9 @@ fn no_memory_for_a_constraint() {
 fn no_memory_for_what_a_file_holds() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("state.safetensors");
-    let values = Values::zeroed(Dtype::F32, MANY).unwrap();
+    let values = TensorBuf::zeroed(Dtype::F32, MANY).unwrap();
     let mut variable = VariableState::new("w", &[MANY]);
-    variable.momentum = Some(Tensor::from(values.as_slice()));
+    variable.momentum = Some(Tensor::from(values.to_ref()));
     Checkpoint { variables: vec![variable], ..Checkpoint::default() }.write(&path).unwrap();
     let refused = with_memory_for(0, LARGE, || Checkpoint::read(&path).map(drop));
     let expected = format!("{}: momentum/w: no memory for 262144 elements of f32", path.display());
@@ -161,7 +161,7 @@ fn a_constraint_that_panics() {
         let pairs = ids.iter().zip(values);
         let mut updates: Vec<_> = pairs.map(|(id, p)| Update::new(*id, &mut p[..], &gradient[..])).collect();
         let done = catch_unwind(AssertUnwindSafe(|| optimizer.apply(&mut updates).map(drop)));
-        let momentum = |id| lion_tests::slice_bits(optimizer.momentum(id).unwrap())[0] != 0;
+        let momentum = |id| lion_tests::tensor_bits(optimizer.momentum(id).unwrap())[0] != 0;
         (done.is_ok(), optimizer.iterations(), ids.map(momentum))
     };
     assert_eq!(call(&mut values), (false, 0, [true; 4]));
@@ -217,7 +217,7 @@ fn a_file_longer_than_32_bits() {
     let read = TensorFile::open(&path).unwrap();
     assert_eq!(read.find("param/a").unwrap().elements(), 10_000_000_000);
     let values = read.read_values(read.find("param/b").unwrap()).unwrap();
-    assert_eq!(lion_tests::slice_bits(values.as_slice()), [1.5_f32, -2.5].map(f32::to_bits));
+    assert_eq!(lion_tests::tensor_bits(values.to_ref()), [1.5_f32, -2.5].map(f32::to_bits));
     // A byte less, and it is refused for what it is.
     file.set_len(behind + 7).unwrap();
     let error = TensorFile::open(&path).unwrap_err().to_string();

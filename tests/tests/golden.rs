@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lion::{Builder, Config, Constraint, Dtype, Lion, Slice, Update, VariableId, VariableOptions};
+use lion::{Builder, Config, Constraint, Dtype, Lion, Update, VariableId, VariableOptions};
 use lion_kernels::Backend;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 /// By name: shape and values.
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+type StepTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 struct Case {
     name: String,
     about: Value,
     config: String,
-    run: Tensors,
-    result: Tensors,
+    run: StepTensors,
+    result: StepTensors,
     metadata: BTreeMap<String, String>,
 }
 
@@ -60,7 +60,7 @@ impl Case {
     }
 
     /// What the library makes of the run: tensors and metadata.
-    fn replay(&self, backend: Backend) -> (Tensors, BTreeMap<String, String>) {
+    fn replay(&self, backend: Backend) -> (StepTensors, BTreeMap<String, String>) {
         let mut optimizer = self.optimizer(backend);
         let mut variables: Vec<(String, VariableId, Vec<f32>)> = Vec::new();
         let mut shapes = BTreeMap::new();
@@ -94,16 +94,12 @@ impl Case {
             optimizer.finalize_variable_values(&mut updates).unwrap();
         }
 
-        let mut tensors = Tensors::new();
+        let mut tensors = StepTensors::new();
         for (name, id, values) in variables {
             let shape = &shapes[&name];
             tensors.insert(format!("param/{name}"), (shape.clone(), values));
             let state = optimizer.view(id).unwrap();
-            let momentum = match state.momentum {
-                Some(Slice::F32(momentum)) => Some(momentum),
-                Some(_) => panic!("the momentum is not f32"),
-                None => None,
-            };
+            let momentum = state.momentum.map(|momentum| momentum.as_slice::<f32>().expect("is f32"));
             let kinds = [("momentum", momentum), ("ema", state.ema), ("accumulator", state.accumulator)];
             for (kind, values) in kinds {
                 if let Some(values) = values {
@@ -141,7 +137,7 @@ fn constraint(serialized: &Value) -> Constraint {
     }
 }
 
-fn read_tensors(path: &Path) -> (Tensors, BTreeMap<String, String>) {
+fn read_tensors(path: &Path) -> (StepTensors, BTreeMap<String, String>) {
     let bytes = std::fs::read(path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
@@ -174,9 +170,9 @@ fn agree(found: f32, expected: f32, exact: bool) -> bool {
     distance(found, expected) <= 8 || (found - expected).abs() <= 1e-6
 }
 
-fn compare(case: &Case, backend: Backend, found: &Tensors) -> Vec<String> {
+fn compare(case: &Case, backend: Backend, found: &StepTensors) -> Vec<String> {
     let exact = case.about["exact"].as_bool().unwrap();
-    let names = |tensors: &Tensors| tensors.keys().cloned().collect::<Vec<_>>();
+    let names = |tensors: &StepTensors| tensors.keys().cloned().collect::<Vec<_>>();
     let mut wrong = Vec::new();
     if names(found) != names(&case.result) {
         wrong.push(format!("{}: {:?} instead of {:?}", case.name, names(found), names(&case.result)));

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use lion::prelude::*;
-use lion::{Builder, Error, Slice, SliceMut};
-use lion_tests::slice_bits;
+use lion::{Builder, Error, TensorRef};
+use lion_tests::tensor_bits;
 
 #[test]
 fn without_an_average_variables_may_be_left_out() {
@@ -93,10 +93,8 @@ fn groups_and_live_hyperparameters() {
     assert_eq!(metrics.learning_rate, 0.5);
     // 1 - 1 * 1 * 0.5 - 0.5; 1 - 1 * 0.5 * 0.25 - 0.25; 1 - 0.5.
     assert_eq!(parameters, [[0.0], [0.625], [0.5]]);
-    let momentum = |optimizer: &Lion, id| match optimizer.momentum(id) {
-        Some(Slice::F32(momentum)) => momentum[0],
-        _ => panic!("no momentum"),
-    };
+    let momentum =
+        |optimizer: &Lion, id| optimizer.momentum(id).and_then(|it| it.as_slice::<f32>()).expect("is f32")[0];
     assert_eq!(momentum(&optimizer, ids[1]), 4.0);
 
     optimizer.set_learning_rate(0.25).unwrap();
@@ -206,7 +204,7 @@ fn a_skipped_call_touches_nothing_else() {
     );
     assert_eq!((optimizer.iterations(), optimizer.dynamic_loss_scale()), (0, Some((4.0, 0))));
     let state = optimizer.view(a).unwrap();
-    assert_eq!((state.ema, slice_bits(state.momentum.unwrap())), (Some(&[0.0; 3][..]), vec![0; 3]));
+    assert_eq!((state.ema, tensor_bits(state.momentum.unwrap())), (Some(&[0.0; 3][..]), vec![0; 3]));
 
     let metrics = optimizer.apply(&mut [Update::new(a, &mut p[..], &[4.0_f32; 3][..])]).unwrap();
     assert_eq!((metrics.outcome, metrics.loss_scale), (Outcome::Updated, Some(4.0)));
@@ -270,7 +268,7 @@ fn stalled_parameters() {
     assert_eq!(optimizer.stalled(a, &values.map(bf16::from_f32)[..]).unwrap(), 0.0);
     assert!(optimizer.stalled(a, &values[..]).is_err());
     let none = optimizer.register("none", &[0], Dtype::BF16).unwrap();
-    assert_eq!(optimizer.stalled(none, SliceMut::BF16(&mut []).as_slice()).unwrap(), 0.0);
+    assert_eq!(optimizer.stalled(none, TensorRef::empty(Dtype::BF16)).unwrap(), 0.0);
 }
 
 #[test]

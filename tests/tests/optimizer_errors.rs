@@ -3,7 +3,7 @@
 use half::bf16;
 use lion::Error;
 use lion::prelude::*;
-use lion_tests::{bits, slice_bits};
+use lion_tests::{bits, tensor_bits};
 
 /// All that an optimizer holds, to see that nothing has changed.
 fn snapshot(optimizer: &Lion) -> String {
@@ -11,7 +11,7 @@ fn snapshot(optimizer: &Lion) -> String {
         .variables()
         .map(|variable| {
             let floats = |values: Option<&[f32]>| values.map(bits);
-            let momentum = variable.momentum.map(slice_bits);
+            let momentum = variable.momentum.map(tensor_bits);
             (variable.name.to_owned(), momentum, floats(variable.ema), floats(variable.accumulator))
         })
         .collect();

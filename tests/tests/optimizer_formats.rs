@@ -4,8 +4,8 @@ use half::{bf16, f16};
 use lion::Builder;
 use lion::prelude::*;
 use lion_kernels::Backend;
-use lion_kernels::reference::Pass;
-use lion_tests::{Rng, Sample, bits, for_each_triple, on_each_backend, ordinary, slice_bits, values};
+use lion_kernels::reference::Settings;
+use lion_tests::{Rng, Sample, bits, for_each_triple, on_each_backend, ordinary, tensor_bits, values};
 
 on_each_backend!(every_option_in_every_format, mixed_formats_in_one_call, the_order_of_updates_is_nothing);
 
@@ -79,16 +79,16 @@ impl Options {
         gradients: &[Vec<G>],
     ) {
         let window = self.accumulation.map_or(1, u64::from);
-        let mut pass = Pass {
+        let mut pass = Settings {
             learning_rate: 0.03,
             beta_1: 0.9,
             beta_2: 0.99,
             weight_decay: self.weight_decay.map(|it| it as f32),
-            unscale: self.scale.map(|it| it as f32),
+            loss_scale: self.scale.map(|it| it as f32),
             clip_value: self.clipvalue.map(|it| it as f32),
             ema_momentum: self.ema.map(|it| if call / window == 0 { 0.0 } else { it as f32 }),
             ema_overwrite: self.overwrite.is_some_and(|every| (call / window + 1).is_multiple_of(every)),
-            ..Pass::default()
+            ..Settings::default()
         };
         if !(call + 1).is_multiple_of(window) {
             for (model, gradient) in models.iter_mut().zip(gradients) {
@@ -121,7 +121,7 @@ impl Options {
 }
 
 fn rounded<T: Sample>(value: T) -> bf16 {
-    <bf16 as lion_kernels::reference::Number>::round(value.widen())
+    <bf16 as lion_kernels::reference::Float>::round(value.widen())
 }
 
 fn every_option_in_every_format(backend: Backend) {
@@ -170,10 +170,10 @@ fn every_option_in_every_format(backend: Backend) {
                 let mut copies: Vec<_> = lengths.iter().map(|&len| vec![bf16::NAN; len]).collect();
                 let mut updates = Vec::new();
                 for (((i, id), parameter), copy) in ids.iter().enumerate().zip(&mut found).zip(&mut copies) {
-                    let gradient = G::slice(&gradients[i]);
-                    let mut update = Update::new(*id, P::slice_mut(parameter), gradient);
+                    let gradient = &gradients[i];
+                    let mut update = Update::new(*id, parameter, gradient);
                     if call % 2 == 1 {
-                        update = update.source(P::slice(&sources[i]));
+                        update = update.source(&sources[i]);
                     }
                     updates.push(update.copy(&mut copy[..]));
                 }
@@ -188,7 +188,7 @@ fn every_option_in_every_format(backend: Backend) {
                     );
                     let state = optimizer.view(ids[i]).unwrap();
                     assert_eq!(bits(&found[i]), bits(&model.parameter), "{what}: parameter");
-                    assert_eq!(slice_bits(state.momentum.unwrap()), bits(&model.momentum), "{what}");
+                    assert_eq!(tensor_bits(state.momentum.unwrap()), bits(&model.momentum), "{what}");
                     assert_eq!(bits(&copies[i]), bits(&model.copy), "{what}: copy");
                     assert_eq!(state.ema.is_some(), options.ema.is_some());
                     assert_eq!(state.accumulator.is_some(), options.accumulation.is_some());
@@ -216,8 +216,13 @@ fn mixed_formats_in_one_call(backend: Backend) {
         (ordinary::<f32>(&mut rng, 50), ordinary::<bf16>(&mut rng, 50), ordinary::<f16>(&mut rng, 50));
     let (mut p_model, mut q_model, mut r_model) = (p.clone(), q.clone(), r.clone());
     let (mut p_momentum, mut q_momentum, mut r_momentum) = ([0.0_f32; 50], [0.0_f32; 50], [f16::ZERO; 50]);
-    let pass =
-        Pass { learning_rate: 0.03, beta_1: 0.9, beta_2: 0.99, clip_value: Some(0.2), ..Pass::default() };
+    let pass = Settings {
+        learning_rate: 0.03,
+        beta_1: 0.9,
+        beta_2: 0.99,
+        clip_value: Some(0.2),
+        ..Settings::default()
+    };
     for _ in 0..4 {
         let g: Vec<bf16> = ordinary(&mut rng, 50);
         let h: Vec<f16> = ordinary(&mut rng, 50);
@@ -229,7 +234,7 @@ fn mixed_formats_in_one_call(backend: Backend) {
         pass.step(&mut r_model, &g, &mut r_momentum, None, None, None::<&mut [f32]>);
     }
     assert_eq!((bits(&p), bits(&q), bits(&r)), (bits(&p_model), bits(&q_model), bits(&r_model)));
-    let momentum = |id| slice_bits(optimizer.momentum(id).unwrap());
+    let momentum = |id| tensor_bits(optimizer.momentum(id).unwrap());
     assert_eq!((momentum(a), momentum(b)), (bits(&p_momentum), bits(&q_momentum)));
     assert_eq!(momentum(c), bits(&r_momentum));
 }

@@ -1,8 +1,9 @@
 //! The passes beside the step, of every backend, against the reference, by bits.
 
 use half::{bf16, f16};
-use lion_kernels::reference::Pass;
-use lion_kernels::{Backend, Gradient, accumulate, average};
+use lion_kernels::reference::Settings;
+use lion_kernels::{Backend, GradientTransform};
+use lion_tests::alone::{accumulate, update_ema};
 use lion_tests::{Case, Rng, Sample, on_each_backend, values};
 
 on_each_backend!(accumulation, moving_average, division_by_every_power_of_two);
@@ -15,7 +16,7 @@ fn accumulation(backend: Backend) {
         let mut rng = Rng::with_seed(0x51);
         for len in LENGTHS {
             for unscale in [None, Some(3.0), Some(1024.0), Some(0.0), Some(f32::INFINITY)] {
-                let pass = Pass { unscale, ..Pass::default() };
+                let pass = Settings { loss_scale: unscale, ..Settings::default() };
                 let case = Case::<f32, G, f32>::new(&mut rng, pass, None, len);
                 case.check_accumulate(|settings, sums, gradient| {
                     accumulate(backend, settings, sums, gradient)
@@ -33,9 +34,9 @@ fn moving_average(backend: Backend) {
         let mut rng = Rng::with_seed(0x52);
         for len in LENGTHS {
             for (momentum, ema_overwrite) in [(0.99, false), (0.0, false), (0.9, true)] {
-                let pass = Pass { ema_momentum: Some(momentum), ema_overwrite, ..Pass::default() };
+                let pass = Settings { ema_momentum: Some(momentum), ema_overwrite, ..Settings::default() };
                 let case = Case::<P, f32, f32>::new(&mut rng, pass, None, len);
-                case.check_average(|ema, averages, parameter| average(backend, ema, averages, parameter));
+                case.check_average(|ema, averages, parameter| update_ema(backend, ema, averages, parameter));
             }
         }
     }
@@ -53,7 +54,7 @@ fn division_by_every_power_of_two(backend: Backend) {
             let mut gradient: Vec<f32> = values(&mut rng, 499);
             // The largest subnormal number's reciprocal is nearly exact, and not so for this one.
             gradient.push(12_582_911.0 * 2.0_f32.powi(-60));
-            let settings = Gradient::new().unscale(neighbour).expect("valid");
+            let settings = GradientTransform::new().loss_scale(neighbour).expect("valid");
             // The negative zero, which alone leaves every quotient as it is.
             let mut quotients = vec![-0.0_f32; gradient.len()];
             accumulate(backend, &settings, &mut quotients, &gradient).expect("a pass");

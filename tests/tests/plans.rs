@@ -1,9 +1,9 @@
 //! The optimizer under any plan: the same bits on every backend, number of threads and chunk, in any order of updates.
 
 use lion::prelude::*;
-use lion::{Plan, Prefetch, SliceMut, Values};
+use lion::{Plan, Prefetch, TensorBuf};
 use lion_kernels::Backend;
-use lion_tests::{Rng, Sample, on_each_backend, slice_bits, values};
+use lion_tests::{Rng, Sample, on_each_backend, tensor_bits, values, with_sample};
 use rayon::ThreadPoolBuilder;
 
 on_each_backend!(every_plan_gives_the_same_bits);
@@ -13,11 +13,11 @@ const CALLS: usize = 5;
 /// Variables of every format, some longer than a piece of work, with their gradients in each call.
 struct Run {
     shapes: Vec<(Dtype, usize)>,
-    parameters: Vec<Values>,
-    gradients: Vec<Vec<Option<Values>>>,
+    parameters: Vec<TensorBuf>,
+    gradients: Vec<Vec<Option<TensorBuf>>>,
 }
 
-fn random(rng: &mut Rng, dtype: Dtype, len: usize) -> Values {
+fn random(rng: &mut Rng, dtype: Dtype, len: usize) -> TensorBuf {
     fn fill<T: Sample>(rng: &mut Rng, elements: &mut [T]) {
         // Finite, so that a norm does not make all of them NaN.
         let some = values::<T>(rng, 500);
@@ -26,12 +26,8 @@ fn random(rng: &mut Rng, dtype: Dtype, len: usize) -> Values {
             *to = *from;
         }
     }
-    let mut values = Values::zeroed(dtype, len).expect("memory");
-    match values.as_slice_mut() {
-        SliceMut::F32(elements) => fill(rng, elements),
-        SliceMut::F16(elements) => fill(rng, elements),
-        SliceMut::BF16(elements) => fill(rng, elements),
-    }
+    let mut values = TensorBuf::zeroed(dtype, len).expect("memory");
+    with_sample!(dtype, T => fill(rng, values.to_mut().as_slice_mut::<T>().expect("its dtype")));
     values
 }
 
@@ -66,12 +62,12 @@ impl Run {
             let mut updates = Vec::new();
             let tensors = parameters.iter_mut().zip(&mut copies).zip(gradients).zip(&ids);
             for (((parameter, copy), gradient), &id) in tensors {
-                let parameter = parameter.as_slice_mut();
+                let parameter = parameter.to_mut();
                 let update = match gradient {
-                    Some(gradient) => Update::new(id, parameter, gradient.as_slice()),
+                    Some(gradient) => Update::new(id, parameter, gradient.to_ref()),
                     None => Update::without_gradient(id, parameter),
                 };
-                updates.push(update.copy(copy.as_slice_mut()));
+                updates.push(update.copy(copy.to_mut()));
             }
             rng.shuffle(&mut updates);
             let metrics = optimizer.apply(&mut updates).expect("valid");
@@ -80,11 +76,11 @@ impl Run {
                 metrics.non_finite.unwrap_or(0) as u32,
             ]);
         }
-        found.extend(parameters.iter().chain(&copies).map(|values| slice_bits(values.as_slice())));
+        found.extend(parameters.iter().chain(&copies).map(|values| tensor_bits(values.to_ref())));
         for variable in optimizer.variables() {
-            found.extend(variable.momentum.map(slice_bits));
+            found.extend(variable.momentum.map(tensor_bits));
             let single = [variable.ema, variable.accumulator].into_iter().flatten();
-            found.extend(single.map(|values| slice_bits(values.into())));
+            found.extend(single.map(|values| tensor_bits(values.into())));
         }
         found
     }
@@ -106,14 +102,17 @@ fn every_plan_gives_the_same_bits(backend: Backend) {
     let mut rng = Rng::with_seed(0x77);
     let run = Run::new(&mut rng);
     for (index, builder) in builders().into_iter().enumerate() {
-        let alone = Plan::new(Backend::Scalar).parallel_from(usize::MAX);
+        let alone = Plan::new(Backend::Scalar).parallel_threshold(usize::MAX);
         let expected = run.apply(builder.clone(), alone, &mut rng);
         for threads in [1, 2, 3, 8] {
             let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
             for chunk in [0, 4096, 10_000, 32_768, 1 << 20] {
                 let prefetch = [Prefetch::Auto, Prefetch::On, Prefetch::Off][rng.usize(..3)];
-                let plan =
-                    Plan::new(backend).chunk(chunk).threads(threads).parallel_from(0).prefetch(prefetch);
+                let plan = Plan::new(backend)
+                    .chunk_elements(chunk)
+                    .threads(threads)
+                    .parallel_threshold(0)
+                    .prefetch(prefetch);
                 let found = pool.install(|| run.apply(builder.clone(), plan, &mut rng));
                 assert!(found == expected, "options {index}, {plan:?}");
             }

@@ -84,7 +84,7 @@ fn a_profile_is_read_as_it_was_written() {
     let profile = Profile::from_str(&text).expect("it fits");
     for index in 0..8 {
         let plan = profile.plan(Operation::Step, F32, class(index).bytes());
-        assert_eq!(plan.chunk, 4096 * (index + 1), "{}", class(index));
+        assert_eq!(plan.chunk_elements, 4096 * (index + 1), "{}", class(index));
     }
     assert_eq!(profile.source(), &Source::Api);
     assert!(profile.warnings().is_empty());
@@ -138,7 +138,10 @@ fn variables_replace_parts_of_every_plan() {
     let profile = Profile::found_in(&environment, &Machine::detect());
     assert_eq!(profile.source(), &Source::User(places.user.clone()));
     let plan = profile.plan(Operation::Step, F32, 1 << 24);
-    assert_eq!((plan.backend, plan.threads.map(usize::from), plan.chunk), (Backend::Scalar, Some(5), 8192));
+    assert_eq!(
+        (plan.backend, plan.threads.map(usize::from), plan.chunk_elements),
+        (Backend::Scalar, Some(5), 8192)
+    );
 
     let wrong = Environment {
         isa: Some("mmx".into()),
@@ -275,7 +278,7 @@ fn two_writers_leave_one_of_two_profiles() {
 
 #[test]
 fn fixed_plans_hold_for_everything() {
-    let plan = Plan::new(Backend::Scalar).threads(2).chunk(8192).prefetch(Prefetch::Off);
+    let plan = Plan::new(Backend::Scalar).threads(2).chunk_elements(8192).prefetch(Prefetch::Off);
     let profile = Profile::fixed(plan);
     for bytes in [0, 1, 1 << 20, usize::MAX] {
         assert_eq!(*profile.plan(Operation::Convert, Dtypes::all(Dtype::F16), bytes), plan);
@@ -290,7 +293,7 @@ fn fixed_plans_hold_for_everything() {
     let written = serde_json::json!({
         "backend": "scalar", "threads": 2, "chunk": 8192, "parallel_from": 0, "prefetch": "off",
     });
-    assert_eq!(finding(written).plan, plan.parallel_from(0));
+    assert_eq!(finding(written).plan, plan.parallel_threshold(0));
 }
 
 proptest! {
@@ -304,7 +307,7 @@ proptest! {
         let changed = format!("{}{bytes}{}", &text[..at], &text[end..]);
         if let Ok(document) = Document::parse(&changed) {
             for (_, plan) in document.plans().expect("checked") {
-                prop_assert!(plan.backend.is_available() && plan.chunk >= 4096 && plan.chunk <= 1 << 30);
+                prop_assert!(plan.backend.is_available() && plan.chunk_elements >= 4096 && plan.chunk_elements <= 1 << 30);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Restoring: an optimizer takes a checkpoint of its own kind, and nothing of any other.
 
 use lion::state::{Checkpoint, DynamicState, Tensor, VariableState};
-use lion::{Dtype, Lion, Slice, Update, Values, VariableOptions};
+use lion::{Dtype, Lion, TensorBuf, TensorRef, Update, VariableOptions};
 
 fn optimizer() -> Lion {
     let mut optimizer = Lion::builder().ema(0.9).gradient_accumulation_steps(2).build().expect("valid");
@@ -41,7 +41,7 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
     let values = [1.0_f32, 2.0, 3.0];
     let good = || {
         let variable = |name| {
-            let tensor = || Some(Tensor::Borrowed(Slice::from(&values[..2])));
+            let tensor = || Some(Tensor::Borrowed(TensorRef::from(&values[..2])));
             let (momentum, ema, accumulator) = (tensor(), tensor(), tensor());
             VariableState { momentum, ema, accumulator, ..VariableState::new(name, &[2]) }
         };
@@ -72,7 +72,7 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
     );
     refused(
         &|it| {
-            let values = Values::zeroed(Dtype::F16, 2).expect("memory");
+            let values = TensorBuf::zeroed(Dtype::F16, 2).expect("memory");
             it.variables[0].parameter = Some(Tensor::Owned(values));
         },
         "param/a: is f16, and must be f32",

@@ -11,12 +11,13 @@ use lion::schedule::{
     PolynomialDecay,
 };
 use lion::state::{Checkpoint, Tensor};
-use lion::{Config, Hyperparameter, Lion, Slice, Values, VariableId};
+use lion::{Config, Hyperparameter, Lion, TensorBuf, VariableId};
 use lion_kernels::Backend;
 use lion_tests::bits;
 use lion_tests::model::{Clip, Rule};
 use lion_tests::safetensors::tensors;
-use lion_tests::scenario::{Scenario, widened};
+use lion_tests::scenario::Scenario;
+use lion_tests::widened;
 use proptest::prelude::*;
 use tempfile::tempdir;
 
@@ -25,10 +26,10 @@ fn record(scenario: &Scenario, range: Range<usize>, path: &Path) {
     let mut all = Vec::new();
     for (index, variable) in scenario.variables.iter().enumerate() {
         let (name, shape) = (&variable.name, variable.shape.as_slice());
-        all.push((format!("param/{name}"), shape, variable.values.as_slice()));
+        all.push((format!("param/{name}"), shape, variable.values.to_ref()));
         for (step, call) in range.clone().enumerate() {
             if let Some(gradient) = &scenario.gradients[call][index] {
-                all.push((format!("grad/{step}/{name}"), shape, gradient.as_slice()));
+                all.push((format!("grad/{step}/{name}"), shape, gradient.to_ref()));
             }
         }
     }
@@ -39,7 +40,7 @@ fn record(scenario: &Scenario, range: Range<usize>, path: &Path) {
 struct Training {
     optimizer: Lion,
     ids: Vec<VariableId>,
-    parameters: Vec<Values>,
+    parameters: Vec<TensorBuf>,
 }
 
 impl Training {
@@ -59,7 +60,7 @@ impl Training {
     fn checkpoint(&self) -> Checkpoint<'_> {
         let mut checkpoint = self.optimizer.checkpoint();
         for (variable, parameter) in checkpoint.variables.iter_mut().zip(&self.parameters) {
-            variable.parameter = Some(Tensor::from(parameter.as_slice()));
+            variable.parameter = Some(Tensor::from(parameter.to_ref()));
         }
         checkpoint
     }
@@ -109,14 +110,9 @@ fn config(scenario: &Scenario, which: u8) -> Config {
 }
 
 /// A part of a tensor.
-fn part(values: &Values, range: Range<usize>) -> Values {
-    let mut made = Values::zeroed(values.dtype(), range.len()).expect("memory");
-    match (made.as_slice_mut(), values.as_slice().get(range).expect("within")) {
-        (lion::SliceMut::F32(to), Slice::F32(from)) => to.copy_from_slice(from),
-        (lion::SliceMut::F16(to), Slice::F16(from)) => to.copy_from_slice(from),
-        (lion::SliceMut::BF16(to), Slice::BF16(from)) => to.copy_from_slice(from),
-        _ => unreachable!("one format"),
-    }
+fn part(values: &TensorBuf, range: Range<usize>) -> TensorBuf {
+    let mut made = TensorBuf::zeroed(values.dtype(), range.len()).expect("memory");
+    assert!(made.to_mut().copy_from(values.to_ref().range(range).expect("within")), "one format");
     made
 }
 
@@ -165,7 +161,7 @@ fn sections(training: &Training) -> [Vec<u32>; 4] {
     for variable in &checkpoint.variables {
         let tensors = [&variable.parameter, &variable.momentum, &variable.ema, &variable.accumulator];
         for (bits_of, tensor) in all.iter_mut().zip(tensors) {
-            bits_of.extend(tensor.iter().flat_map(|tensor| bits(&widened(tensor.as_slice()))));
+            bits_of.extend(tensor.iter().flat_map(|tensor| bits(&widened(tensor.to_ref()))));
         }
     }
     all

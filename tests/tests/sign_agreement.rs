@@ -1,9 +1,10 @@
 //! The share of a gradient's elements that the next step follows, against a plain loop.
 
 use half::{bf16, f16};
-use lion::SliceMut;
+use lion::TensorMut;
 use lion::prelude::*;
-use lion_tests::{Rng, values};
+use lion_kernels::reference::Float;
+use lion_tests::{Rng, values, with_sample};
 
 const SPECIAL: [f32; 9] = [0.0, -0.0, 1e-45, -1e-45, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3.0, -3.0];
 
@@ -18,22 +19,13 @@ fn pairs() -> (Vec<f32>, Vec<f32>) {
 }
 
 /// Puts the values in the momentum, and gives them as they are stored.
-fn store(values: &[f32], momentum: Option<SliceMut<'_>>) -> Vec<f32> {
-    match momentum {
-        Some(SliceMut::F32(places)) => {
-            places.copy_from_slice(values);
-            values.to_vec()
-        }
-        Some(SliceMut::F16(places)) => {
-            places.iter_mut().zip(values).for_each(|(place, m)| *place = f16::from_f32(*m));
-            places.iter().map(|m| m.to_f32()).collect()
-        }
-        Some(SliceMut::BF16(places)) => {
-            places.iter_mut().zip(values).for_each(|(place, m)| *place = bf16::from_f32(*m));
-            places.iter().map(|m| m.to_f32()).collect()
-        }
-        None => panic!("no momentum"),
-    }
+fn store(values: &[f32], momentum: Option<TensorMut<'_>>) -> Vec<f32> {
+    let mut momentum = momentum.expect("a momentum");
+    with_sample!(momentum.dtype(), T => {
+        let places = momentum.as_slice_mut::<T>().expect("its dtype");
+        places.iter_mut().zip(values).for_each(|(place, m)| *place = T::round(*m));
+        places.iter().map(|m| m.widen()).collect()
+    })
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The statistics of every backend against the reference, by bits, whole and in chunks.
 
 use half::{bf16, f16};
-use lion_kernels::reference::Pass;
-use lion_kernels::{BLOCK, Backend, Gradient, Statistics, block_statistics, statistics};
+use lion_kernels::reference::Settings;
+use lion_kernels::{BLOCK, Backend, GradientStatistics, GradientTransform};
+use lion_tests::alone::block_statistics;
 use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
 
 on_each_backend!(
@@ -13,21 +14,21 @@ on_each_backend!(
     non_finite_elements_are_counted
 );
 
-fn of_reference<G: Sample>(pass: &Pass, gradient: &[G], sums: Option<&[f32]>) -> Statistics {
-    let (sum_of_squares, non_finite, largest) = pass.statistics(gradient, sums);
-    Statistics { sum_of_squares, non_finite, largest }
+fn of_reference<G: Sample>(pass: &Settings, gradient: &[G], sums: Option<&[f32]>) -> GradientStatistics {
+    let (sum_of_squares, non_finite, max_abs) = pass.statistics(gradient, sums);
+    GradientStatistics { sum_of_squares, non_finite, max_abs }
 }
 
 #[track_caller]
-fn assert_same(found: Statistics, expected: Statistics, what: &str) {
-    let bits = |s: Statistics| {
+fn assert_same(found: GradientStatistics, expected: GradientStatistics, what: &str) {
+    let bits = |s: GradientStatistics| {
         let sum = if s.sum_of_squares.is_nan() { f64::NAN } else { s.sum_of_squares };
-        (sum.to_bits(), s.non_finite, s.largest.to_bits())
+        (sum.to_bits(), s.non_finite, s.max_abs.to_bits())
     };
     assert!(bits(found) == bits(expected), "{what}: found {found:?}, expected {expected:?}");
 }
 
-/// Values without NaN and infinities, which would hide every other difference in the sum.
+/// TensorBuf without NaN and infinities, which would hide every other difference in the sum.
 fn finite<G: Sample>(rng: &mut Rng, len: usize) -> Vec<G> {
     let mut all = values::<G>(rng, len);
     for value in &mut all {
@@ -48,9 +49,10 @@ fn every_length(backend: Backend) {
         let mut rng = Rng::with_seed(0x61);
         for len in lengths() {
             for gradient in [finite::<G>(&mut rng, len), values::<G>(&mut rng, len)] {
-                let expected = of_reference(&Pass::default(), &gradient, None);
+                let expected = of_reference(&Settings::default(), &gradient, None);
                 let gradient = Guarded::new(&gradient, rng.usize(..32));
-                let found = statistics(backend, &Gradient::new(), G::slice(gradient.tensor()), None);
+                let found =
+                    GradientStatistics::measure(backend, &GradientTransform::new(), gradient.tensor(), None);
                 assert_same(
                     found.expect("statistics"),
                     expected,
@@ -68,9 +70,11 @@ fn unscaled_and_averaged(backend: Backend) {
     let mut rng = Rng::with_seed(0x62);
     for len in lengths() {
         let (gradient, sums) = (finite::<bf16>(&mut rng, len), finite::<f32>(&mut rng, len));
-        let pass = Pass { unscale: Some(7.0), accumulation_steps: Some(3), ..Pass::default() };
-        let settings = Gradient::new().unscale(7.0).and_then(|it| it.accumulated(3)).expect("valid");
-        let found = statistics(backend, &settings, &gradient, Some(&sums)).expect("statistics");
+        let pass = Settings { loss_scale: Some(7.0), accumulation_steps: Some(3), ..Settings::default() };
+        let settings =
+            GradientTransform::new().loss_scale(7.0).and_then(|it| it.average_over(3)).expect("valid");
+        let found =
+            GradientStatistics::measure(backend, &settings, &gradient, Some(&sums)).expect("statistics");
         assert_same(found, of_reference(&pass, &gradient, Some(&sums)), &format!("{len} elements"));
     }
 }
@@ -82,13 +86,18 @@ fn unscaled_by_zero_and_infinity(backend: Backend) {
         let zeros = finite::<f32>(&mut rng, len);
         let none: Vec<f32> = zeros.iter().map(|&value| if value == 0.0 { 1.0 } else { value }).collect();
         for (gradient, unscale) in [(&none, 0.0), (&zeros, 0.0), (&none, f32::INFINITY)] {
-            let pass = Pass { unscale: Some(unscale), ..Pass::default() };
-            let settings = Gradient::new().unscale(unscale).expect("valid");
-            let found = statistics(backend, &settings, gradient, None).expect("statistics");
+            let pass = Settings { loss_scale: Some(unscale), ..Settings::default() };
+            let settings = GradientTransform::new().loss_scale(unscale).expect("valid");
+            let found = GradientStatistics::measure(backend, &settings, gradient, None).expect("statistics");
             let what = format!("{len} elements over {unscale}");
             assert_same(found, of_reference(&pass, gradient, None), &what);
         }
-        let infinite = statistics(backend, &Gradient::new().unscale(0.0).expect("valid"), &none, None);
+        let infinite = GradientStatistics::measure(
+            backend,
+            &GradientTransform::new().loss_scale(0.0).expect("valid"),
+            &none,
+            None,
+        );
         assert_eq!(infinite.expect("statistics").sum_of_squares, if len == 0 { 0.0 } else { f64::INFINITY });
     }
 }
@@ -96,15 +105,16 @@ fn unscaled_by_zero_and_infinity(backend: Backend) {
 fn every_split_into_chunks(backend: Backend) {
     let mut rng = Rng::with_seed(0x63);
     let gradient = finite::<f32>(&mut rng, 9 * BLOCK + 777);
-    let whole = statistics(backend, &Gradient::new(), &gradient, None).expect("statistics");
+    let whole =
+        GradientStatistics::measure(backend, &GradientTransform::new(), &gradient, None).expect("statistics");
     for chunk in 1..=10 {
-        let mut blocks = vec![Statistics::default(); gradient.len().div_ceil(BLOCK)];
+        let mut blocks = vec![GradientStatistics::default(); gradient.len().div_ceil(BLOCK)];
         // From the last chunk to the first: the order of the work is nobody's business.
         let chunks = gradient.chunks(chunk * BLOCK).zip(blocks.chunks_mut(chunk));
         for (part, places) in chunks.collect::<Vec<_>>().into_iter().rev() {
-            block_statistics(backend, &Gradient::new(), part, None, places).expect("statistics");
+            block_statistics(backend, &GradientTransform::new(), part, None, places).expect("statistics");
         }
-        assert_same(Statistics::of_blocks(&blocks), whole, &format!("chunks of {chunk} blocks"));
+        assert_same(GradientStatistics::from_blocks(&blocks), whole, &format!("chunks of {chunk} blocks"));
     }
 }
 
@@ -113,8 +123,9 @@ fn non_finite_elements_are_counted(backend: Backend) {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut gradient = vec![2.0; 70];
             gradient[place] = bad;
-            let found = statistics(backend, &Gradient::new(), &gradient, None).expect("statistics");
-            assert_eq!((found.non_finite, found.largest), (1, 2.0));
+            let found = GradientStatistics::measure(backend, &GradientTransform::new(), &gradient, None)
+                .expect("statistics");
+            assert_eq!((found.non_finite, found.max_abs), (1, 2.0));
             assert!(!found.sum_of_squares.is_finite());
         }
     }

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use lion::tensor_file::{self, Entry, TensorFile};
-use lion::{Slice, Values};
+use lion::{TensorBuf, TensorRef};
 use lion_tests::safetensors::{file, zeros};
+use lion_tests::{Sample, with_sample};
 use tempfile::{TempDir, tempdir};
 
 struct Folder(TempDir);
@@ -43,12 +44,10 @@ fn read_all(file: &TensorFile) -> usize {
     bytes
 }
 
-fn bits(values: Slice<'_>) -> Vec<u32> {
-    match values {
-        Slice::F32(values) => values.iter().map(|x| x.to_bits()).collect(),
-        Slice::F16(values) => values.iter().map(|x| x.to_bits().into()).collect(),
-        Slice::BF16(values) => values.iter().map(|x| x.to_bits().into()).collect(),
-    }
+fn bits(values: TensorRef<'_>) -> Vec<u32> {
+    with_sample!(values.dtype(), T => {
+        values.as_slice::<T>().expect("its dtype").iter().map(|x| x.low_bits()).collect()
+    })
 }
 
 #[test]
@@ -77,9 +76,9 @@ fn what_is_written_is_read() {
     for entry in &entries {
         let tensor = read.find(entry.name).expect("there");
         assert_eq!(tensor.shape(), entry.shape);
-        let values: Values = read.read_values(tensor).expect("read");
+        let values: TensorBuf = read.read_values(tensor).expect("read");
         assert_eq!(values.dtype(), entry.values.dtype());
-        assert_eq!(bits(values.as_slice()), bits(entry.values), "{}", entry.name);
+        assert_eq!(bits(values.to_ref()), bits(entry.values), "{}", entry.name);
     }
     assert_eq!(read.find("b"), None);
     let mut short = [0.0_f32; 5];

@@ -203,8 +203,8 @@ fn the_threshold_is_where_threads_begin_to_pay() {
         let case = Case { bytes, operation: Operation::Step, dtypes: Dtypes::all(Dtype::F32) };
         rig.truth(&case, &plan)
     };
-    let threshold = plan.parallel_from;
+    let threshold = plan.parallel_threshold;
     assert!(threshold > 0, "{plan:?}");
-    let ratio = at(threshold, plan.parallel_from(0)) / at(threshold, plan.threads(1));
+    let ratio = at(threshold, plan.parallel_threshold(0)) / at(threshold, plan.threads(1));
     assert!((0.8..1.1).contains(&ratio), "{ratio} at {threshold}");
 }

@@ -1,0 +1,66 @@
+//! One pass on one thread and one backend: a task, made and run.
+
+use lion_kernels::{
+    Backend, Ema, Error, GradientStatistics, GradientTransform, LionStep, StepTensors, Task, TensorMut,
+    TensorRef,
+};
+
+/// A step.
+///
+/// # Errors
+/// As [`Task::step`] and [`Task::run`].
+pub fn apply(step: LionStep, backend: Backend, tensors: StepTensors<'_>) -> Result<(), Error> {
+    Task::step(step, tensors)?.run(backend)
+}
+
+/// The gradient added to the accumulator.
+///
+/// # Errors
+/// As [`Task::accumulate`] and [`Task::run`].
+pub fn accumulate<'a>(
+    backend: Backend,
+    transform: &GradientTransform,
+    accumulator: &'a mut [f32],
+    gradient: impl Into<TensorRef<'a>>,
+) -> Result<(), Error> {
+    Task::accumulate(transform, accumulator, gradient)?.run(backend)
+}
+
+/// The moving average of the parameter.
+///
+/// # Errors
+/// As [`Task::update_ema`] and [`Task::run`].
+pub fn update_ema<'a>(
+    backend: Backend,
+    ema: &Ema,
+    average: &'a mut [f32],
+    parameter: impl Into<TensorMut<'a>>,
+) -> Result<(), Error> {
+    Task::update_ema(ema, average, parameter)?.run(backend)
+}
+
+/// A conversion.
+///
+/// # Errors
+/// As [`Task::convert`] and [`Task::run`].
+pub fn convert<'a>(
+    backend: Backend,
+    source: impl Into<TensorRef<'a>>,
+    copy: impl Into<TensorMut<'a>>,
+) -> Result<(), Error> {
+    Task::convert(source, copy)?.run(backend)
+}
+
+/// The statistics of each block.
+///
+/// # Errors
+/// As [`Task::statistics`] and [`Task::run`].
+pub fn block_statistics<'a>(
+    backend: Backend,
+    transform: &GradientTransform,
+    gradient: impl Into<TensorRef<'a>>,
+    accumulator: Option<&'a [f32]>,
+    blocks: &'a mut [GradientStatistics],
+) -> Result<(), Error> {
+    Task::statistics(transform, gradient, accumulator, blocks)?.run(backend)
+}
