@@ -62,8 +62,8 @@ impl Stream {
     /// Entries of the stream of `len` elements.
     #[inline(always)]
     pub(crate) const fn entries(self, len: usize) -> usize {
-        // A division takes longer than a small pass can spare.
-        if self.per == 1 { len } else { len.div_ceil(self.per) }
+        // `per` is a power of two: a division takes longer than a small pass can spare.
+        (len >> self.per.trailing_zeros()) + (len & (self.per - 1) != 0) as usize
     }
 }
 
