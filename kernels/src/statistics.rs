@@ -25,7 +25,11 @@ pub struct GradientStatistics {
 impl GradientStatistics {
     /// The statistics of consecutive blocks, from those of each.
     pub fn from_blocks(blocks: &[GradientStatistics]) -> Self {
-        with_ieee_state(|| blocks.iter().fold(Self::default(), |all, block| all.followed_by(block)))
+        match blocks {
+            // Most tensors are one block: of one term there is no arithmetic to do.
+            [block] => *block,
+            _ => with_ieee_state(|| blocks.iter().fold(Self::default(), |all, block| all.followed_by(block))),
+        }
     }
 
     /// The L2 norm. The sum is rounded to f32 before its root is taken, so that the norm is infinite if Keras's is.

@@ -34,7 +34,7 @@ impl Window {
 pub(crate) fn accumulate_max(accumulator: &mut [f32], gradient: TensorRef<'_>) {
     let mut rest = accumulator;
     for_each_part(gradient, 1, |values| {
-        let (part, after) = std::mem::take(&mut rest).split_at_mut_checked(values.len()).unwrap_or_default();
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(values.len());
         for (largest, &value) in part.iter_mut().zip(values) {
             // A NaN on the left stays, since no comparison with it holds.
             if value > *largest || value.is_nan() {

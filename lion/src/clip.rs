@@ -27,15 +27,21 @@ impl Clipping {
         }
     }
 
-    /// The clip of a tensor with these statistics, in a call whose tensors have those. Norms are used whether they
-    /// exceed the limit or not: Keras's arithmetic rounds in either case.
-    pub(crate) fn of(self, tensor: &GradientStatistics, all: &GradientStatistics) -> Option<Clip> {
+    /// The clip that all tensors of a call have in common, as far as it is known; `norm` is their joint norm. It is used
+    /// whether it exceeds the limit or not: Keras's arithmetic rounds in either case.
+    fn joint(self, norm: Option<f32>) -> Option<Clip> {
         match self {
-            Clipping::Off => None,
-            Clipping::Norm(limit) => Some(Clip::Norm { limit, norm: tensor.norm() }),
-            Clipping::Global(limit) => Some(Clip::global_norm(limit, all.norm())),
+            Clipping::Off | Clipping::Norm(_) => None,
+            Clipping::Global(limit) => norm.map(|norm| Clip::global_norm(limit, norm)),
             Clipping::Value(limit) => Some(Clip::Value(limit)),
         }
+    }
+
+    /// The clip of a tensor of its own, where it has one; the statistics are the tensor's.
+    pub(crate) fn own(self, tensor: Option<&GradientStatistics>) -> Option<Clip> {
+        let Clipping::Norm(limit) = self else { return None };
+        let tensor = tensor.expect("a call that clips each tensor by its norm has measured them");
+        Some(Clip::Norm { limit, norm: tensor.norm() })
     }
 }
 
@@ -43,7 +49,11 @@ impl Clipping {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Found {
     /// Of all gradients that take part in clipping, unscaled and averaged, in the order of registration.
-    pub(crate) all: GradientStatistics,
+    all: GradientStatistics,
+    /// The joint norm of those, when all have been added.
+    norm: f32,
+    /// What clips all of them alike.
+    pub(crate) clip: Option<Clip>,
     /// Elements that are not finite, of all gradients that were looked at.
     pub(crate) non_finite: u64,
     /// The squares of each tensor's norm after it was clipped on its own.
@@ -61,6 +71,11 @@ pub(crate) struct Norms {
 }
 
 impl Found {
+    /// Of a call that has not looked at its gradients.
+    pub(crate) fn before(clipping: Clipping) -> Self {
+        Found { clip: clipping.joint(None), ..Found::default() }
+    }
+
     /// Adds the next gradient that takes part in clipping.
     pub(crate) fn add(&mut self, clipping: Clipping, tensor: &GradientStatistics) {
         self.all = self.all.merge(tensor);
@@ -74,16 +89,22 @@ impl Found {
         }
     }
 
+    /// When all have been added.
+    pub(crate) fn finish(&mut self, clipping: Clipping) {
+        self.norm = self.all.norm();
+        self.clip = clipping.joint(Some(self.norm));
+    }
+
     /// For a call whose gradients were all measured.
     pub(crate) fn norms(&self, clipping: Clipping) -> Norms {
-        let norm = self.all.norm();
+        let norm = self.norm;
         let (after, clipped) = match clipping {
             Clipping::Off => (Some(norm), Some(false)),
             Clipping::Norm(_) => (Some((self.clipped_squares as f32).sqrt()), Some(self.clipped_one)),
             Clipping::Global(limit) => {
                 let within = f64::from(norm) <= limit;
-                let after = match Clip::global_norm(limit, norm) {
-                    Clip::Factor(factor) => Some(norm * factor),
+                let after = match self.clip {
+                    Some(Clip::Factor(factor)) => Some(norm * factor),
                     _ => None,
                 };
                 (after, Some(!within))

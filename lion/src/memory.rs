@@ -78,15 +78,18 @@ pub(crate) struct StatesMut<'a> {
 impl<'a> StatesMut<'a> {
     /// The state of the variable that comes after `skipped` others, which this is.
     #[inline]
-    pub(crate) fn nth(&mut self, skipped: usize, variable: &Variable) -> Option<StateMut<'a>> {
-        let momentum = self.momentum.nth(skipped)?;
-        let (ema, accumulator) = (self.ema.nth(skipped)?, self.accumulator.nth(skipped)?);
-        let single =
-            |wanted: bool, tensor: TensorMut<'a>| if wanted { tensor.into_slice::<f32>() } else { None };
-        Some(StateMut {
+    pub(crate) fn nth(&mut self, skipped: usize, variable: &Variable) -> StateMut<'a> {
+        let next = |arena: &mut TensorsMut<'a>| {
+            arena.nth(skipped).expect("each variable has a tensor in each arena")
+        };
+        let single = |wanted: bool, tensor: TensorMut<'a>| {
+            wanted.then(|| tensor.into_slice::<f32>().expect("the arena holds f32 alone"))
+        };
+        let (momentum, ema) = (next(&mut self.momentum), next(&mut self.ema));
+        StateMut {
             momentum: variable.momentum_dtype.map(|_| momentum),
             ema: single(variable.averaged, ema),
-            accumulator: single(variable.accumulated, accumulator),
-        })
+            accumulator: single(variable.accumulated, next(&mut self.accumulator)),
+        }
     }
 }

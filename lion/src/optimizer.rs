@@ -260,7 +260,7 @@ impl Lion {
         self.check(updates)?;
         let backend = self.backend;
         for update in updates {
-            let Some(view) = self.view(update.variable) else { continue };
+            let view = self.memory.view(update.variable, &self.variables[update.variable.0]);
             let of_variable = |source| Error::Tensor { name: view.name.into(), source };
             match view.ema {
                 Some(ema) => {
@@ -298,7 +298,7 @@ impl Lion {
     /// Variables that a call leaves out must not be ones that it averages.
     fn require_unaveraged(&self, range: std::ops::Range<usize>) -> Result<(), Error> {
         let missing = match self.averaging {
-            Some(_) => self.variables.get(range).unwrap_or_default().iter().find(|it| it.averaged),
+            Some(_) => self.variables[range].iter().find(|it| it.averaged),
             None => None,
         };
         match missing {
@@ -332,9 +332,7 @@ impl Lion {
 
     /// What kind of call this is.
     fn call(&self, updates: &[Update<'_>]) -> Result<Call, Error> {
-        let overwritten = |update: &Update<'_>| {
-            self.variables.get(update.variable.0).is_some_and(|variable| variable.overwritten)
-        };
+        let overwritten = |update: &Update<'_>| self.variables[update.variable.0].overwritten;
         if updates.iter().all(|update| update.gradient.is_none()) {
             return Err(Error::NoGradients);
         }
@@ -368,7 +366,7 @@ impl Lion {
             clipping: self.clipping,
             ema,
             looks_ahead: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
-            found: Found::default(),
+            found: Found::before(self.clipping),
         })
     }
 

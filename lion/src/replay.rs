@@ -121,7 +121,7 @@ impl Recording {
         gradients.buffers.resize_with(self.variables.len(), Default::default);
         gradients.buffers.iter_mut().for_each(|(present, _)| *present = false);
         for (index, tensor) in self.steps.get(call).into_iter().flatten() {
-            let Some((present, buffer)) = gradients.buffers.get_mut(*index) else { continue };
+            let (present, buffer) = &mut gradients.buffers[*index];
             let fits =
                 |values: &TensorBuf| values.dtype() == tensor.dtype() && values.len() == tensor.elements();
             match buffer.as_mut().filter(|values| fits(values)) {

@@ -22,9 +22,8 @@ pub(crate) fn share(
     let mut start = 0;
     for_each_part(gradient, 1, |gradient| {
         let mut momenta = [0.0; PART];
-        let Some(part) = momenta.get_mut(..gradient.len()) else { return };
-        let read = momentum.read_f32(start, part);
-        debug_assert_eq!(read, Ok(()), "the momentum has the gradient's length");
+        let part = &mut momenta[..gradient.len()];
+        momentum.read_f32(start, part).expect("the momentum has the gradient's length");
         start += gradient.len();
         agreeing += part.iter().zip(gradient).filter(|&(&m, &g)| agrees((m, g))).count();
     });

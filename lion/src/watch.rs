@@ -100,8 +100,8 @@ struct Stalled<'a> {
 
 impl<'a> Stalled<'a> {
     fn find(call: &Finished<'a>, update: &Update<'_>) -> Option<Self> {
-        let variable = call.variables.get(update.variable.0)?;
-        let learning_rate = call.steps.get(variable.group.0)?.rates.learning_rate;
+        let variable = &call.variables[update.variable.0];
+        let learning_rate = call.steps[variable.group.0].rates.learning_rate;
         // Without a gradient, or with a rate of 0, it is meant to stay.
         let moves = update.gradient.is_some() && !variable.overwritten && learning_rate > 0.0;
         if !moves || variable.dtype == Dtype::F32 {

@@ -232,7 +232,7 @@ impl<'a, R: Rig + ?Sized> Search<'a, R> {
                 self.trials.len() - 1
             }
         };
-        let Some(trial) = self.trials.get_mut(place) else { return };
+        let trial = &mut self.trials[place];
         for (caches, samples) in self.caches.iter().zip(&runner.samples) {
             match caches {
                 Caches::Warm => trial.warm.extend(samples),

@@ -100,7 +100,10 @@ pub(super) fn race<R: Rig + ?Sized>(
         let mut order: Vec<usize> = (0..runners.len()).collect();
         rng.shuffle(&mut order);
         for place in order {
-            let Some(runner) = runners.get_mut(place).filter(|runner| runner.racing) else { continue };
+            let runner = &mut runners[place];
+            if !runner.racing {
+                continue;
+            }
             if rig.now() >= rounds.until {
                 return Ok(finished(runners));
             }

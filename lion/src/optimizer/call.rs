@@ -134,7 +134,7 @@ impl Call {
 
     /// What becomes of a gradient with these statistics.
     fn gradient_of(&self, measured: Option<&GradientStatistics>) -> Result<GradientTransform, KernelError> {
-        match self.clipping.of(measured.unwrap_or(&GradientStatistics::default()), &self.found.all) {
+        match self.clipping.own(measured).or(self.found.clip) {
             Some(clip) => self.gradient.clip(clip),
             None => Ok(self.gradient),
         }
@@ -150,7 +150,7 @@ impl Call {
         copies: bool,
         queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
-        let Some(momentum) = state.momentum else { return Ok(()) };
+        let momentum = state.momentum.expect("only overwritten variables have no momentum");
         let mut tensors = match update.source {
             Some(source) => {
                 StepTensors::out_of_place(source, update.parameter.reborrow(), gradient, momentum)

@@ -19,7 +19,7 @@ impl Lion {
         let dynamic = self.loss_scale.is_dynamic();
         let Scratch { blocks, measured, tasks, .. } = &mut self.scratch;
         let looked_at = updates.iter().map(|update| {
-            let variable = self.variables.get(update.variable.0)?;
+            let variable = &self.variables[update.variable.0];
             let gradient = update.gradient.filter(|_| dynamic || !variable.overwritten)?;
             Some((variable, update.variable, gradient))
         });
@@ -33,7 +33,7 @@ impl Lion {
         let mut queue = Queue::new(&self.profile, Operation::Statistics, tasks, updates.len());
         let mut room = &mut blocks[..];
         for (variable, id, gradient) in looked_at.clone().flatten() {
-            let (own, rest) = mem::take(&mut room).split_at_mut_checked(len(gradient)).unwrap_or_default();
+            let (own, rest) = mem::take(&mut room).split_at_mut(len(gradient));
             room = rest;
             let accumulator = self.memory.accumulator(id, variable);
             let queued = call.measure(variable, gradient, accumulator, own).and_then(|task| queue.push(task));
@@ -46,7 +46,7 @@ impl Lion {
         for looked_at in looked_at {
             let mut whole = GradientStatistics::default();
             if let Some((variable, _, gradient)) = looked_at {
-                let (own, rest) = room.split_at_checked(len(gradient)).unwrap_or_default();
+                let (own, rest) = room.split_at(len(gradient));
                 room = rest;
                 whole = GradientStatistics::from_blocks(own);
                 match variable.overwritten {
@@ -56,6 +56,7 @@ impl Lion {
             }
             measured.push(whole);
         }
+        call.found.finish(self.clipping);
         Ok(())
     }
 
@@ -73,8 +74,8 @@ impl Lion {
         let mut walk = Walk { variables: &self.variables, states: self.memory.states_mut(), next: 0, clears };
         let mut waits = false;
         for (turn, update) in updates.iter_mut().enumerate() {
-            let Some((variable, state)) = walk.to(update.variable) else { continue };
-            let Some(steps) = steps.get(variable.group.0) else { continue };
+            let (variable, state) = walk.to(update.variable);
+            let steps = &steps[variable.group.0];
             waits |= variable.constraint.is_some() || update.copy.is_some() && !call.copies(variable, update);
             let done = call.visit(variable, state, update, steps, measured.get(turn), &mut queue);
             done.map_err(|source| variable.error(source))?;
@@ -89,7 +90,7 @@ impl Lion {
         let Scratch { tasks, room, .. } = &mut self.scratch;
         let mut queue = Queue::new(&self.profile, Operation::Convert, tasks, updates.len());
         for update in updates {
-            let Some(variable) = self.variables.get(update.variable.0) else { continue };
+            let variable = &self.variables[update.variable.0];
             if update.gradient.is_some() && !variable.overwritten {
                 call.constrain(variable, update, room)?;
             }
@@ -113,12 +114,13 @@ struct Walk<'v, 's> {
 }
 
 impl<'v, 's> Walk<'v, 's> {
-    fn to(&mut self, id: VariableId) -> Option<(&'v Variable, StateMut<'s>)> {
+    /// The variables come in the order of registration.
+    fn to(&mut self, id: VariableId) -> (&'v Variable, StateMut<'s>) {
         self.pass_by(id.0);
-        let variable = self.variables.get(id.0)?;
-        let state = self.states.nth(id.0.saturating_sub(self.next), variable)?;
+        let variable = &self.variables[id.0];
+        let state = self.states.nth(id.0 - self.next, variable);
         self.next = id.0 + 1;
-        Some((variable, state))
+        (variable, state)
     }
 
     /// Those before the one of this number.
@@ -126,10 +128,8 @@ impl<'v, 's> Walk<'v, 's> {
         if !self.clears {
             return;
         }
-        for variable in self.variables.get(self.next..number).unwrap_or_default() {
-            if let Some(mut state) = self.states.nth(0, variable) {
-                state.clear_accumulator();
-            }
+        for variable in &self.variables[self.next..number] {
+            self.states.nth(0, variable).clear_accumulator();
         }
         self.next = number;
     }

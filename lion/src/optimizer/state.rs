@@ -100,9 +100,7 @@ impl Lion {
     pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), Error> {
         group.validate()?;
         self.require_group(id)?;
-        if let Some(place) = self.groups.get_mut(id.0) {
-            *place = group;
-        }
+        self.groups[id.0] = group;
         Ok(())
     }
 
@@ -173,7 +171,7 @@ impl Lion {
     /// # Ok::<(), lion::Error>(())
     /// ```
     pub fn state_mut(&mut self, variable: VariableId) -> Option<StateMut<'_>> {
-        self.variables.get(variable.0).and_then(|found| self.memory.states_mut().nth(variable.0, found))
+        self.variables.get(variable.0).map(|found| self.memory.states_mut().nth(variable.0, found))
     }
 
     /// The variable's momentum.
@@ -267,7 +265,7 @@ impl Lion {
         }))
     }
 
-    fn registered(&self, variable: VariableId) -> Result<&Variable, Error> {
+    pub(crate) fn registered(&self, variable: VariableId) -> Result<&Variable, Error> {
         let (index, registered) = (variable.0, self.variables.len());
         self.variables.get(index).ok_or(Error::UnknownVariable { index, registered })
     }
@@ -275,7 +273,6 @@ impl Lion {
     /// The hyperparameters of a variable in the next call.
     fn rates(&self, variable: &Variable) -> Rates {
         let own = Rates::new(&self.config, self.iterations);
-        let group = self.groups.get(variable.group.0);
-        group.map_or(own, |group| group.rates(&own, self.iterations))
+        self.groups[variable.group.0].rates(&own, self.iterations)
     }
 }

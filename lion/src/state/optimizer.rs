@@ -33,7 +33,7 @@ impl Lion {
         }
         self.set_iterations(checkpoint.iterations);
         for (id, saved) in ids.into_iter().zip(&checkpoint.variables) {
-            let Some(state) = self.state_mut(id) else { continue };
+            let state = self.state_mut(id).expect("the variable has been found above");
             copy(&saved.momentum, state.momentum);
             copy(&saved.ema, state.ema.map(TensorMut::from));
             copy(&saved.accumulator, state.accumulator.map(TensorMut::from));
@@ -64,8 +64,8 @@ impl Lion {
         }
         let mut known = ids.clone();
         known.sort_unstable();
-        if let Some(pair) = known.windows(2).find(|pair| pair.first() == pair.last()) {
-            let name = pair.first().and_then(|&id| self.name(id)).unwrap_or_default();
+        if let Some(pair) = known.windows(2).find(|pair| pair[0] == pair[1]) {
+            let name = &self.registered(pair[0])?.name;
             return wrong(format!("momentum/{name}"), "is there twice".into());
         }
         for own in self.variables().filter(|own| known.binary_search(&own.id).is_err()) {
