@@ -94,12 +94,12 @@ impl Group {
     pub(crate) fn rates(&self, own: &Rates, call: u64) -> Rates {
         Rates {
             learning_rate: own.learning_rate * self.multiplier as f32,
-            beta_1: self.beta_1.as_ref().map_or(own.beta_1, |beta| beta.at(call)),
-            beta_2: self.beta_2.as_ref().map_or(own.beta_2, |beta| beta.at(call)),
+            beta_1: self.beta_1.as_ref().map_or(own.beta_1, |beta| beta.evaluate(call)),
+            beta_2: self.beta_2.as_ref().map_or(own.beta_2, |beta| beta.evaluate(call)),
             weight_decay: match &self.weight_decay {
                 Decay::Inherited => own.weight_decay,
                 Decay::Off => None,
-                Decay::Own(weight_decay) => Some(weight_decay.at(call)),
+                Decay::Own(weight_decay) => Some(weight_decay.evaluate(call)),
             },
         }
     }
@@ -124,12 +124,13 @@ impl Rates {
             && self.weight_decay.map(f32::to_bits) == other.weight_decay.map(f32::to_bits)
     }
 
+    /// Under the IEEE default floating-point state.
     pub(crate) fn new(config: &Config, call: u64) -> Self {
         Rates {
-            learning_rate: config.learning_rate.at(call),
-            beta_1: config.beta_1.at(call),
-            beta_2: config.beta_2.at(call),
-            weight_decay: config.weight_decay.as_ref().map(|weight_decay| weight_decay.at(call)),
+            learning_rate: config.learning_rate.evaluate(call),
+            beta_1: config.beta_1.evaluate(call),
+            beta_2: config.beta_2.evaluate(call),
+            weight_decay: config.weight_decay.as_ref().map(|weight_decay| weight_decay.evaluate(call)),
         }
     }
 

@@ -1,7 +1,8 @@
+use lion_kernels::with_ieee_state;
 use serde_json::Value;
 
 use crate::json::{self, Fields};
-use crate::{Error, Schedule, check};
+use crate::{Error, Schedule};
 
 /// A number that stays, or one that follows the calls of the optimizer.
 ///
@@ -25,8 +26,13 @@ pub enum Hyperparameter {
 impl Hyperparameter {
     /// The value in call number `step`, from 0.
     pub fn at(&self, step: u64) -> f32 {
+        with_ieee_state(|| self.evaluate(step))
+    }
+
+    /// [`at`](Self::at) where the floating-point state is known to be the IEEE default, which is not looked at again.
+    pub(crate) fn evaluate(&self, step: u64) -> f32 {
         match self {
-            Hyperparameter::Constant(value) => check::single(*value),
+            Hyperparameter::Constant(value) => *value as f32,
             Hyperparameter::Scheduled(schedule) => schedule.at(step),
         }
     }
