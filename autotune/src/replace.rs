@@ -3,7 +3,8 @@
 //!
 //! The new content goes to a temporary file beside the old one, is brought to the disk, and is renamed over it. After a
 //! crash or an error the old file is there whole, or the new one. A killed process may leave the temporary file, whose
-//! name is the target's between a dot and `.XXXXXX.tmp`.
+//! name is the target's between a dot and `.lion-XXXXXX.tmp`. The next writer of that target removes it; on file systems
+//! without locks, and on systems other than Unix, it stays.
 //!
 //! The file keeps what is not its content. A symbolic link stays, and its target is replaced. Mode and owner are those
 //! of the old file, if the system lets this process set them. A new file has the mode that the process's mask leaves.
@@ -11,10 +12,13 @@
 //!
 //! Callers check before a long run, by [`check`], that a file can be written.
 
-use std::ffi::OsString;
+mod temporary;
+
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use temporary::beside;
 
 /// Writes what `write` writes to the file at `path`, or leaves that file as it was.
 ///
@@ -101,22 +105,6 @@ fn target(path: &Path) -> io::Result<Target> {
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// A file that is removed unless it is renamed.
-fn beside(target: &Target) -> io::Result<tempfile::NamedTempFile> {
-    let mut prefix = OsString::from(".");
-    prefix.push(target.path.file_name().unwrap_or_default());
-    prefix.push(".");
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(&prefix).suffix(".tmp");
-    #[cfg(unix)]
-    if target.old.is_none() {
-        // The process's mask takes from this what it takes from any new file. The successor of an old file is secret
-        // until it has that file's mode.
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    }
-    builder.tempfile_in(folder(&target.path))
 }
 
 /// Gives the new file the owner and the mode of the old one.
