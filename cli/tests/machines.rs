@@ -60,6 +60,25 @@ fn profiles_that_are_no_files() {
     }
 }
 
+/// A config, a run or a state that is a pipe without a writer is refused, and not waited for.
+#[test]
+fn inputs_that_are_no_files() {
+    let files = Files::new();
+    let pipe = files.text("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+    for option in ["--config", "--input", "--state"] {
+        let mut arguments = files.replay("result.safetensors");
+        match arguments.iter().position(|word| word == option) {
+            Some(at) => arguments[at + 1] = pipe.clone(),
+            None => arguments.extend([option.to_owned(), pipe.clone()]),
+        }
+        let done = finish(&mut files.command(LION, &arguments));
+        failed_at(&done, &format!("{pipe}: "));
+        assert!(said(&done).contains("regular file"), "{done:?}");
+        assert!(!files.path("result.safetensors").exists(), "{option}");
+    }
+}
+
 /// The record of a tuning, which lies in the user's cache, is opened for reading and writing: a pipe is then not waited
 /// for, but read for ever.
 #[test]

@@ -1,8 +1,10 @@
 //! Files that hold an optimizer's config: JSON, and the `.keras` file of a model.
 
-use std::fs::File;
+use std::fs;
 use std::io::Read;
 use std::path::Path;
+
+use lion_autotune::regular;
 
 use super::Config;
 use crate::{Error, first_bytes, zip};
@@ -21,7 +23,7 @@ const FOLDER: &str = "is a folder; expected Keras's JSON or a .keras file. From 
 
 impl Config {
     /// Reads a file: Keras's JSON in UTF-8, as [`from_json`](Self::from_json) does, or the `.keras` file of a model, which
-    /// is a zip with that JSON in it. The file may be a pipe, if it holds JSON.
+    /// is a zip with that JSON in it. A pipe or a device is refused, as its reader may wait for ever.
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be read, and [`Error::File`] where it is something else, with what it is, or
@@ -30,10 +32,10 @@ impl Config {
         let path = path.as_ref();
         let wrong = |reason: String| Error::File { file: path.into(), tensor: None, reason };
         let io = |action| move |source| Error::Io { file: path.into(), tensor: None, action, source };
-        let mut file = File::open(path).map_err(io("cannot open"))?;
-        if file.metadata().is_ok_and(|found| found.is_dir()) {
+        if fs::metadata(path).is_ok_and(|found| found.is_dir()) {
             return Err(wrong(FOLDER.into()));
         }
+        let mut file = regular::open(path).map_err(io("cannot open"))?;
         let mut bytes = Vec::new();
         (&mut file).take(LARGEST + 1).read_to_end(&mut bytes).map_err(io("cannot read"))?;
         let mut within = String::new();
