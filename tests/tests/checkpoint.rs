@@ -270,7 +270,8 @@ fn killed_at_any_moment() {
         child.wait().expect("ended");
         numbers.insert(check_numbered(&path));
         // A killed process may leave one file of another name, and the next one removes it.
-        let entries = fs::read_dir(folder.path()).expect("listed").map(|entry| entry.expect("an entry").path());
+        let entries =
+            fs::read_dir(folder.path()).expect("listed").map(|entry| entry.expect("an entry").path());
         let others: Vec<_> = entries.filter(|entry| *entry != path).collect();
         assert!(others.len() <= 1, "{others:?}");
         for other in others {

@@ -2,6 +2,9 @@
 // Each test uses its own part.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod shim;
+pub mod writers;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
