@@ -2,8 +2,8 @@
 //! streaming limit, `lion doctor` says what it finds on this machine; `lion tune`, `lion profile` and `lion report`
 //! measure which plans are fastest on it, keep them, and draw what was measured.
 //!
-//! It ends with 0; with 1 where its input is bad, and one line on stderr says which file, which tensor and why; with 2
-//! where it is called in a wrong way.
+//! It ends with 0; with 1 where its input is bad or the system refuses what it needs, and one line on stderr says which
+//! file, which tensor and why; with 2 where it is called in a wrong way.
 
 mod bench;
 mod doctor;
@@ -46,6 +46,7 @@ enum Command {
 
 fn main() -> ExitCode {
     failure::say_warnings();
+    output::refuse_large_files();
     // Ends the process itself for --help and for bad usage, with 0 and with 2.
     let done = match Arguments::parse().command {
         Command::Replay(arguments) => replay::run(&arguments),
@@ -84,9 +85,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 1000000".into())
 }
 
+/// The system may refuse threads, by a limit or for want of memory.
 fn pool(threads: NonZeroUsize) -> Result<ThreadPool, Failure> {
     let built = ThreadPoolBuilder::new().num_threads(threads.get()).build();
-    built.map_err(|error| Failure::Usage(format!("--threads {threads}: {error}")))
+    built.map_err(|error| Failure::Input(format!("no pool of {threads} threads: {error}")))
 }
 
 /// Shows nothing where stderr is not a terminal.

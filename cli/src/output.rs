@@ -1,4 +1,4 @@
-//! The file that a command is to write.
+//! The files that a command is to write.
 
 use std::path::Path;
 
@@ -11,3 +11,19 @@ use crate::failure::Failure;
 pub(crate) fn check(path: &Path) -> Result<(), Failure> {
     replace::check(path).map_err(|error| Failure::in_file(path, format_args!("cannot write: {error}")))
 }
+
+/// Makes a write beyond the limit on the size of a file an error. Else a signal ends the process, and leaves its temporary
+/// file. Threads that start later do as this one.
+#[cfg(unix)]
+pub(crate) fn refuse_large_files() {
+    use nix::sys::signal::{SigSet, Signal};
+
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    // Without this the signal is as bad as it is for other programs.
+    let _ = signals.thread_block();
+}
+
+/// Other systems have no such signal.
+#[cfg(not(unix))]
+pub(crate) fn refuse_large_files() {}

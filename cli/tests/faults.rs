@@ -2,15 +2,16 @@
 //! ends with 1, and leaves the files as they were.
 #![cfg(unix)]
 
+mod common;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::{LION, skip};
 use tempfile::{TempDir, tempdir};
-
-const LION: &str = env!("CARGO_BIN_EXE_lion");
 
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases/everything").join(file)
@@ -56,22 +57,6 @@ impl Files {
         assert_eq!(fs::read(self.output()).expect("there"), b"old");
         assert_eq!(fs::read_dir(self.0.path().join("results")).expect("listed").count(), 1);
     }
-}
-
-/// The shell's limit on the size of a file: a write beyond it fails, as one to a full disk does.
-#[test]
-fn a_file_that_does_not_fit() {
-    let files = Files::new();
-    let done = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"", LION])
-        .args(files.arguments())
-        .output()
-        .expect("it runs");
-    files.is_as_it_was(&done, &files.output(), "cannot write: File too large");
-    // Without the limit it does fit.
-    let done = Command::new(LION).args(files.arguments()).output().expect("it runs");
-    assert!(done.status.success(), "{done:?}");
-    assert_ne!(fs::read(files.output()).expect("there"), b"old");
 }
 
 #[cfg(target_os = "linux")]
@@ -121,7 +106,7 @@ fn as_nobody(arguments: &[String]) -> Option<Output> {
     match command.output() {
         Ok(done) => Some(done),
         Err(error) => {
-            println!("skipped: another user cannot run {LION}: {error}");
+            skip(&format!("another user cannot run {LION}: {error}"));
             None
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::shim::{EIO, ENOSPC, Fault, Shim};
 use common::writers::Writers;
-use common::{Files, LION, failed_at, finish, said, wait};
+use common::{Files, LION, failed_at, finish, said, wait, words};
 
 const SIGKILL: i32 = 9;
 /// Far more than the calls of one kind that any of these commands makes.
@@ -165,7 +165,6 @@ fn killed_at_random_moments() {
     let writers = Writers::new();
     let record = writers.files.text(".cache/lion/tuning.jsonl");
     let output = writers.files.text("results/output");
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut commands: Vec<_> = writers.all.iter().map(|writer| writer.arguments.clone()).collect();
     commands.push(words("bench --seconds 0 --sizes 1K --threads 1"));
     commands.push(words("doctor"));

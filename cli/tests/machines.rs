@@ -9,19 +9,6 @@ use std::process::{Command, Output, Stdio};
 
 use common::{Files, LION, failed_at, finish, said, skip, wait};
 
-/// A command of each kind, as short as it can be.
-fn every_command(files: &Files) -> Vec<Vec<String>> {
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    vec![
-        files.replay("result.safetensors"),
-        words("doctor"),
-        words("bench --seconds 0 --sizes 1K --threads 1"),
-        words("tune --level estimate --dry-run --ops step --dtypes f32"),
-        words("profile show"),
-        words("profile path"),
-    ]
-}
-
 /// What there is in place of a profile, and what a warning says of it.
 fn profiles(files: &Files) -> Vec<(String, &'static str)> {
     let pipe = files.text("pipe");
@@ -129,7 +116,7 @@ fn everywhere(files: &Files, around: &str, mut then: impl FnMut(&[String], &Outp
     if !shell(around, &[]).status.success() {
         return skip("this user may not change what is mounted");
     }
-    for arguments in every_command(files) {
+    for arguments in files.every_command() {
         let done = shell(&format!("{around} && exec \"$0\" \"$@\""), &arguments);
         then(&arguments, &done);
     }
@@ -163,7 +150,7 @@ fn no_sys_and_no_proc() {
             }
             seen += 1;
         });
-        assert!(seen == 0 || seen == every_command(&files).len());
+        assert!(seen == 0 || seen == files.every_command().len());
     }
 }
 
@@ -198,7 +185,7 @@ fn no_home() {
 fn closed_outputs() {
     let files = Files::new();
     for closed in [">&-", "2>&-", "<&- >&- 2>&-"] {
-        for arguments in every_command(&files) {
+        for arguments in files.every_command() {
             let script = format!("exec \"$0\" \"$@\" {closed}");
             let words = ["-c".to_owned(), script, LION.to_owned()];
             let done = finish(&mut files.command("sh", &[&words[..], &arguments].concat()));
@@ -217,7 +204,7 @@ fn closed_outputs() {
 fn full_outputs() {
     let files = Files::new();
     let full = || fs::File::options().write(true).open("/dev/full").expect("Linux has one");
-    for arguments in every_command(&files).into_iter().skip(1) {
+    for arguments in files.every_command().into_iter().skip(1) {
         let mut command = files.command(LION, &arguments);
         let child =
             command.stdin(Stdio::null()).stdout(full()).stderr(Stdio::piped()).spawn().expect("it starts");
@@ -253,7 +240,7 @@ print(os.waitstatus_to_exitcode(status))
         return skip("there is no python3 to make a terminal");
     }
     for hangup in ["ignored", "default"] {
-        for arguments in every_command(&files) {
+        for arguments in files.every_command() {
             let words = ["-c".to_owned(), SCRIPT.into(), hangup.into(), LION.into()];
             let done = finish(&mut files.command("python3", &[&words[..], &arguments].concat()));
             assert!(done.status.success(), "{done:?}");

@@ -2,15 +2,17 @@
 //! link that leads to it. Every writer of the command is asked for the same.
 #![cfg(unix)]
 
+mod common;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::{LION, skip};
 use tempfile::{TempDir, tempdir};
 
-const LION: &str = env!("CARGO_BIN_EXE_lion");
 const NOBODY: u32 = 65_534;
 
 /// The commands that write a file, each with its arguments but for the file.
@@ -169,7 +171,7 @@ fn links_that_lead_to_no_file() {
 fn the_owner_stays_where_that_is_allowed() {
     let folder = Folder::new();
     if fs::metadata(folder.0.path()).expect("there").uid() != 0 {
-        println!("skipped: only the superuser can make a file of another owner");
+        skip("only the superuser can make a file of another owner");
         return;
     }
     let output = folder.path("output");
@@ -187,7 +189,7 @@ fn the_owner_stays_where_that_is_allowed() {
         let done = match done {
             Ok(done) => done,
             Err(error) => {
-                println!("skipped: another user cannot run {LION}: {error}");
+                skip(&format!("another user cannot run {LION}: {error}"));
                 return;
             }
         };

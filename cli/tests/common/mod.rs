@@ -46,6 +46,18 @@ impl Files {
         ["replay", "--config", config, "--input", input, "--output", output].map(str::to_owned).into()
     }
 
+    /// A command of each kind, as short as it can be.
+    pub fn every_command(&self) -> Vec<Vec<String>> {
+        vec![
+            self.replay("result.safetensors"),
+            words("doctor"),
+            words("bench --seconds 0 --sizes 1K --threads 1"),
+            words("tune --level estimate --dry-run --ops step --dtypes f32"),
+            words("profile show"),
+            words("profile path"),
+        ]
+    }
+
     /// A program with arguments, in this home and with nothing else in its environment that lion reads.
     pub fn command(&self, program: &str, arguments: &[String]) -> Command {
         let mut command = Command::new(program);
@@ -62,6 +74,11 @@ impl Files {
     pub fn lion(&self, arguments: &[&str]) -> Command {
         self.command(LION, &arguments.iter().map(|it| it.to_string()).collect::<Vec<_>>())
     }
+}
+
+/// The arguments of a command.
+pub fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
 }
 
 /// What a process printed, or a failure of the test if it does not end.
