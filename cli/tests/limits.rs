@@ -150,7 +150,8 @@ fn no_large_files() {
     let output = writers.files.text("profile.toml");
     let tune = words("tune --time-limit 0 --ops statistics --dtypes f32 --threads 1 --output");
     let old = fs::read(&output).expect("there");
-    let done = finish(&mut below(&writers.files, "-f 0", &[&tune[..], &[output.clone()]].concat()));
+    let done =
+        finish(&mut below(&writers.files, "-f 0", &[&tune[..], std::slice::from_ref(&output)].concat()));
     succeeded_or_failed(&done, "tune");
     assert!(said(&done).contains("tuning.jsonl: cannot "), "{done:?}");
     assert_eq!((done.status.code(), fs::read(&output).expect("there")), (Some(1), old), "{done:?}");

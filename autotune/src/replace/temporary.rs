@@ -72,7 +72,8 @@ mod lock {
                 Err(TryLockError::WouldBlock) => {}
                 // Where the writer cannot lock, neither can a sweeper.
                 Err(TryLockError::Error(_)) => return Ok(made),
-                Ok(()) if made.as_file().metadata()?.nlink() > 0 => return Ok(made),
+                // Its random name is no other file's. The count of its links would be 0 on some file systems.
+                Ok(()) if made.path().is_file() => return Ok(made),
                 Ok(()) => {}
             }
         }
