@@ -83,7 +83,7 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
         replay::finalize(&mut optimizer, &ids, &mut parameters)?;
     }
 
-    let mut checkpoint = optimizer.checkpoint();
+    let mut checkpoint = optimizer.checkpoint()?;
     for (variable, parameter) in checkpoint.variables.iter_mut().zip(&parameters) {
         variable.parameter = Some(Tensor::from(parameter.to_ref()));
     }

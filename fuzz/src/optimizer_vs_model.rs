@@ -1,7 +1,8 @@
-//! Trainings of any options on every backend of this machine against a plain model, by bits.
+//! Trainings of any options on every backend of this machine against a plain model, and in parts, by bits.
 
 use arbitrary::{Arbitrary, Unstructured};
 use lion_kernels::Backend;
+use lion_tests::parts::agrees_in_parts;
 use lion_tests::scenario::{Scenario, agrees_with_the_model};
 
 /// A run over a fuzzer's bytes.
@@ -9,5 +10,6 @@ pub fn fuzz(bytes: &[u8]) {
     let Ok(scenario) = Scenario::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
     for backend in Backend::available() {
         agrees_with_the_model(&scenario, backend);
+        agrees_in_parts(&scenario, backend, bytes.len() as u64);
     }
 }

@@ -282,6 +282,17 @@ impl<'a> TensorMut<'a> {
         Ok(TensorMut { column: self.column.range(range)?, ..self })
     }
 
+    /// The elements before `at`, and the others.
+    ///
+    /// # Errors
+    /// As [`range`](Self::range).
+    pub fn split_at(self, at: usize) -> Result<(Self, Self), Error> {
+        let (column, elements) = (self.column, self.elements);
+        let part = |range| Ok(TensorMut { column: column.range(range)?, elements });
+        // The two have no element in common, and the whole is gone.
+        Ok((part(0..at)?, part(at..column.len)?))
+    }
+
     /// Rounds the values to the format and stores them from element `start` on. One thread, plain Rust: for what is not
     /// hot.
     ///

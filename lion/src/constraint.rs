@@ -157,6 +157,11 @@ impl Constraint {
         }
     }
 
+    /// Whether it looks at each element alone, so that a part of a variable can be made to fulfil it.
+    pub(crate) fn is_elementwise(&self) -> bool {
+        matches!(self.0, Rule::NonNegative)
+    }
+
     /// [`apply`](Self::apply) with memory that is used again.
     pub(crate) fn apply_with(
         &self,

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Why a call did nothing. Each message is one line that says what was wrong, where, what was found and what is
@@ -152,6 +153,12 @@ pub enum Error {
     /// A call in which no variable has a gradient.
     #[error("no variable of the call has a gradient")]
     NoGradients,
+    /// A step in parts in which only variables that are overwritten with their gradient have one, and that was not begun
+    /// so.
+    #[error(
+        "every gradient of the step overwrites its variable: begin such a step with BeginOptions::only_overwrites"
+    )]
+    OnlyOverwrites,
     /// A variable that a call leaves out, though its moving average needs it.
     #[error(
         "variable {name:?} is not in the call, and its moving average needs it: Update::without_gradient names a \
@@ -160,6 +167,87 @@ pub enum Error {
     MissingVariable {
         /// The variable.
         name: String,
+    },
+    /// Elements that a step leaves out, though the moving average needs them.
+    #[error(
+        "variable {name:?}: elements {}..{} are not in the step, and their moving average needs them: \
+         Update::without_gradient gives those that have no gradient",
+        range.start, range.end
+    )]
+    MissingElements {
+        /// The variable.
+        name: String,
+        /// Its elements.
+        range: Range<usize>,
+    },
+    /// A range that is not within its variable, or within what the optimizer holds of it.
+    #[error("variable {name:?}: the range {}..{} must be within {}..{}", range.start, range.end, allowed.start, allowed.end)]
+    Range {
+        /// The variable.
+        name: String,
+        /// The range.
+        range: Range<usize>,
+        /// What is allowed.
+        allowed: Range<usize>,
+    },
+    /// A range of a variable that must be given as a whole.
+    #[error("variable {name:?} {reason}, which needs the whole variable; found the range {}..{}", range.start, range.end)]
+    NeedsWhole {
+        /// The variable.
+        name: String,
+        /// What is special about it.
+        reason: &'static str,
+        /// The range.
+        range: Range<usize>,
+    },
+    /// Elements that a step or a call gives twice.
+    #[error(
+        "variable {name:?}: the range {}..{} is given, and {}..{} has been in this step already",
+        range.start, range.end, given.start, given.end
+    )]
+    RepeatedElements {
+        /// The variable.
+        name: String,
+        /// The second range.
+        range: Range<usize>,
+        /// What was there before.
+        given: Range<usize>,
+    },
+    /// A range that is measured, or clipped by a norm, and cuts a block of the statistics.
+    #[error(
+        "variable {name:?}: the range {}..{} cuts a block of its statistics; expected multiples of {} or the end",
+        range.start, range.end, lion_kernels::BLOCK
+    )]
+    CutBlock {
+        /// The variable.
+        name: String,
+        /// The range.
+        range: Range<usize>,
+    },
+    /// Statistics of gradients that do not fit the step.
+    #[error("the statistics are {what}, and must be {allowed}")]
+    Statistics {
+        /// What was found.
+        what: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// A step that has begun, in the way of something else.
+    #[error("the step of call {call} has begun: finish or abandon it first")]
+    OpenStep {
+        /// The number of the call.
+        call: u64,
+    },
+    /// A step that is not the one that has begun.
+    #[error("this step is not open: it was finished or abandoned, or is of another optimizer")]
+    NoStep,
+    /// A gradient in a step that was begun for others.
+    #[error("variable {name:?} has a gradient, and the step was begun {begun}")]
+    UnexpectedGradient {
+        /// The variable.
+        name: String,
+        /// How it was begun.
+        begun: &'static str,
     },
     /// A question about the momentum of a variable that is overwritten with its gradient.
     #[error("variable {name:?} is overwritten with its gradient, and has no momentum")]

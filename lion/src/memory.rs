@@ -27,7 +27,7 @@ impl Memory {
     }
 
     fn try_push(&mut self, variable: &Variable) -> Result<(), Error> {
-        let single = |wanted: bool| if wanted { variable.len } else { 0 };
+        let single = |wanted: bool| if wanted { variable.held.len() } else { 0 };
         let momentum = variable.momentum_dtype.unwrap_or(variable.dtype);
         self.momentum.push(momentum, single(variable.momentum_dtype.is_some()))?;
         self.ema.push(f32::DTYPE, single(variable.averaged))?;
@@ -41,6 +41,7 @@ impl Memory {
             id,
             name: &variable.name,
             shape: &variable.shape,
+            held: &variable.held,
             dtype: variable.dtype,
             momentum: variable.momentum_dtype.and_then(|_| self.momentum.tensor(id.0)),
             ema: if variable.averaged { single(&self.ema) } else { None },

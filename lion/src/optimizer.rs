@@ -1,9 +1,11 @@
 //! The optimizer: the variables with their state, and the call that moves them.
 
 mod call;
+mod check;
 mod passes;
 mod queue;
 mod state;
+mod step;
 
 use std::collections::HashMap;
 
@@ -12,6 +14,9 @@ use lion_kernels::{Backend, Dtype, GradientStatistics, GradientTransform, Task, 
 use regex::Regex;
 
 use self::call::{Call, Room};
+use self::check::Completeness;
+use self::passes::clear_accumulators_beside;
+use self::step::OpenStep;
 use crate::accumulation::Window;
 use crate::builder::Builder;
 use crate::clip::{Clipping, Found};
@@ -19,8 +24,9 @@ use crate::ema::Averaging;
 use crate::group::{Rates, Steps};
 use crate::loss_scale::LossScale;
 use crate::memory::Memory;
+use crate::statistics::Statistics;
 use crate::variable::{Variable, Wanted};
-use crate::watch::{Finished, Watch};
+use crate::watch::{Stalls, Watch};
 use crate::{
     Config, EmaCadence, Error, Group, GroupId, Metrics, Outcome, Update, VariableId, VariableOptions,
 };
@@ -71,6 +77,10 @@ pub struct Lion {
     memory: Memory,
     names: HashMap<String, VariableId>,
     iterations: u64,
+    /// The step that has begun and is neither finished nor abandoned.
+    open: Option<OpenStep>,
+    /// Steps begun so far.
+    begun: u64,
     watch: Watch,
     scratch: Scratch,
 }
@@ -80,20 +90,22 @@ pub struct Lion {
 struct Scratch {
     /// By group.
     steps: Vec<Steps>,
-    /// Of each update's gradient, where the call looks ahead.
+    /// Of each variable's gradient, where the call looks ahead.
     measured: Vec<GradientStatistics>,
-    /// Of each block of each gradient.
-    blocks: Vec<GradientStatistics>,
+    statistics: Statistics,
     /// Empty between calls.
     tasks: Vec<Task<'static>>,
     room: Room,
 }
 
+/// What a step in parts needs until it is finished; the rest is memory.
 impl Clone for Scratch {
     fn clone(&self) -> Self {
-        Self::default()
+        Scratch { steps: self.steps.clone(), measured: self.measured.clone(), ..Self::default() }
     }
 }
+
+pub use self::step::{Abandoned, BeginOptions, StepId};
 
 impl Lion {
     /// The options, at Keras's defaults.
@@ -132,6 +144,8 @@ impl Lion {
             memory: Memory::default(),
             names: HashMap::new(),
             iterations: 0,
+            open: None,
+            begun: 0,
             watch: Watch::default(),
             scratch: Scratch::default(),
             config,
@@ -158,6 +172,7 @@ impl Lion {
         dtype: Dtype,
         options: VariableOptions,
     ) -> Result<VariableId, Error> {
+        self.require_no_step()?;
         if name.is_empty() {
             return Err(Error::argument("the name", "\"\"", "a text that is not empty"));
         }
@@ -216,39 +231,60 @@ impl Lion {
     }
 
     fn apply_in_ieee_state(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
+        self.require_no_step()?;
         // No variables: nothing happens.
         if updates.is_empty() {
             return Ok(Metrics::of_nothing(self.learning_rate(), self.loss_scale.factor()));
         }
         // All that can be wrong, while nothing has been changed.
-        self.check(updates)?;
-        let mut call = self.call(updates)?;
+        self.check(updates, Completeness::Whole)?;
+        let mut call = self.call(self.only_overwrites(updates)?)?;
         let learning_rate = self.evaluate()?;
-        // The pass over the gradients that a joint norm and the finite check need first.
         if call.looks_ahead {
-            self.measure(&mut call, updates)?;
+            self.look_ahead(&mut call, updates)?;
         }
+        self.run(&call, updates)?;
+        if call.clears_accumulators(self.window) {
+            let given = updates.iter().map(|update| (update.variable, update.elements()));
+            clear_accumulators_beside(given, &self.variables, &mut self.memory);
+        }
+        let mut stalls = None;
+        if self.watch.looks_for_stalls(call.outcome, &self.config.learning_rate, learning_rate) {
+            stalls.insert(Stalls::default()).add(&self.variables, &self.scratch.steps, updates);
+        }
+        Ok(self.count(&call, learning_rate, stalls.as_ref()))
+    }
+
+    /// Does the call's work on the variables, or parts of them, that are given.
+    fn run(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
         // A dynamic loss scale skips the call where a gradient is not finite.
-        if self.loss_scale.is_dynamic() && call.found.non_finite > 0 {
-            call.outcome = Outcome::Skipped;
-            for update in &mut *updates {
+        if call.outcome == Outcome::Skipped {
+            for update in updates {
                 update.keep();
                 update.refresh_copy(self.backend)?;
             }
-            self.loss_scale.overflowed();
-            self.warn(&call, learning_rate, updates);
-            return Ok(call.metrics(learning_rate));
+            return Ok(());
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
         // decay, step, average; and then its constraint.
-        if self.visit(&call, updates)? {
-            self.finish(&call, updates)?;
+        if self.visit(call, updates)? {
+            self.constrain_and_copy(call, updates)?;
         }
-        // The iteration; and a dynamic loss scale has had a finite call.
-        self.iterations = self.iterations.saturating_add(1);
-        self.loss_scale.succeeded();
-        self.warn(&call, learning_rate, updates);
-        Ok(call.metrics(learning_rate))
+        Ok(())
+    }
+
+    /// Counts a call that has done its work.
+    fn count(&mut self, call: &Call, learning_rate: f32, stalls: Option<&Stalls>) -> Metrics {
+        match call.outcome {
+            Outcome::Skipped => self.loss_scale.overflowed(),
+            _ => {
+                self.iterations = self.iterations.saturating_add(1);
+                // A dynamic loss scale has had a finite call.
+                self.loss_scale.succeeded();
+            }
+        }
+        self.watch.warn(self.loss_scale.factor().filter(|_| self.loss_scale.is_dynamic()), stalls);
+        call.metrics(learning_rate)
     }
 
     /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
@@ -257,13 +293,15 @@ impl Lion {
     /// # Errors
     /// As [`apply`](Self::apply). Nothing has been changed then.
     pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
-        self.check(updates)?;
+        self.require_no_step()?;
+        self.check(updates, if updates.is_empty() { Completeness::Part } else { Completeness::Whole })?;
         let backend = self.backend;
         for update in updates {
-            let view = self.memory.view(update.variable, &self.variables[update.variable.0]);
-            let of_variable = |source| Error::Tensor { name: view.name.into(), source };
-            match view.ema {
+            let variable = &self.variables[update.variable.0];
+            let of_variable = |source| variable.error(source);
+            match self.memory.view(update.variable, variable).ema {
                 Some(ema) => {
+                    let ema = &ema[variable.within_held(&update.elements())];
                     let task = Task::convert(ema, update.parameter.reborrow());
                     task.and_then(|mut task| task.run(backend)).map_err(of_variable)?;
                 }
@@ -272,39 +310,6 @@ impl Lion {
             update.refresh_copy(backend).map_err(of_variable)?;
         }
         Ok(())
-    }
-
-    /// Puts the updates in the order of registration, and finds what is wrong with them.
-    fn check(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
-        // Mostly they are in this order already, which takes one look at each.
-        updates.sort_unstable_by_key(|update| update.variable);
-        let mut expected = 0;
-        for update in updates.iter() {
-            let index = update.variable.0;
-            let Some(variable) = self.variables.get(index) else {
-                return Err(Error::UnknownVariable { index, registered: self.variables.len() });
-            };
-            if index < expected {
-                return Err(Error::RepeatedVariable { name: variable.name.clone() });
-            }
-            update.check(variable)?;
-            self.scratch.room.reserve(variable)?;
-            self.require_unaveraged(expected..index)?;
-            expected = index + 1;
-        }
-        if updates.is_empty() { Ok(()) } else { self.require_unaveraged(expected..self.variables.len()) }
-    }
-
-    /// Variables that a call leaves out must not be ones that it averages.
-    fn require_unaveraged(&self, range: std::ops::Range<usize>) -> Result<(), Error> {
-        let missing = match self.averaging {
-            Some(_) => self.variables[range].iter().find(|it| it.averaged),
-            None => None,
-        };
-        match missing {
-            Some(variable) => Err(Error::MissingVariable { name: variable.name.clone() }),
-            None => Ok(()),
-        }
     }
 
     /// The step of each group, with its hyperparameters as schedules have them in this call. Gives the learning
@@ -330,17 +335,22 @@ impl Lion {
         Ok(own.learning_rate)
     }
 
-    /// What kind of call this is.
-    fn call(&self, updates: &[Update<'_>]) -> Result<Call, Error> {
-        let overwritten = |update: &Update<'_>| self.variables[update.variable.0].overwritten;
-        if updates.iter().all(|update| update.gradient.is_none()) {
-            return Err(Error::NoGradients);
+    /// Whether only variables that are overwritten with their gradient have one.
+    fn only_overwrites(&self, updates: &[Update<'_>]) -> Result<bool, Error> {
+        let mut gradients = updates.iter().filter(|update| update.gradient.is_some()).peekable();
+        match gradients.peek() {
+            Some(_) => Ok(gradients.all(|update| self.variables[update.variable.0].overwritten)),
+            None => Err(Error::NoGradients),
         }
+    }
+
+    /// What kind of call this is.
+    fn call(&self, only_overwrites: bool) -> Result<Call, Error> {
         let ends_window = self.window.ends(self.iterations);
-        let outcome = match updates.iter().any(|update| update.gradient.is_some() && !overwritten(update)) {
-            false => Outcome::Overwritten,
-            true if ends_window => Outcome::Updated,
-            true => Outcome::Accumulated,
+        let outcome = match only_overwrites {
+            true => Outcome::Overwritten,
+            false if ends_window => Outcome::Updated,
+            false => Outcome::Accumulated,
         };
         let loss_scale = self.loss_scale.factor();
         let mut gradient = GradientTransform::new();
@@ -368,19 +378,6 @@ impl Lion {
             looks_ahead: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
             found: Found::before(self.clipping),
         })
-    }
-
-    /// Logs what the call has left in a state from which no later call gets out.
-    fn warn(&mut self, call: &Call, rate: f32, updates: &[Update<'_>]) {
-        let finished = Finished {
-            outcome: call.outcome,
-            learning_rate: &self.config.learning_rate,
-            rate,
-            dynamic_loss_scale: self.loss_scale.factor().filter(|_| self.loss_scale.is_dynamic()),
-            variables: &self.variables,
-            steps: &self.scratch.steps,
-        };
-        self.watch.after(&finished, updates);
     }
 
     fn require_group(&self, id: GroupId) -> Result<(), Error> {

@@ -4,10 +4,16 @@
 //! for them `ema/<name>` and `accumulator/<name>`; its metadata has, as decimal text, `iterations`, with a dynamic loss
 //! scale `dynamic_scale` and `step_counter`, and further `config` (Keras's JSON) and `format_version`. It is written
 //! as [`tensor_file::write`] does it: a crash leaves the old file whole, or the new one.
+//!
+//! Version 2 of the format adds shards: the metadata's `shards` is a JSON object with an entry for each variable of which
+//! the file holds some elements only: `"name": [shape, start, end]`, in row-major order. Its tensors are flat then. A file
+//! that needs no more than version 1 says that it is of version 1.
 
 mod import;
 mod optimizer;
+mod shards;
 
+use std::ops::Range;
 use std::path::Path;
 
 use lion_kernels::{Dtype, TensorRef};
@@ -15,10 +21,12 @@ use lion_kernels::{Dtype, TensorRef};
 use crate::tensor_file::{self, Entry, TensorFile, TensorInfo};
 use crate::{Config, Error, TensorBuf};
 
+use self::shards::{Shard, Shards};
+
 pub use import::{MomentumNames, import_momentum};
 
-/// The version of the layout that this library writes, and the latest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The latest version of the layout: this library reads all up to it, and writes the first that holds what there is.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What an optimizer knows between two calls. Its tensors are borrowed from the optimizer that it is of, or owned where
 /// it has been read from a file.
@@ -60,13 +68,15 @@ pub struct DynamicState {
     pub step_counter: u64,
 }
 
-/// A variable in a checkpoint. All its tensors have its shape.
+/// A variable in a checkpoint. All its tensors have its shape, or those of a shard the shard's elements.
 #[derive(Debug)]
 pub struct VariableState<'a> {
     /// The variable's name, which may hold dots and slashes.
     pub name: String,
     /// Its extents; none for a scalar.
     pub shape: Vec<usize>,
+    /// The elements, in row-major order, that the tensors are of; all where `None`.
+    pub shard: Option<Range<usize>>,
     /// The parameter, where the checkpoint holds it.
     pub parameter: Option<Tensor<'a>>,
     /// The momentum, which a variable that is overwritten by its gradient does not have.
@@ -113,6 +123,7 @@ impl VariableState<'_> {
         VariableState {
             name: name.into(),
             shape: shape.into(),
+            shard: None,
             parameter: None,
             momentum: None,
             ema: None,
@@ -177,16 +188,19 @@ impl Checkpoint<'_> {
             .flat_map(|section| self.variables.iter().map(move |variable| (section, variable)))
             .filter_map(|(section, variable)| {
                 let tensor = section.of(variable).as_ref()?;
-                Some((format!("{}{}", section.prefix(), variable.name), variable, tensor))
+                let shape = match &variable.shard {
+                    None => variable.shape.clone(),
+                    Some(range) => vec![range.len()],
+                };
+                Some((format!("{}{}", section.prefix(), variable.name), shape, tensor.to_ref()))
             })
             .collect();
-        let entries: Vec<_> = named
-            .iter()
-            .map(|(name, variable, tensor)| Entry { name, shape: &variable.shape, values: tensor.to_ref() })
-            .collect();
-        let version = FORMAT_VERSION.to_string();
+        let entries: Vec<_> =
+            named.iter().map(|(name, shape, values)| Entry { name, shape, values: *values }).collect();
+        let shards = shards::to_json(&self.variables);
+        let version = if shards.is_some() { "2" } else { "1" };
         let iterations = self.iterations.to_string();
-        let mut metadata = vec![("format_version", version.as_str()), ("iterations", &iterations)];
+        let mut metadata = vec![("format_version", version), ("iterations", &iterations)];
         // As f64, so that whoever reads it as one has the same number; as f32 it is the same too.
         let dynamic = self
             .dynamic
@@ -195,6 +209,7 @@ impl Checkpoint<'_> {
             metadata.extend([("dynamic_scale", scale.as_str()), ("step_counter", counter)]);
         }
         metadata.extend(self.config_json.as_deref().map(|config| ("config", config)));
+        metadata.extend(shards.as_deref().map(|shards| (shards::KEY, shards)));
         tensor_file::write(path, &entries, &metadata)
     }
 
@@ -231,7 +246,7 @@ impl Checkpoint<'_> {
         let config_json = file.metadata("config").map(str::to_owned);
         let mut checkpoint = Checkpoint { variables: Vec::new(), iterations, dynamic, config_json };
         checkpoint.config().map_err(|error| wrong(format!("the metadata's config: {error}")))?;
-        checkpoint.variables = read_variables(&file)?;
+        checkpoint.variables = read_variables(&file, shards::read(&file)?)?;
         Ok(checkpoint)
     }
 
@@ -254,7 +269,7 @@ fn number<T: std::str::FromStr>(file: &TensorFile, key: &str, allowed: &str) -> 
 }
 
 /// Checks all before it reads any.
-fn read_variables(file: &TensorFile) -> Result<Vec<VariableState<'static>>, Error> {
+fn read_variables(file: &TensorFile, mut shards: Shards) -> Result<Vec<VariableState<'static>>, Error> {
     let mut found = std::collections::BTreeMap::<&str, Vec<(Section, &TensorInfo)>>::new();
     for tensor in file.tensors() {
         let wrong = |reason: String| file.error(Some(tensor.name()), reason);
@@ -269,6 +284,12 @@ fn read_variables(file: &TensorFile) -> Result<Vec<VariableState<'static>>, Erro
         if section.is_single() && tensor.dtype() != Dtype::F32 {
             return Err(wrong(format!("is {}, and must be f32", tensor.dtype())));
         }
+        if let Some(shard) = shards.get(name)
+            && *tensor.shape() != [shard.range.len()]
+        {
+            let (shape, len) = (tensor.shape(), shard.range.len());
+            return Err(wrong(format!("has the shape {shape:?}, and its shard in the metadata has [{len}]")));
+        }
         let tensors = found.entry(name).or_default();
         if let Some((_, other)) = tensors.first()
             && other.shape() != tensor.shape()
@@ -278,9 +299,18 @@ fn read_variables(file: &TensorFile) -> Result<Vec<VariableState<'static>>, Erro
         }
         tensors.push((section, tensor));
     }
+    if let Some(name) = shards.keys().find(|name| !found.contains_key(name.as_str())) {
+        return Err(file.error(
+            None,
+            format!("the metadata's {} has {name:?}, of which no tensor is there", shards::KEY),
+        ));
+    }
     let read = |(name, tensors): (&str, Vec<(Section, &TensorInfo)>)| {
         let shape = tensors.first().map(|(_, tensor)| tensor.shape()).unwrap_or_default();
         let mut variable = VariableState::new(name, shape);
+        if let Some(Shard { shape, range }) = shards.remove(name) {
+            (variable.shape, variable.shard) = (shape, Some(range));
+        }
         for (section, tensor) in tensors {
             *section.of_mut(&mut variable) = Some(Tensor::Owned(file.read_values(tensor)?));
         }

@@ -1,5 +1,7 @@
 //! How a call hands over the tensors of a variable.
 
+use std::ops::Range;
+
 use lion_kernels::{Backend, Task, TensorMut, TensorRef};
 
 use crate::variable::Variable;
@@ -26,6 +28,8 @@ use crate::{Error, VariableId};
 #[must_use]
 pub struct Update<'a> {
     pub(crate) variable: VariableId,
+    /// Of the variable's elements; all where there is none.
+    pub(crate) range: Option<Range<usize>>,
     pub(crate) source: Option<TensorRef<'a>>,
     pub(crate) parameter: TensorMut<'a>,
     pub(crate) gradient: Option<TensorRef<'a>>,
@@ -56,7 +60,19 @@ impl<'a> Update<'a> {
     /// A variable that has no gradient in this call. Nothing is done to it, but that it takes part in the moving
     /// average.
     pub fn without_gradient(variable: VariableId, parameter: impl Into<TensorMut<'a>>) -> Self {
-        Update { variable, source: None, parameter: parameter.into(), gradient: None, copy: None }
+        Update {
+            variable,
+            range: None,
+            source: None,
+            parameter: parameter.into(),
+            gradient: None,
+            copy: None,
+        }
+    }
+
+    /// The tensors are those of some elements of the variable only, in row-major order.
+    pub fn range(self, range: Range<usize>) -> Self {
+        Update { range: Some(range), ..self }
     }
 
     /// Reads the parameter from here, and not from where it is written.
@@ -70,17 +86,37 @@ impl<'a> Update<'a> {
         Update { copy: Some(copy.into()), ..self }
     }
 
-    /// Whether the tensors are those of the variable.
+    /// The first element.
+    #[inline]
+    pub(crate) fn start(&self) -> usize {
+        self.range.as_ref().map_or(0, |range| range.start)
+    }
+
+    /// Which elements of the variable the tensors are of. The update has been checked.
+    #[inline]
+    pub(crate) fn elements(&self) -> Range<usize> {
+        self.range.clone().unwrap_or(0..self.parameter.len())
+    }
+
+    /// Whether the tensors are those of the variable, or of a range of it.
     pub(crate) fn check(&self, variable: &Variable) -> Result<(), Error> {
-        variable.check_parameter("parameter", &self.parameter.to_ref())?;
+        let expected = match &self.range {
+            None if variable.held.len() == variable.len => variable.len,
+            None => return variable.check_held(&(0..variable.len)),
+            Some(range) => {
+                variable.check_part(range)?;
+                range.len()
+            }
+        };
+        variable.check_parameter("parameter", &self.parameter.to_ref(), expected)?;
         if let Some(gradient) = &self.gradient {
-            variable.check_length("gradient", gradient.len())?;
+            variable.check_length("gradient", gradient.len(), expected)?;
         }
         if let Some(source) = &self.source {
-            variable.check_parameter("source", source)?;
+            variable.check_parameter("source", source, expected)?;
         }
         if let Some(copy) = &self.copy {
-            variable.check_length("copy", copy.len())?;
+            variable.check_length("copy", copy.len(), expected)?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Variables: what an optimizer knows of a parameter between calls.
 
-use lion_kernels::{Dtype, TensorMut, TensorRef};
+use std::ops::Range;
+
+use lion_kernels::{BLOCK, Dtype, TensorMut, TensorRef};
 
 use crate::{Constraint, Error, GroupId};
 
@@ -37,6 +39,11 @@ pub struct VariableOptions {
     pub constraint: Option<Constraint>,
     /// Whose hyperparameters it has.
     pub group: GroupId,
+    /// Of which elements, in row-major order, the optimizer keeps the state; of all where `None`. A shard's parameters
+    /// and gradients come by ranges within it, see [`Update::range`](crate::Update::range). It can have neither
+    /// [`overwrite_with_gradient`](Self::overwrite_with_gradient) nor a constraint other than
+    /// [`Constraint::non_negative`].
+    pub shard: Option<Range<usize>>,
 }
 
 /// A variable as [`Lion::variables`](crate::Lion::variables) shows it, with its state.
@@ -49,6 +56,8 @@ pub struct VariableView<'a> {
     pub name: &'a str,
     /// Its shape; empty for a scalar.
     pub shape: &'a [usize],
+    /// The elements, in row-major order, that the state is of: all, or a shard.
+    pub held: &'a Range<usize>,
     /// The parameter's format.
     pub dtype: Dtype,
     /// The momentum; `None` where the variable is overwritten with its gradient.
@@ -71,7 +80,25 @@ pub struct StateMut<'a> {
     pub accumulator: Option<&'a mut [f32]>,
 }
 
-impl StateMut<'_> {
+impl<'a> StateMut<'a> {
+    /// Takes away the state of the next `len` elements after `skipped` others, which are dropped.
+    pub(crate) fn take(&mut self, skipped: usize, len: usize) -> Result<StateMut<'a>, lion_kernels::Error> {
+        let cut = |tensor: &mut Option<&'a mut [f32]>| {
+            let (taken, rest) = tensor.take()?.split_at_mut(skipped).1.split_at_mut(len);
+            *tensor = Some(rest);
+            Some(taken)
+        };
+        let momentum = match self.momentum.take() {
+            None => None,
+            Some(momentum) => {
+                let (taken, rest) = momentum.split_at(skipped)?.1.split_at(len)?;
+                self.momentum = Some(rest);
+                Some(taken)
+            }
+        };
+        Ok(StateMut { momentum, ema: cut(&mut self.ema), accumulator: cut(&mut self.accumulator) })
+    }
+
     pub(crate) fn clear_accumulator(&mut self) {
         if let Some(accumulator) = &mut self.accumulator {
             accumulator.fill(0.0);
@@ -85,6 +112,8 @@ pub(crate) struct Variable {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) len: usize,
+    /// The elements that the state is of.
+    pub(crate) held: Range<usize>,
     pub(crate) dtype: Dtype,
     pub(crate) group: GroupId,
     pub(crate) decays: bool,
@@ -124,18 +153,34 @@ impl Variable {
         let Some(len) = elements(shape) else {
             return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });
         };
-        let constraint = options.constraint.map(|constraint| {
+        let constraint = options.constraint.clone().map(|constraint| {
             let norms = constraint
                 .norms(shape)
                 .map_err(|error| error.under(&format!("the constraint of {name:?}")))?;
             Ok::<_, Error>(Constrained { constraint, norms })
         });
         let trained = !options.overwrite_with_gradient;
+        let held = match options.shard {
+            None => 0..len,
+            Some(shard) => {
+                check_range(name, &shard, &(0..len))?;
+                let whole = match &options.constraint {
+                    _ if !trained => Some("is overwritten with its gradient"),
+                    Some(constraint) if !constraint.is_elementwise() => Some("has a constraint"),
+                    _ => None,
+                };
+                if let Some(reason) = whole {
+                    return Err(Error::NeedsWhole { name: name.into(), reason, range: shard });
+                }
+                shard
+            }
+        };
         let momentum_dtype = options.momentum_dtype.or(wanted.momentum_dtype).unwrap_or(dtype);
         Ok(Variable {
             name: name.into(),
             shape: shape.into(),
             len,
+            held,
             dtype,
             group: options.group,
             decays: wanted.decays && !options.exclude_from_weight_decay,
@@ -147,17 +192,44 @@ impl Variable {
         })
     }
 
-    /// Whether a tensor has the variable's length.
-    pub(crate) fn check_length(&self, tensor: &'static str, found: usize) -> Result<(), Error> {
-        match found == self.len {
+    /// Whether the elements are among those that the state is of.
+    pub(crate) fn check_held(&self, range: &Range<usize>) -> Result<(), Error> {
+        check_range(&self.name, range, &self.held)
+    }
+
+    /// Whether these elements can also be moved without the others of the variable.
+    pub(crate) fn check_part(&self, range: &Range<usize>) -> Result<(), Error> {
+        self.check_held(range)?;
+        let reason = match &self.constraint {
+            _ if *range == (0..self.len) => return Ok(()),
+            _ if self.overwritten => "is overwritten with its gradient",
+            Some(it) if !it.constraint.is_elementwise() => "has a constraint",
+            _ => return Ok(()),
+        };
+        Err(Error::NeedsWhole { name: self.name.clone(), reason, range: range.clone() })
+    }
+
+    /// Whether a tensor has the length of the elements that are given, or of the variable.
+    pub(crate) fn check_length(
+        &self,
+        tensor: &'static str,
+        found: usize,
+        expected: usize,
+    ) -> Result<(), Error> {
+        match found == expected {
             true => Ok(()),
-            false => Err(Error::Length { name: self.name.clone(), tensor, found, expected: self.len }),
+            false => Err(Error::Length { name: self.name.clone(), tensor, found, expected }),
         }
     }
 
-    /// Whether a tensor has the variable's length and format.
-    pub(crate) fn check_parameter(&self, tensor: &'static str, values: &TensorRef<'_>) -> Result<(), Error> {
-        self.check_length(tensor, values.len())?;
+    /// Whether a tensor has that length and the variable's format.
+    pub(crate) fn check_parameter(
+        &self,
+        tensor: &'static str,
+        values: &TensorRef<'_>,
+        expected: usize,
+    ) -> Result<(), Error> {
+        self.check_length(tensor, values.len(), expected)?;
         match values.dtype() == self.dtype {
             true => Ok(()),
             false => {
@@ -167,9 +239,39 @@ impl Variable {
         }
     }
 
+    /// Whether a range is of whole blocks of statistics.
+    pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
+        let whole = |at: usize| at.is_multiple_of(BLOCK) || at == self.len;
+        match whole(range.start) && whole(range.end) {
+            true => Ok(()),
+            false => Err(Error::CutBlock { name: self.name.clone(), range: range.clone() }),
+        }
+    }
+
+    /// The places of elements in the state.
+    pub(crate) fn within_held(&self, range: &Range<usize>) -> Range<usize> {
+        range.start - self.held.start..range.end - self.held.start
+    }
+
+    /// Says that elements are left out that the moving average needs.
+    pub(crate) fn missing(&self, range: Range<usize>) -> Error {
+        let name = self.name.clone();
+        match range == (0..self.len) {
+            true => Error::MissingVariable { name },
+            false => Error::MissingElements { name, range },
+        }
+    }
+
     /// Says that a kernel's error is about this variable.
     pub(crate) fn error(&self, source: lion_kernels::Error) -> Error {
         Error::Tensor { name: self.name.clone(), source }
+    }
+}
+
+fn check_range(name: &str, range: &Range<usize>, allowed: &Range<usize>) -> Result<(), Error> {
+    match allowed.start <= range.start && range.start <= range.end && range.end <= allowed.end {
+        true => Ok(()),
+        false => Err(Error::Range { name: name.into(), range: range.clone(), allowed: allowed.clone() }),
     }
 }
 

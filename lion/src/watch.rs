@@ -8,7 +8,7 @@ use lion_kernels::Dtype;
 use crate::group::Steps;
 use crate::stalled;
 use crate::variable::Variable;
-use crate::{Hyperparameter, Outcome, Update};
+use crate::{Hyperparameter, Outcome, Update, VariableId};
 
 /// At most so many elements of a variable are looked at, so that a check costs little beside a call.
 const SAMPLE: usize = 4096;
@@ -27,33 +27,41 @@ pub(crate) struct Watch {
     warned_of_loss_scale: bool,
 }
 
-/// A finished call, as the optimizer knows it.
-pub(crate) struct Finished<'a> {
-    pub(crate) outcome: Outcome,
-    pub(crate) learning_rate: &'a Hyperparameter,
-    /// The value of that in the call.
-    pub(crate) rate: f32,
-    /// Of the next call, if the scale is dynamic.
-    pub(crate) dynamic_loss_scale: Option<f32>,
-    pub(crate) variables: &'a [Variable],
-    /// By group.
-    pub(crate) steps: &'a [Steps],
-}
-
 impl Watch {
-    /// Looks at what a call has left behind.
-    pub(crate) fn after(&mut self, call: &Finished<'_>, updates: &[Update<'_>]) {
-        match call.dynamic_loss_scale {
-            Some(scale) if !self.warned_of_loss_scale => self.check_loss_scale(scale),
-            _ => {}
-        }
-        if call.outcome != Outcome::Updated || self.warned_of_stall {
-            return;
+    /// Counts a call, and says whether it is one that looks for variables that stall.
+    pub(crate) fn looks_for_stalls(
+        &mut self,
+        outcome: Outcome,
+        schedule: &Hyperparameter,
+        learning_rate: f32,
+    ) -> bool {
+        if outcome != Outcome::Updated || self.warned_of_stall {
+            return false;
         }
         // Ever more seldom: a run of any length pays for a few dozen checks.
         self.updates = self.updates.saturating_add(1);
-        if self.updates.is_power_of_two() {
-            self.check_stall(call, updates);
+        if !self.updates.is_power_of_two() {
+            return false;
+        }
+        // While the learning rate rises, as in a warm-up, variables may stall for a time.
+        let rises = match (self.learning_rate.replace(learning_rate), schedule) {
+            (Some(before), _) => learning_rate > before,
+            (None, Hyperparameter::Constant(_)) => false,
+            (None, Hyperparameter::Scheduled(_)) => true,
+        };
+        !rises
+    }
+
+    /// Warns of what a finished call has left in a state from which no later call gets out: the dynamic loss scale of the
+    /// next call, if there is one, and the variables that stall.
+    pub(crate) fn warn(&mut self, dynamic_loss_scale: Option<f32>, stalls: Option<&Stalls>) {
+        match dynamic_loss_scale {
+            Some(scale) if !self.warned_of_loss_scale => self.check_loss_scale(scale),
+            _ => {}
+        }
+        if let Some(Stalls { first: Some(first), variables }) = stalls {
+            self.warned_of_stall = true;
+            log::warn!("{first}{}", Others(variables.len() - 1));
         }
     }
 
@@ -71,62 +79,43 @@ impl Watch {
              scale"
         );
     }
+}
 
-    /// While the learning rate rises, as in a warm-up, variables may stall for a time.
-    fn check_stall(&mut self, call: &Finished<'_>, updates: &[Update<'_>]) {
-        let rises = match (self.learning_rate.replace(call.rate), call.learning_rate) {
-            (Some(before), _) => call.rate > before,
-            (None, Hyperparameter::Constant(_)) => false,
-            (None, Hyperparameter::Scheduled(_)) => true,
-        };
-        if rises {
-            return;
-        }
-        let mut stalled = updates.iter().filter_map(|update| Stalled::find(call, update));
-        if let Some(first) = stalled.next() {
-            self.warned_of_stall = true;
-            log::warn!("{first}{}", Others(stalled.count()));
+/// The 16-bit variables that most of one call does not move.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stalls {
+    /// Says so of the first.
+    first: Option<String>,
+    variables: Vec<VariableId>,
+}
+
+impl Stalls {
+    /// Looks at parameters after their step. A variable that comes by ranges is one.
+    pub(crate) fn add(&mut self, variables: &[Variable], steps: &[Steps], updates: &[Update<'_>]) {
+        for update in updates {
+            let variable = &variables[update.variable.0];
+            let learning_rate = steps[variable.group.0].rates.learning_rate;
+            // Without a gradient, or with a rate of 0, it is meant to stay.
+            let moves = update.gradient.is_some() && !variable.overwritten && learning_rate > 0.0;
+            if !moves || variable.dtype == Dtype::F32 || self.variables.contains(&update.variable) {
+                continue;
+            }
+            let share = stalled::fraction_of_sample(update.parameter.to_ref(), learning_rate, SAMPLE);
+            if share >= STALLED {
+                self.first.get_or_insert_with(|| describe(variable, share, learning_rate));
+                self.variables.push(update.variable);
+            }
         }
     }
 }
 
-/// A 16-bit variable that most steps do not move.
-struct Stalled<'a> {
-    name: &'a str,
-    dtype: Dtype,
-    share: f64,
-    learning_rate: f32,
-}
-
-impl<'a> Stalled<'a> {
-    fn find(call: &Finished<'a>, update: &Update<'_>) -> Option<Self> {
-        let variable = &call.variables[update.variable.0];
-        let learning_rate = call.steps[variable.group.0].rates.learning_rate;
-        // Without a gradient, or with a rate of 0, it is meant to stay.
-        let moves = update.gradient.is_some() && !variable.overwritten && learning_rate > 0.0;
-        if !moves || variable.dtype == Dtype::F32 {
-            return None;
-        }
-        let share = stalled::fraction_of_sample(update.parameter.to_ref(), learning_rate, SAMPLE);
-        (share >= STALLED).then_some(Stalled {
-            name: &variable.name,
-            dtype: variable.dtype,
-            share,
-            learning_rate,
-        })
-    }
-}
-
-impl fmt::Display for Stalled<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stalled { name, dtype, share, learning_rate } = self;
-        write!(
-            f,
-            "variable {name:?}: a step of {learning_rate} does not move {:.0} % of its {dtype} elements, to which it \
-             rounds to nothing; use a larger learning rate, or an f32 parameter with a {dtype} copy",
-            share * 100.0
-        )
-    }
+fn describe(variable: &Variable, share: f64, learning_rate: f32) -> String {
+    let Variable { name, dtype, .. } = variable;
+    format!(
+        "variable {name:?}: a step of {learning_rate} does not move {:.0} % of its {dtype} elements, to which it rounds \
+         to nothing; use a larger learning rate, or an f32 parameter with a {dtype} copy",
+        share * 100.0
+    )
 }
 
 struct Others(usize);

@@ -44,14 +44,17 @@ mod case;
 pub mod counting;
 mod guarded;
 pub mod model;
+pub mod parts;
 pub mod safetensors;
 pub mod scenario;
 pub mod simulated;
+mod state;
 mod values;
 
 pub use case::{Case, settings};
 pub use fastrand::Rng;
 pub use guarded::Guarded;
+pub use state::checkpoint_text;
 pub use values::{Sample, bits, fill, ordinary, tensor_bits, values, widened};
 
 use lion_kernels::Backend;

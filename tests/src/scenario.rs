@@ -80,7 +80,8 @@ fn any_options(u: &mut Unstructured<'_>) -> Result<Options> {
 }
 
 fn any_variable(u: &mut Unstructured<'_>, index: usize) -> Result<Variable> {
-    const SHAPES: [&[usize]; 9] = [&[], &[1], &[3], &[2, 3], &[17], &[5, 13], &[0], &[4, 0], &[4100]];
+    const SHAPES: [&[usize]; 10] =
+        [&[], &[1], &[3], &[2, 3], &[17], &[5, 13], &[0], &[4, 0], &[4100], &[2, 6151]];
     let shape = u.choose(&SHAPES)?.to_vec();
     let dtype = *u.choose(Dtype::ALL)?;
     let values = any_values(u, dtype, shape.iter().product(), true)?;
@@ -250,6 +251,15 @@ impl Variable {
         name: &str,
         shape: &[usize],
     ) -> std::result::Result<VariableId, Error> {
+        let options = self.options(optimizer)?;
+        optimizer.register_with(name, shape, self.values.dtype(), options)
+    }
+
+    /// The variable's options, for an optimizer that gets a group for it.
+    ///
+    /// # Errors
+    /// Those of the optimizer.
+    pub fn options(&self, optimizer: &mut Lion) -> std::result::Result<VariableOptions, Error> {
         let group = match self.multiplier {
             None => GroupId::default(),
             Some(multiplier) => {
@@ -264,14 +274,13 @@ impl Variable {
                 Some(Constraint::from_fn(|_, values| values.iter_mut().for_each(|it| *it *= 0.5)))
             }
         };
-        let options = VariableOptions {
+        Ok(VariableOptions {
             exclude_from_weight_decay: self.excluded_from_weight_decay,
             overwrite_with_gradient: self.overwritten,
             constraint,
             group,
             ..VariableOptions::default()
-        };
-        optimizer.register_with(name, shape, self.values.dtype(), options)
+        })
     }
 }
 

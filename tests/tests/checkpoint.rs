@@ -81,7 +81,7 @@ fn files_that_are_no_checkpoints() {
     let good = r#""iterations":"1""#;
     refused("", "", "its metadata has no iterations");
     refused(r#""iterations":"-1""#, "", "the metadata's iterations is \"-1\", and must be a whole number");
-    refused(r#""iterations":"1","format_version":"2""#, "", "its format_version is 2");
+    refused(r#""iterations":"1","format_version":"3""#, "", "its format_version is 3");
     refused(r#""iterations":"1","format_version":"x""#, "", "format_version is \"x\"");
     refused(r#""iterations":"1","dynamic_scale":"1.0""#, "", "only one of dynamic_scale and step_counter");
     for scale in ["NaN", "-1", "-inf"] {
@@ -101,6 +101,41 @@ fn files_that_are_no_checkpoints() {
     let pair = r#","momentum/a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
                    "param/a":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}"#;
     refused(good, &pair.replace('\n', ""), "param/a: has the shape [1, 1], and momentum/a has [1]");
+}
+
+/// A shard in the metadata that is nonsense, or that does not fit its tensor.
+#[test]
+fn files_whose_shards_do_not_fit() {
+    let folder = tempdir().expect("a folder");
+    let path = folder.path().join("state.safetensors");
+    let refused = |shards: &str, expected: &str| {
+        let shards = shards.replace('"', "\\\"");
+        let metadata = format!(r#""iterations":"1","format_version":"2","shards":"{shards}""#);
+        let tensor = r#""momentum/a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
+        let header = format!("{{\"__metadata__\":{{{metadata}}},{tensor}}}");
+        fs::write(&path, file(&header, &[0; 8])).expect("written");
+        let error = Checkpoint::read(&path).map(|_| ()).expect_err("refused").to_string();
+        assert!(error.starts_with(&format!("{}: ", path.display())) && !error.contains('\n'), "{error}");
+        assert!(error.contains(expected), "{error}");
+    };
+    refused("{", "the metadata's shards: EOF");
+    refused("[]", "the metadata's shards: invalid type");
+    refused(r#"{"a": [[4], 2]}"#, "the metadata's shards: invalid length 2");
+    refused(r#"{"a": [[4], -1, 1]}"#, "the metadata's shards: invalid value");
+    refused(
+        r#"{"a": [[4], 3, 1]}"#,
+        r#"the metadata's shards: "a" has the range 3..1; expected one within 0..4"#,
+    );
+    refused(
+        r#"{"a": [[4], 3, 5]}"#,
+        r#"the metadata's shards: "a" has the range 3..5; expected one within 0..4"#,
+    );
+    refused(r#"{"a": [[4611686018427387904, 8], 0, 2]}"#, "more elements than memory can hold");
+    refused(r#"{"a": [[4], 0, 3]}"#, "momentum/a: has the shape [2], and its shard in the metadata has [3]");
+    refused(
+        r#"{"a": [[4], 0, 2], "b": [[4], 0, 2]}"#,
+        r#"the metadata's shards has "b", of which no tensor is there"#,
+    );
 }
 
 /// Keras's results are checkpoints.

@@ -14,6 +14,7 @@ use lion::prelude::*;
 use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::tensor_file::TensorFile;
 use lion::{Error, TensorBuf};
+use lion_tests::checkpoint_text;
 use lion_tests::counting::{Counting, with_memory_for};
 use tempfile::tempdir;
 
@@ -26,7 +27,7 @@ const LARGE: usize = 1 << 20;
 
 /// All that an optimizer knows, as text.
 fn text(optimizer: &Lion) -> String {
-    format!("{:?} {}", optimizer.checkpoint(), optimizer.variables().len())
+    checkpoint_text(&optimizer.checkpoint().expect("no open step"))
 }
 
 /// State is mapped from the system, so it is the system that must refuse it: in a process that may have 1 GB.

@@ -13,11 +13,11 @@ use lion::schedule::{
 use lion::state::{Checkpoint, Tensor};
 use lion::{Config, Hyperparameter, Lion, TensorBuf, VariableId};
 use lion_kernels::Backend;
-use lion_tests::bits;
 use lion_tests::model::{Clip, Rule};
 use lion_tests::safetensors::tensors;
 use lion_tests::scenario::Scenario;
 use lion_tests::widened;
+use lion_tests::{bits, checkpoint_text};
 use proptest::prelude::*;
 use tempfile::tempdir;
 
@@ -58,7 +58,7 @@ impl Training {
     }
 
     fn checkpoint(&self) -> Checkpoint<'_> {
-        let mut checkpoint = self.optimizer.checkpoint();
+        let mut checkpoint = self.optimizer.checkpoint().expect("no open step");
         for (variable, parameter) in checkpoint.variables.iter_mut().zip(&self.parameters) {
             variable.parameter = Some(Tensor::from(parameter.to_ref()));
         }
@@ -81,7 +81,7 @@ impl Training {
 
     /// All of it as text, which tells every number from every other, and only NaN from no NaN.
     fn text(&self) -> String {
-        format!("{:?}", self.checkpoint())
+        checkpoint_text(&self.checkpoint())
     }
 }
 

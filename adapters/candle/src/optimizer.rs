@@ -137,7 +137,7 @@ impl Lion {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        self.core.checkpoint().write(path).map_err(Error::wrap)
+        self.core.checkpoint().and_then(|checkpoint| checkpoint.write(path)).map_err(Error::wrap)
     }
 
     /// Goes on from a checkpoint file of the same variables, as if never stopped.

@@ -14,7 +14,7 @@ impl Lion {
     /// # Errors
     /// Memory that cannot be had.
     pub fn checkpoint(&self) -> Result<Checkpoint<'_>, Error> {
-        let mut checkpoint = self.core.checkpoint();
+        let mut checkpoint = self.core.checkpoint()?;
         for saved in &mut checkpoint.variables {
             if let Some(order) = self.order(&saved.name) {
                 reorder(saved, &order.inverse())?;
@@ -51,6 +51,7 @@ fn borrowed<'a>(saved: &'a VariableState<'_>) -> VariableState<'a> {
         momentum: tensor(&saved.momentum),
         ema: tensor(&saved.ema),
         accumulator: tensor(&saved.accumulator),
+        shard: saved.shard.clone(),
         ..VariableState::new(&saved.name, &saved.shape)
     }
 }

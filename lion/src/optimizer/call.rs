@@ -1,17 +1,22 @@
 //! What a call does to one variable: everything between reading its gradient and storing its parameter.
 
+use std::mem;
+use std::ops::Range;
+
 use lion_kernels::{
-    Backend, Ema, Error as KernelError, GradientStatistics, GradientTransform, LionStep, StepTensors, Task,
-    TensorRef,
+    BLOCK, Backend, Ema, Error as KernelError, GradientStatistics, GradientTransform, LionStep, StepTensors,
+    Task, TensorRef,
 };
 
 use super::queue::Queue;
-use crate::accumulation::accumulate_max;
+use crate::accumulation::{Window, accumulate_max};
 use crate::clip::{Clipping, Found, Norms};
 use crate::group::Steps;
+use crate::memory::Memory;
+use crate::statistics::Statistics;
 use crate::update::Update;
 use crate::variable::{StateMut, Variable};
-use crate::{Error, Metrics, Outcome};
+use crate::{Error, Metrics, Outcome, VariableId};
 
 /// A call, as its number and the settings decide it.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +47,14 @@ pub(super) struct Room {
 
 impl Room {
     /// Makes room for a variable's constraint, so that it cannot fail for want of memory.
-    pub(super) fn reserve(&mut self, variable: &Variable) -> Result<(), Error> {
+    pub(super) fn reserve(&mut self, variable: &Variable, elements: usize) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let no_memory = |what, elements| Error::OutOfMemory { what, elements };
         self.norms.clear();
         self.norms.try_reserve(constrained.norms).map_err(|_| no_memory("norms", constrained.norms))?;
         if variable.dtype != lion_kernels::Dtype::F32 {
             self.values.clear();
-            self.values
-                .try_reserve(variable.len)
-                .map_err(|_| no_memory("constrained values", variable.len))?;
+            self.values.try_reserve(elements).map_err(|_| no_memory("constrained values", elements))?;
         }
         Ok(())
     }
@@ -75,6 +78,39 @@ impl Call {
             non_finite: self.looks_ahead.then_some(self.found.non_finite),
             ..Metrics::of_nothing(learning_rate, self.loss_scale)
         }
+    }
+
+    /// Whether it ends a window of accumulation, after which every accumulator is zero.
+    pub(super) fn clears_accumulators(&self, window: Window) -> bool {
+        self.outcome == Outcome::Updated && window.calls.is_some()
+    }
+
+    /// The statistics of gradients, in the order of registration and of elements, each of whole blocks.
+    pub(super) fn measure_all<'t>(
+        &self,
+        gradients: impl Iterator<Item = (VariableId, Range<usize>, TensorRef<'t>)>,
+        variables: &[Variable],
+        memory: &'t Memory,
+        statistics: &'t mut Statistics,
+        queue: &mut Queue<'_, 't>,
+    ) -> Result<(), Error> {
+        let Statistics { first_blocks, blocks, measured, .. } = statistics;
+        let (mut rest, mut at) = (&mut blocks[..], 0);
+        for (id, range, gradient) in gradients {
+            let variable = &variables[id.0];
+            variable.check_blocks(&range)?;
+            let first = first_blocks[id.0];
+            let places = first + range.start / BLOCK..first + range.end.div_ceil(BLOCK);
+            let (own, after) =
+                mem::take(&mut rest).split_at_mut(places.start - at).1.split_at_mut(places.len());
+            (rest, at) = (after, places.end);
+            measured[places].fill(true);
+            let accumulator =
+                memory.accumulator(id, variable).map(|values| &values[variable.within_held(&range)]);
+            let queued = self.measure(variable, gradient, accumulator, own).and_then(|task| queue.push(task));
+            queued.map_err(|source| variable.error(source))?;
+        }
+        Ok(())
     }
 
     /// The statistics of each block of a variable's gradient as this call uses it.
@@ -213,15 +249,17 @@ impl Call {
     ) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let constraint = &constrained.constraint;
+        let part = [update.parameter.len()];
+        let shape = if update.range.is_some() { &part[..] } else { &variable.shape };
         if let Some(values) = update.parameter.as_slice_mut::<f32>() {
-            return constraint.apply_with(&variable.shape, values, &mut room.norms);
+            return constraint.apply_with(shape, values, &mut room.norms);
         }
         let of_variable = |source| variable.error(source);
         room.values.clear();
-        room.values.resize(variable.len, 0.0);
+        room.values.resize(update.parameter.len(), 0.0);
         let widen = Task::convert(update.parameter.to_ref(), &mut room.values[..]);
         widen.and_then(|mut task| task.run(self.backend)).map_err(of_variable)?;
-        constraint.apply_with(&variable.shape, &mut room.values, &mut room.norms)?;
+        constraint.apply_with(shape, &mut room.values, &mut room.norms)?;
         let round = Task::convert(&room.values[..], update.parameter.reborrow());
         round.and_then(|mut task| task.run(self.backend)).map_err(of_variable)
     }

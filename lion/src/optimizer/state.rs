@@ -220,7 +220,7 @@ impl Lion {
     ) -> Result<f64, Error> {
         let parameter = parameter.into();
         let found = self.registered(variable)?;
-        found.check_parameter("parameter", &parameter)?;
+        found.check_parameter("parameter", &parameter, found.held.len())?;
         Ok(with_ieee_state(|| stalled::fraction(parameter, self.rates(found).learning_rate)))
     }
 
@@ -255,7 +255,7 @@ impl Lion {
     ) -> Result<f64, Error> {
         let gradient = gradient.into();
         let found = self.registered(variable)?;
-        found.check_length("gradient", gradient.len())?;
+        found.check_length("gradient", gradient.len(), found.held.len())?;
         let Some(momentum) = self.momentum(variable) else {
             return Err(Error::NoMomentum { name: found.name.clone() });
         };

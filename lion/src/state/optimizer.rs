@@ -1,5 +1,7 @@
 //! An optimizer's state as a checkpoint, and back.
 
+use std::ops::Range;
+
 use lion_kernels::TensorMut;
 
 use super::{Checkpoint, DynamicState, Section, Tensor, VariableState};
@@ -10,33 +12,42 @@ impl Lion {
     /// All that the optimizer knows, borrowed from it. The parameters are the caller's to add, in the order of
     /// [`variables`](Self::variables), where the checkpoint is to hold them. The config is left out where a closure is
     /// in it.
-    pub fn checkpoint(&self) -> Checkpoint<'_> {
+    ///
+    /// # Errors
+    /// [`Error::OpenStep`] if a step in parts has begun and is neither finished nor abandoned.
+    pub fn checkpoint(&self) -> Result<Checkpoint<'_>, Error> {
+        self.require_no_step()?;
         let dynamic = self.dynamic_loss_scale();
-        Checkpoint {
+        Ok(Checkpoint {
             variables: self.variables().map(VariableState::from).collect(),
             iterations: self.iterations(),
             dynamic: dynamic.map(|(scale, step_counter)| DynamicState { scale, step_counter }),
             config_json: self.config().to_lion_json().ok(),
-        }
+        })
     }
 
     /// Goes on from a checkpoint of the same variables. The options stay those of this optimizer; the parameters in the
-    /// checkpoint are the caller's to take.
+    /// checkpoint are the caller's to take. A variable of which this optimizer holds a shard may be whole in the
+    /// checkpoint, or be another shard that has all of this one's elements.
     ///
     /// # Errors
     /// [`Error::State`] where the checkpoint has other variables, shapes, formats or kinds of state than this
-    /// optimizer. Nothing has been changed then.
+    /// optimizer; [`Error::OpenStep`] if a step in parts has begun. Nothing has been changed then.
     pub fn restore(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
+        self.require_no_step()?;
         let ids = self.check_state(checkpoint)?;
         if let Some(DynamicState { scale, step_counter }) = checkpoint.dynamic {
             self.set_dynamic_loss_scale(scale, step_counter)?;
         }
         self.set_iterations(checkpoint.iterations);
         for (id, saved) in ids.into_iter().zip(&checkpoint.variables) {
+            let held = self.registered(id)?.held.clone();
+            let start = held.start - saved.shard.as_ref().map_or(0, |shard| shard.start);
+            let part = start..start + held.len();
             let state = self.state_mut(id).expect("the variable has been found above");
-            copy(&saved.momentum, state.momentum);
-            copy(&saved.ema, state.ema.map(TensorMut::from));
-            copy(&saved.accumulator, state.accumulator.map(TensorMut::from));
+            copy(&saved.momentum, part.clone(), state.momentum);
+            copy(&saved.ema, part.clone(), state.ema.map(TensorMut::from));
+            copy(&saved.accumulator, part, state.accumulator.map(TensorMut::from));
         }
         Ok(())
     }
@@ -82,6 +93,7 @@ impl<'a> From<VariableView<'a>> for VariableState<'a> {
             momentum: view.momentum.map(Tensor::from),
             ema: view.ema.map(Tensor::from),
             accumulator: view.accumulator.map(Tensor::from),
+            shard: (Some(view.held.len()) != elements(view.shape)).then(|| view.held.clone()),
             ..VariableState::new(view.name, view.shape)
         }
     }
@@ -89,6 +101,9 @@ impl<'a> From<VariableView<'a>> for VariableState<'a> {
 
 fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(), Error> {
     let state = VariableState::from(*own);
+    let whole = 0..elements(&saved.shape).unwrap_or_default();
+    let range = saved.shard.as_ref().unwrap_or(&whole);
+    let holds_all = range.start <= own.held.start && own.held.end <= range.end;
     for section in [Section::Parameter, Section::Momentum, Section::Ema, Section::Accumulator] {
         let tensor = section.of(saved).as_ref().map(Tensor::to_ref);
         let expected = match section {
@@ -99,8 +114,13 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
         let reason = match (tensor.map(|tensor| tensor.dtype()), expected) {
             (None, None) => continue,
             (found, expected) if found == expected && saved.shape == own.shape => match tensor {
-                Some(tensor) if Some(tensor.len()) != elements(own.shape) => {
-                    format!("has {} elements", tensor.len())
+                Some(tensor) if tensor.len() != range.len() => format!("has {} elements", tensor.len()),
+                _ if !holds_all => {
+                    let (held, range) = (own.held, range);
+                    format!(
+                        "has the elements {}..{}, and the optimizer has {}..{}",
+                        range.start, range.end, held.start, held.end
+                    )
                 }
                 _ => continue,
             },
@@ -117,9 +137,9 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
 }
 
 /// Between tensors that have been checked to be alike.
-fn copy(from: &Option<Tensor<'_>>, to: Option<TensorMut<'_>>) {
+fn copy(from: &Option<Tensor<'_>>, part: Range<usize>, to: Option<TensorMut<'_>>) {
     if let (Some(from), Some(mut to)) = (from, to) {
-        let alike = to.copy_from(from.to_ref());
+        let alike = from.to_ref().range(part).is_ok_and(|from| to.copy_from(from));
         debug_assert!(alike, "the tensors have been checked");
     }
 }

@@ -1,0 +1,78 @@
+//! What can be wrong with the tensors of a call, found before any is written.
+
+use super::Lion;
+use crate::{Error, Update};
+
+/// Whether the updates are all of a call, or one part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completeness {
+    /// Then the moving average needs every variable.
+    Whole,
+    Part,
+}
+
+/// A place among the variables: everything before it has been looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    variable: usize,
+    element: usize,
+}
+
+impl Lion {
+    /// Puts the updates in the order of registration, and of elements; and finds what is wrong with them.
+    pub(super) fn check(
+        &mut self,
+        updates: &mut [Update<'_>],
+        completeness: Completeness,
+    ) -> Result<(), Error> {
+        // Mostly they are in this order already, which takes one look at each.
+        updates.sort_unstable_by_key(|update| (update.variable, update.start()));
+        let mut next = Place::default();
+        for update in updates.iter() {
+            let (index, registered) = (update.variable.0, self.variables.len());
+            let Some(variable) = self.variables.get(index) else {
+                return Err(Error::UnknownVariable { index, registered });
+            };
+            update.check(variable)?;
+            let elements = update.elements();
+            if index < next.variable {
+                return Err(Error::RepeatedVariable { name: variable.name.clone() });
+            }
+            if index == next.variable && elements.start < next.element {
+                let given = elements.start..next.element;
+                return Err(Error::RepeatedElements { name: variable.name.clone(), range: elements, given });
+            }
+            self.scratch.room.reserve(variable, elements.len())?;
+            if completeness == Completeness::Whole {
+                self.require_unaveraged(next, Place { variable: index, element: elements.start })?;
+            }
+            next = match update.range {
+                None => Place { variable: index + 1, element: 0 },
+                Some(_) => Place { variable: index, element: elements.end },
+            };
+        }
+        match completeness {
+            Completeness::Whole => {
+                self.require_unaveraged(next, Place { variable: self.variables.len(), element: 0 })
+            }
+            Completeness::Part => Ok(()),
+        }
+    }
+
+    /// Elements that a call leaves out must not be ones that it averages.
+    fn require_unaveraged(&self, from: Place, to: Place) -> Result<(), Error> {
+        if self.averaging.is_none() || from.variable >= self.variables.len() {
+            return Ok(());
+        }
+        let last = to.variable.min(self.variables.len() - 1);
+        for (index, variable) in self.variables.iter().enumerate().take(last + 1).skip(from.variable) {
+            let begun = if index == from.variable { from.element } else { 0 };
+            let start = begun.max(variable.held.start);
+            let end = if index == to.variable { to.element } else { variable.held.end };
+            if variable.averaged && start < end {
+                return Err(variable.missing(start..end));
+            }
+        }
+        Ok(())
+    }
+}
