@@ -100,6 +100,12 @@ impl Statistics {
     /// Begins anew, for call number `call`.
     pub(crate) fn reset(&mut self, call: u64, variables: &[Variable]) -> Result<(), Error> {
         self.call = call;
+        // Variables are only ever added.
+        if self.first_blocks.len() == variables.len() + 1 {
+            self.blocks.fill(GradientStatistics::default());
+            self.measured.fill(false);
+            return Ok(());
+        }
         let before = self.blocks.len();
         self.first_blocks.clear();
         let mut total = 0_usize;

@@ -12,7 +12,7 @@ pub(super) enum Completeness {
 }
 
 /// A place among the variables: everything before it has been looked at.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Place {
     variable: usize,
     element: usize,
@@ -43,19 +43,19 @@ impl Lion {
                 return Err(Error::RepeatedElements { name: variable.name.clone(), range: elements, given });
             }
             self.scratch.room.reserve(variable, elements.len())?;
-            if completeness == Completeness::Whole {
-                self.require_unaveraged(next, Place { variable: index, element: elements.start })?;
+            let place = Place { variable: index, element: elements.start };
+            if place != next && completeness == Completeness::Whole {
+                self.require_unaveraged(next, place)?;
             }
             next = match update.range {
                 None => Place { variable: index + 1, element: 0 },
                 Some(_) => Place { variable: index, element: elements.end },
             };
         }
+        let end = Place { variable: self.variables.len(), element: 0 };
         match completeness {
-            Completeness::Whole => {
-                self.require_unaveraged(next, Place { variable: self.variables.len(), element: 0 })
-            }
-            Completeness::Part => Ok(()),
+            Completeness::Whole if next != end => self.require_unaveraged(next, end),
+            _ => Ok(()),
         }
     }
 
