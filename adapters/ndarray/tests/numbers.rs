@@ -88,7 +88,8 @@ fn layouts_change_no_bit() {
             assert_eq!(bits((&found).into()), bits((&expected).into()), "{names}");
 
             // A checkpoint is row-major.
-            let (found, expected) = (optimizer.checkpoint().expect("memory"), core.checkpoint().expect("no open step"));
+            let (found, expected) =
+                (optimizer.checkpoint().expect("memory"), core.checkpoint().expect("no open step"));
             let (found, expected) = (&found.variables[0], &expected.variables[0]);
             assert_eq!(found.shape, expected.shape, "{names}");
             assert_eq!(elements(&found.momentum), elements(&expected.momentum), "{names}");
