@@ -5,14 +5,14 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// A file that cannot be read or written.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {reason}", path.display())]
     File {
         /// Which file.
         path: PathBuf,
         /// What was tried, such as `read`.
         action: &'static str,
         /// Why it failed.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A profile that is none: not UTF-8, not TOML, or not in the schema.
     #[error("is no profile: {reason}")]

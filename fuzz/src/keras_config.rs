@@ -7,7 +7,7 @@ use crate::{JSON, read};
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let Some((_, config)) = read(JSON, bytes, Config::from_json) else { return };
-    config.validate().expect("what is read is valid");
+    config.check().expect("what is read is valid");
     let written = config.to_lion_json().expect("no closure comes from a file");
     assert_eq!(Config::from_json(&written).expect("what is written can be read"), config);
     match (config.to_json(), config.to_bare_json()) {

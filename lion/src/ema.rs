@@ -1,5 +1,7 @@
 //! When the moving average of the parameters moves, by how much, and when it is written back.
 
+use std::fmt;
+
 use lion_kernels::Ema;
 
 use crate::{Config, Error};
@@ -13,6 +15,21 @@ pub enum EmaCadence {
     EveryCall,
     /// Only calls that update.
     EveryUpdate,
+}
+
+impl EmaCadence {
+    /// Every cadence, in the order of this enum.
+    pub const ALL: &'static [Self] = &[EmaCadence::EveryCall, EmaCadence::EveryUpdate];
+}
+
+/// The name by which options have it.
+impl fmt::Display for EmaCadence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EmaCadence::EveryCall => "every_call",
+            EmaCadence::EveryUpdate => "every_update",
+        })
+    }
 }
 
 /// The settings of the average.

@@ -1,10 +1,15 @@
+mod kind;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+pub use kind::ErrorKind;
+
 /// Why a call did nothing. Each message is one line that says what was wrong, where, what was found and what is
-/// allowed.
+/// allowed. It is the whole account: [`source`](std::error::Error::source) gives nothing that it has printed.
+/// [`kind`](Self::kind) sorts errors for who must react to them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -31,6 +36,24 @@ pub enum Error {
         key: String,
         /// The keys that would be read.
         known: String,
+    },
+    /// A name that no option has.
+    #[error("there is no option {name}; nearest: {nearest}")]
+    UnknownOption {
+        /// The name.
+        name: String,
+        /// The names of options that it may mean.
+        nearest: String,
+    },
+    /// An option that may not change after the optimizer is built.
+    #[error("{name} is {value} for good, as the optimizer is built; {changing} may change")]
+    FixedOption {
+        /// The option.
+        name: &'static str,
+        /// What it is.
+        value: String,
+        /// The options that may change.
+        changing: String,
     },
     /// A key that has no default and is not there.
     #[error("{key} is missing, and must be {allowed}")]
@@ -102,12 +125,12 @@ pub enum Error {
     #[error(transparent)]
     Kernels(#[from] lion_kernels::Error),
     /// A tensor of a variable that a kernel refuses.
-    #[error("variable {name:?}: {source}")]
+    #[error("variable {name:?}: {reason}")]
     Tensor {
         /// The variable.
         name: String,
         /// What is wrong with its tensor.
-        source: lion_kernels::Error,
+        reason: lion_kernels::Error,
     },
     /// A second variable of the same name.
     #[error("there is a variable {name:?} already")]
@@ -304,7 +327,7 @@ pub enum Error {
         reason: String,
     },
     /// A file that could not be read or written.
-    #[error("{}{action}: {source}", place(file, tensor))]
+    #[error("{}{action}: {reason}", place(file, tensor))]
     Io {
         /// The file.
         file: PathBuf,
@@ -313,7 +336,7 @@ pub enum Error {
         /// What could not be done.
         action: &'static str,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
 }
 

@@ -1,7 +1,5 @@
 use lion_kernels::with_ieee_state;
-use serde_json::Value;
 
-use crate::json::{self, Fields};
 use crate::{Error, Schedule};
 
 /// A number that stays, or one that follows the calls of the optimizer.
@@ -46,28 +44,6 @@ impl Hyperparameter {
         match self {
             Hyperparameter::Constant(value) => check(name, *value).map(drop),
             Hyperparameter::Scheduled(_) => Ok(()),
-        }
-    }
-
-    pub(crate) fn write(&self) -> Result<Value, Error> {
-        match self {
-            Hyperparameter::Constant(value) => Ok(json::float(*value)),
-            Hyperparameter::Scheduled(schedule) => schedule.write(),
-        }
-    }
-
-    /// The hyperparameter under `key`, if the key is there and not null.
-    pub(crate) fn read(fields: &mut Fields, key: &'static str) -> Result<Option<Self>, Error> {
-        match fields.value(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Number(number)) => {
-                Ok(Some(Hyperparameter::Constant(number.as_f64().unwrap_or(f64::NAN))))
-            }
-            Some(value @ Value::Object(_)) => {
-                let schedule = Schedule::read(value).map_err(|error| error.under(key))?;
-                Ok(Some(schedule.into()))
-            }
-            Some(other) => Err(json::wrong(key, &other, "a number or a serialized schedule")),
         }
     }
 }

@@ -3,12 +3,14 @@
 mod plain;
 mod wrapped;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::Error;
+use crate::options::{self, Setting};
 
 pub(crate) use wrapped::Wrapped;
 
@@ -151,52 +153,50 @@ impl Fields {
         self.entries.get(key)
     }
 
-    /// Reads a `false` as 0, as Python does.
-    pub(crate) fn false_is_zero(&mut self, key: &str) {
-        if let Some(value @ Value::Bool(false)) = self.entries.get_mut(key) {
-            *value = Value::from(0);
-        }
-    }
-
     pub(crate) fn value(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.entries.remove(key)
     }
 
     /// What is under `key`; nothing where the key is absent or null.
-    pub(crate) fn option<T: FromJson>(&mut self, key: &'static str) -> Result<Option<T>, Error> {
+    pub(crate) fn option<T: Setting>(&mut self, key: &'static str) -> Result<Option<T>, Error> {
         match self.value(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => convert(key, value).map(Some),
+            Some(value) => convert(key, &value).map(Some),
         }
     }
 
     /// What is under `key`, or the default where the key is absent. A null is a wrong type.
-    pub(crate) fn or<T: FromJson>(&mut self, key: &'static str, default: T) -> Result<T, Error> {
+    pub(crate) fn or<T: Setting>(&mut self, key: &'static str, default: T) -> Result<T, Error> {
         match self.value(key) {
             None => Ok(default),
-            Some(value) => convert(key, value),
+            Some(value) => convert(key, &value),
         }
     }
 
     /// What is under `key`, which has no default.
-    pub(crate) fn required<T: FromJson>(&mut self, key: &'static str) -> Result<T, Error> {
-        match self.value(key) {
-            None => Err(Error::MissingKey { key: key.into(), allowed: T::WHAT.into() }),
-            Some(value) => convert(key, value),
-        }
+    pub(crate) fn required<T: Setting>(&mut self, key: &'static str) -> Result<T, Error> {
+        convert(key, &self.required_value(key, T::what())?)
+    }
+
+    /// The value under `key`, which has no default and is of some kind.
+    pub(crate) fn required_value(
+        &mut self,
+        key: &'static str,
+        allowed: impl Into<Cow<'static, str>>,
+    ) -> Result<Value, Error> {
+        self.value(key).ok_or_else(|| Error::MissingKey { key: key.into(), allowed: allowed.into() })
     }
 
     /// The list of numbers under `key`, which has no default.
     pub(crate) fn numbers(&mut self, key: &'static str) -> Result<Vec<f64>, Error> {
         const WHAT: &str = "a list of numbers";
-        match self.value(key) {
-            None => Err(Error::MissingKey { key: key.into(), allowed: WHAT.into() }),
-            Some(Value::Array(elements)) => {
+        match self.required_value(key, WHAT)? {
+            Value::Array(elements) => {
                 let number = |(index, value)| convert(&format!("{key}[{index}]"), value);
-                elements.into_iter().enumerate().map(number).collect()
+                elements.iter().enumerate().map(number).collect()
             }
-            Some(other) => Err(wrong(key, &other, WHAT)),
+            other => Err(wrong(key, &other, WHAT)),
         }
     }
 
@@ -210,64 +210,12 @@ impl Fields {
 }
 
 /// A value that is not what it must be.
-pub(crate) fn wrong(key: &str, value: &Value, allowed: &'static str) -> Error {
+pub(crate) fn wrong(key: &str, value: &Value, allowed: impl Into<Cow<'static, str>>) -> Error {
     Error::argument(key, excerpt(value), allowed)
 }
 
-fn convert<T: FromJson>(key: &str, value: Value) -> Result<T, Error> {
-    T::from_json(value).map_err(|value| wrong(key, &value, T::WHAT))
-}
-
-/// A type that a JSON value may have. The value comes back where it does not.
-pub(crate) trait FromJson: Sized {
-    const WHAT: &'static str;
-
-    fn from_json(value: Value) -> Result<Self, Value>;
-}
-
-impl FromJson for f64 {
-    const WHAT: &'static str = "a number";
-
-    fn from_json(value: Value) -> Result<Self, Value> {
-        value.as_f64().ok_or(value)
-    }
-}
-
-impl FromJson for bool {
-    const WHAT: &'static str = "true or false";
-
-    fn from_json(value: Value) -> Result<Self, Value> {
-        value.as_bool().ok_or(value)
-    }
-}
-
-/// Python counts with `2.0` as it does with `2`.
-impl FromJson for u64 {
-    const WHAT: &'static str = "a whole number that is not negative";
-
-    fn from_json(value: Value) -> Result<Self, Value> {
-        let whole = |x: &f64| *x >= 0.0 && x.fract() == 0.0 && *x < 2.0_f64.powi(64);
-        value.as_u64().or_else(|| value.as_f64().filter(whole).map(|x| x as u64)).ok_or(value)
-    }
-}
-
-impl FromJson for String {
-    const WHAT: &'static str = "a string";
-
-    fn from_json(value: Value) -> Result<Self, Value> {
-        match value {
-            Value::String(text) => Ok(text),
-            other => Err(other),
-        }
-    }
-}
-
-impl FromJson for Value {
-    const WHAT: &'static str = "an object";
-
-    fn from_json(value: Value) -> Result<Self, Value> {
-        Ok(value)
-    }
+fn convert<T: Setting>(key: &str, value: &Value) -> Result<T, Error> {
+    options::Value::of_json(value).as_ref().and_then(T::of).ok_or_else(|| wrong(key, value, T::what()))
 }
 
 /// A number that Keras wants as a Python float, which `1` is not: the writer gives it a point. Only finite numbers

@@ -61,7 +61,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Lion {
-    config: Config,
+    pub(crate) config: Config,
     profile: Profile,
     /// For what no profile is about.
     backend: Backend,

@@ -98,11 +98,11 @@ impl<'a> Place<'a> {
     }
 
     fn io(self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-        move |source| Error::Io {
+        move |reason| Error::Io {
             file: PathBuf::from(self.path),
             tensor: self.tensor.map(str::to_owned),
             action,
-            source,
+            reason,
         }
     }
 }

@@ -263,8 +263,8 @@ impl Variable {
     }
 
     /// Says that a kernel's error is about this variable.
-    pub(crate) fn error(&self, source: lion_kernels::Error) -> Error {
-        Error::Tensor { name: self.name.clone(), source }
+    pub(crate) fn error(&self, reason: lion_kernels::Error) -> Error {
+        Error::Tensor { name: self.name.clone(), reason }
     }
 }
 

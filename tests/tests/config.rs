@@ -229,12 +229,12 @@ fn every_argument_has_its_range() {
     config.clipnorm = None;
     config.ema_overwrite_frequency = Some(0);
     assert_eq!(
-        config.validate().unwrap_err().to_string(),
+        config.check().unwrap_err().to_string(),
         "ema_overwrite_frequency is 0, and must be a whole number in [1, 18446744073709551615]"
     );
     config.ema_overwrite_frequency = None;
     config.beta_1 = f64::NAN.into();
-    assert_eq!(config.validate().unwrap_err().to_string(), "beta_1 is NaN, and must be in (0, 1]");
+    assert_eq!(config.check().unwrap_err().to_string(), "beta_1 is NaN, and must be in (0, 1]");
 }
 
 #[test]

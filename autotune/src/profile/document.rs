@@ -133,7 +133,7 @@ impl Document {
     /// # Errors
     /// [`Error::File`] where it cannot be read, else as [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let failed = |action| move |source| Error::File { path: path.into(), action, source };
+        let failed = |action| move |reason| Error::File { path: path.into(), action, reason };
         let file = regular::open(path).map_err(failed("open"))?;
         let bytes = regular::read(file, LARGEST).map_err(failed("read"))?;
         let text = String::from_utf8(bytes).map_err(|error| Error::Syntax { reason: error.to_string() })?;

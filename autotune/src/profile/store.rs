@@ -61,5 +61,5 @@ fn make_folder(path: &Path) -> Result<(), Error> {
 }
 
 fn failed(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::File { path: path.into(), action, source }
+    move |reason| Error::File { path: path.into(), action, reason }
 }

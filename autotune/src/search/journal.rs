@@ -69,7 +69,7 @@ impl Journal {
     /// # Errors
     /// [`Error::File`] where it cannot be made, or another tuner holds it.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |action| move |source| Error::File { path: path.into(), action, source };
+        let failed = |action| move |reason| Error::File { path: path.into(), action, reason };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("make its folder"))?;
         }
@@ -94,7 +94,7 @@ impl Journal {
     /// # Errors
     /// [`Error::File`], and [`Error::Record`] where it is none.
     pub fn read(path: &Path) -> Result<Record, Error> {
-        let failed = |source| Error::File { path: path.into(), action: "read", source };
+        let failed = |reason| Error::File { path: path.into(), action: "read", reason };
         let text = read(&mut regular::open(path).map_err(failed)?).map_err(failed)?;
         let (header, findings, _) = parse(&text)
             .ok_or_else(|| Error::Record { reason: "its first line is not a tuning's".into() })?;

@@ -31,7 +31,7 @@ impl Config {
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let wrong = |reason: String| Error::File { file: path.into(), tensor: None, reason };
-        let io = |action| move |source| Error::Io { file: path.into(), tensor: None, action, source };
+        let io = |action| move |reason| Error::Io { file: path.into(), tensor: None, action, reason };
         if fs::metadata(path).is_ok_and(|found| found.is_dir()) {
             return Err(wrong(FOLDER.into()));
         }

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::find::{self, Found};
-use super::{Config, DynamicLossScale, EMA_OVERWRITE_FREQUENCY, GRADIENT_ACCUMULATION_STEPS, one_clip};
-use crate::json::{self, Fields, FromJson, Wrapped};
-use crate::{Error, Hyperparameter, check};
+use super::{Config, DynamicLossScale, one_clip};
+use crate::json::{self, Fields, LION_MODULE, Wrapped};
+use crate::options::{self, Keras, Row, TABLE};
+use crate::{Error, Schedule, check};
 
 const MODULE: &str = "keras.optimizers";
 const LION: &str = "Lion";
@@ -44,7 +45,7 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate), and [`Error::Json`], [`Error::UnknownKey`], [`Error::MissingKey`],
+    /// Those of [`check`](Self::check), and [`Error::Json`], [`Error::UnknownKey`], [`Error::MissingKey`],
     /// [`Error::Custom`] for classes and functions that are not Keras's own, and [`Error::NoOptimizer`];
     /// each names the key, with the keys that lead to it.
     pub fn from_json(text: &str) -> Result<Self, Error> {
@@ -89,7 +90,7 @@ impl Config {
     /// Writes the form of `keras.optimizers.serialize(optimizer)`, which `keras.optimizers.deserialize` takes.
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate), [`Error::NotSerializable`] for a closure, and [`Error::NotOfKeras`] for
+    /// Those of [`check`](Self::check), [`Error::NotSerializable`] for a closure, and [`Error::NotOfKeras`] for
     /// schedules that Keras lacks, and for any schedule but that of the learning rate.
     pub fn to_json(&self) -> Result<String, Error> {
         let (class, config) = self.write()?;
@@ -111,7 +112,7 @@ impl Config {
     /// where Keras cannot load them. Those that Keras lacks have the module `lion`.
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate), and [`Error::NotSerializable`] for a closure.
+    /// Those of [`check`](Self::check), and [`Error::NotSerializable`] for a closure.
     pub fn to_lion_json(&self) -> Result<String, Error> {
         let (class, config) = self.write()?;
         Ok(pretty(&Wrapped::write(MODULE, class, config)))
@@ -120,21 +121,15 @@ impl Config {
     /// Keras makes an instance of the learning rate's schedule, and leaves others the dict that they are in the file. It
     /// notices in the first step.
     fn check_for_keras(&self) -> Result<(), Error> {
-        let refused = |name, what| Err(Error::NotOfKeras { name, what });
-        if let Hyperparameter::Scheduled(schedule) = &self.learning_rate
-            && !schedule.is_of_keras()
-        {
-            return refused("learning_rate", format!("the schedule {}", schedule.class_name()));
-        }
-        let constants = [
-            ("weight_decay", self.weight_decay.as_ref()),
-            ("beta_1", Some(&self.beta_1)),
-            ("beta_2", Some(&self.beta_2)),
-        ];
-        for (name, value) in constants {
-            if let Some(Hyperparameter::Scheduled(_)) = value {
-                return refused(name, "a schedule".into());
-            }
+        for row in TABLE {
+            let value = row.get(self);
+            let what = match &value {
+                options::Value::Schedule(_) if row.name != "learning_rate" => "a schedule".into(),
+                options::Value::Schedule(schedule) if !schedule.is_of_keras() => value.to_string(),
+                _ if !row.is_known_to_keras() && value != row.default() => value.to_string(),
+                _ => continue,
+            };
+            return Err(Error::NotOfKeras { name: row.name, what });
         }
         Ok(())
     }
@@ -158,7 +153,7 @@ impl Config {
     }
 
     fn read_loss_scale_optimizer(mut fields: Fields) -> Result<Self, Error> {
-        let inner = Self::read_wrapped(fields.required("inner_optimizer")?, &[LION])
+        let inner = Self::read_wrapped(fields.required_value("inner_optimizer", "an object")?, &[LION])
             .map_err(|error| error.under("inner_optimizer"))?;
         let is_dynamic = fields.or("dynamic", true)?;
         let default = DynamicLossScale::default();
@@ -177,6 +172,7 @@ impl Config {
         };
         check::positive("initial_scale", scale.initial_scale)?;
         for (key, idle) in idle_arguments() {
+            let idle = idle?;
             if let Some(found) = fields.value(key)
                 && found != idle
             {
@@ -192,49 +188,60 @@ impl Config {
     }
 
     fn read_lion(mut fields: Fields) -> Result<Self, Error> {
-        let default = Config::default();
-        if fields.peek("weight_decay") == Some(&Value::Bool(false)) {
-            fields.value("weight_decay");
+        check_clips(&fields)?;
+        let mut config = Self::default();
+        for row in TABLE.iter().filter(|row| row.keras.is_key()) {
+            config.read_option(row, &mut fields)?;
         }
-        let clips = ["clipnorm", "global_clipnorm", "clipvalue"];
-        let [clipnorm, global_clipnorm, clipvalue] = read_clips(&mut fields, clips)?;
-        let config = Config {
-            learning_rate: constant_or(&mut fields, "learning_rate", default.learning_rate)?,
-            beta_1: constant_or(&mut fields, "beta_1", default.beta_1)?,
-            beta_2: constant_or(&mut fields, "beta_2", default.beta_2)?,
-            weight_decay: Hyperparameter::read(&mut fields, "weight_decay")?,
-            clipnorm,
-            global_clipnorm,
-            clipvalue,
-            use_ema: fields.or("use_ema", default.use_ema)?,
-            ema_momentum: fields.or("ema_momentum", default.ema_momentum)?,
-            ema_overwrite_frequency: positive_count(
-                &mut fields,
-                "ema_overwrite_frequency",
-                EMA_OVERWRITE_FREQUENCY,
-            )?,
-            loss_scale_factor: fields.option("loss_scale_factor")?,
-            gradient_accumulation_steps: positive_count(
-                &mut fields,
-                "gradient_accumulation_steps",
-                GRADIENT_ACCUMULATION_STEPS,
-            )?,
-            name: fields.option("name")?.unwrap_or(default.name),
-            dynamic_loss_scale: None,
-        };
         // Keras takes this argument of older versions and ignores it.
         fields.value("decay");
         // Keras 2 says by these how it computes, and not what.
         fields.option::<bool>("jit_compile")?;
         fields.option::<bool>("is_legacy_optimizer")?;
-        config.validate()?;
+        if fields.contains(LION_MODULE)
+            && let Some(own) = fields.value(LION_MODULE)
+        {
+            config.read_own(own).map_err(|error| error.under(LION_MODULE))?;
+        }
+        config.check()?;
         fields.finish()?;
         Ok(config)
     }
 
+    /// Reads the options that no config of Keras has.
+    fn read_own(&mut self, value: Value) -> Result<(), Error> {
+        let mut fields = Fields::new(value)?;
+        for row in TABLE.iter().filter(|row| row.keras.is_key_of_lion()) {
+            self.read_option(row, &mut fields)?;
+        }
+        fields.finish()
+    }
+
+    /// Reads an option, which has its default if its key is absent.
+    fn read_option(&mut self, row: &Row, fields: &mut Fields) -> Result<(), Error> {
+        let Some(value) = fields.value(row.name) else { return Ok(()) };
+        let is_off = match row.keras {
+            Keras::KeyZeroIsOff => value == false || value.as_f64() == Some(0.0),
+            Keras::KeyFalseIsOff => value == false,
+            Keras::KeyNullIsDefault => value.is_null(),
+            _ => false,
+        };
+        if is_off {
+            return Ok(());
+        }
+        let given = match value {
+            Value::Object(_) if row.takes_schedule() => Some(options::Value::Schedule(
+                Schedule::read(value.clone()).map_err(|error| error.under(row.name))?,
+            )),
+            _ => options::Value::of_json(&value),
+        };
+        let set = given.and_then(|given| row.assign(self, &given));
+        set.ok_or_else(|| json::wrong(row.name, &value, row.expected()))
+    }
+
     /// The class, and its config.
     fn write(&self) -> Result<(&'static str, Map<String, Value>), Error> {
-        self.validate()?;
+        self.check()?;
         let inner = self.write_lion()?;
         let Some(scale) = &self.dynamic_loss_scale else { return Ok((LION, inner)) };
         let entries = [
@@ -246,89 +253,44 @@ impl Config {
         Ok((LOSS_SCALE_OPTIMIZER, object(entries)))
     }
 
+    /// The options that Keras lacks are in an object of their own, where they are not at their defaults.
     fn write_lion(&self) -> Result<Map<String, Value>, Error> {
-        let number = |value: Option<f64>| value.map_or(Value::Null, json::float);
-        let hyperparameter =
-            |key: &'static str, value: &Hyperparameter| value.write().map_err(|error| error.under(key));
-        let factor = if self.dynamic_loss_scale.is_some() { None } else { self.loss_scale_factor };
-        let decay = self.weight_decay.as_ref();
-        let decay = decay.map(|value| hyperparameter("weight_decay", value)).transpose()?;
-        Ok(object([
-            ("name", self.name.as_str().into()),
-            ("learning_rate", hyperparameter("learning_rate", &self.learning_rate)?),
-            ("weight_decay", decay.unwrap_or(Value::Null)),
-            ("clipnorm", number(self.clipnorm)),
-            ("global_clipnorm", number(self.global_clipnorm)),
-            ("clipvalue", number(self.clipvalue)),
-            ("use_ema", self.use_ema.into()),
-            ("ema_momentum", json::float(self.ema_momentum)),
-            ("ema_overwrite_frequency", self.ema_overwrite_frequency.into()),
-            ("loss_scale_factor", number(factor)),
-            ("gradient_accumulation_steps", self.gradient_accumulation_steps.into()),
-            ("beta_1", hyperparameter("beta_1", &self.beta_1)?),
-            ("beta_2", hyperparameter("beta_2", &self.beta_2)?),
-        ]))
+        let (mut entries, mut own) = (Map::new(), Map::new());
+        for row in TABLE {
+            let value = row.get(self);
+            let is_default = value == row.default();
+            let value = value.to_json().map_err(|error| error.under(row.name))?;
+            if row.keras.is_key() {
+                entries.insert(row.name.into(), value);
+            } else if row.keras.is_key_of_lion() && !is_default {
+                own.insert(row.name.into(), value);
+            }
+        }
+        if self.dynamic_loss_scale.is_some() {
+            entries.insert("loss_scale_factor".into(), Value::Null);
+        }
+        if !own.is_empty() {
+            entries.insert(LION_MODULE.into(), own.into());
+        }
+        Ok(entries)
     }
 }
 
 /// What older versions of Keras wrote into a `LossScaleOptimizer`'s config, where it means nothing: other values are
-/// refused.
-fn idle_arguments() -> [(&'static str, Value); 9] {
-    [
-        ("weight_decay", Value::Null),
-        ("clipnorm", Value::Null),
-        ("global_clipnorm", Value::Null),
-        ("clipvalue", Value::Null),
-        ("use_ema", false.into()),
-        ("ema_momentum", json::float(0.99)),
-        ("ema_overwrite_frequency", Value::Null),
-        ("loss_scale_factor", Value::Null),
-        ("gradient_accumulation_steps", Value::Null),
-    ]
+/// refused. They are the arguments of every optimizer, which are not Lion's own.
+fn idle_arguments() -> impl Iterator<Item = (&'static str, Result<Value, Error>)> {
+    const USED: [&str; 4] = ["learning_rate", "beta_1", "beta_2", "name"];
+    let idle = TABLE.iter().filter(|row| row.keras.is_key() && !USED.contains(&row.name));
+    idle.map(|row| (row.name, row.default().to_json()))
 }
 
 /// Keras counts a clip of 0 when it looks for several, and clips by none.
-fn read_clips(fields: &mut Fields, keys: [&'static str; 3]) -> Result<[Option<f64>; 3], Error> {
-    let mut clips = [None; 3];
-    for (clip, key) in clips.iter_mut().zip(keys) {
-        fields.false_is_zero(key);
-        *clip = fields.option(key)?;
-    }
-    let [first, second, third] = keys;
-    let [norm, global, value] = clips;
-    one_clip([(first, norm), (second, global), (third, value)])?;
-    Ok(clips.map(|clip| clip.filter(|&limit| limit != 0.0)))
-}
-
-/// A count that Keras takes as off where it is 0.
-fn positive_count<T: TryFrom<u64>>(
-    fields: &mut Fields,
-    key: &'static str,
-    allowed: &'static str,
-) -> Result<Option<T>, Error> {
-    fields.false_is_zero(key);
-    let value = fields.value(key).unwrap_or(Value::Null);
-    match u64::from_json(value.clone()).map(|count| (count, T::try_from(count))) {
-        _ if value.is_null() => Ok(None),
-        Ok((0, _)) => Ok(None),
-        Ok((_, Ok(count))) => Ok(Some(count)),
-        _ => Err(json::wrong(key, &value, allowed)),
-    }
-}
-
-/// A hyperparameter that cannot be off.
-fn constant_or(
-    fields: &mut Fields,
-    key: &'static str,
-    default: Hyperparameter,
-) -> Result<Hyperparameter, Error> {
-    if !fields.contains(key) {
-        // The key is known all the same.
-        fields.value(key);
-        return Ok(default);
-    }
-    Hyperparameter::read(fields, key)?
-        .ok_or_else(|| json::wrong(key, &Value::Null, "a number or a serialized schedule"))
+fn check_clips(fields: &Fields) -> Result<(), Error> {
+    let clips = ["clipnorm", "global_clipnorm", "clipvalue"];
+    one_clip(&clips.map(|key| {
+        let value = fields.peek(key);
+        (key, value.and_then(|value| if *value == false { Some(0.0) } else { value.as_f64() }))
+    }))
 }
 
 fn object<const N: usize>(entries: [(&str, Value); N]) -> Map<String, Value> {

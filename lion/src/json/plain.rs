@@ -45,7 +45,7 @@ pub(super) fn unwrap(key: &str, value: Value) -> Result<Value, Error> {
 
 fn array(config: Value) -> Result<Value, Error> {
     let mut fields = Fields::new(config)?;
-    let value = fields.required("value")?;
+    let value = fields.required_value("value", "a number or a list")?;
     let dtype: String = fields.required("dtype")?;
     fields.finish()?;
     let float = FLOATS.iter().find(|(name, _)| *name == dtype).map(|(_, round)| *round);

@@ -2,8 +2,9 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use super::{Fields, FromJson, excerpt, wrong};
+use super::{Fields, excerpt, wrong};
 use crate::Error;
+use crate::options::Setting;
 
 /// An object as `keras.saving.serialize_keras_object` writes it: a class, and the config of an instance.
 #[derive(Debug)]
@@ -34,14 +35,14 @@ impl Wrapped {
         if let Some(module @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) =
             &module
         {
-            return Err(wrong("module", module, String::WHAT));
+            return Err(wrong("module", module, String::what()));
         }
         // Keras reads an instance without a config as one with every argument at its default.
         let config = fields.value("config").filter(|config| !config.is_null());
         let config = config.unwrap_or_else(|| Map::new().into());
         let registered_name = fields.option("registered_name")?;
         // A number that Keras gives objects which a file holds several times.
-        fields.option::<Value>("shared_object_id")?;
+        fields.value("shared_object_id");
         fields.finish()?;
         Ok(Wrapped { class, module, registered_name, config })
     }

@@ -72,7 +72,8 @@ impl Curve for LinearWarmup {
     fn read(config: &mut Fields) -> Result<Self, Error> {
         let initial = config.or("initial_learning_rate", 0.0)?;
         let steps = config.required("warmup_steps")?;
-        let after = Schedule::read(config.required("after")?).map_err(|error| error.under("after"))?;
+        let after = config.required_value("after", "an object")?;
+        let after = Schedule::read(after).map_err(|error| error.under("after"))?;
         Self::new(steps, after)?.initial_learning_rate(initial)
     }
 }

@@ -1,0 +1,142 @@
+//! [`Setting`]: a type that options have, from a [`Value`] and back.
+
+use std::borrow::Cow;
+
+use super::Value;
+use crate::{Dtype, DynamicLossScale, EmaCadence, Hyperparameter};
+
+/// The type of an option.
+pub(crate) trait Setting: Sized {
+    /// What a setter of the builder takes.
+    type Given: Into<Self>;
+
+    /// What a value must be.
+    fn what() -> Cow<'static, str>;
+
+    /// The setting of a value; nothing if the value has another type.
+    fn of(value: &Value) -> Option<Self>;
+
+    fn to_value(&self) -> Value;
+
+    /// Sets this to a value; leaves it as it was if the value has another type.
+    fn assign(&mut self, value: &Value) -> Option<()> {
+        *self = Self::of(value)?;
+        Some(())
+    }
+}
+
+/// Rows: a type, what a value of it must be, and how it is taken out of a [`Value`].
+macro_rules! settings {
+    ($($type:ty: $what:expr, $($pattern:pat $(if $guard:expr)? => $taken:expr),+;)+) => {$(
+        impl Setting for $type {
+            type Given = Self;
+
+            fn what() -> Cow<'static, str> {
+                $what.into()
+            }
+
+            fn of(value: &Value) -> Option<Self> {
+                match value {
+                    $($pattern $(if $guard)? => $taken,)+
+                    _ => None,
+                }
+            }
+
+            fn to_value(&self) -> Value {
+                self.clone().into()
+            }
+        }
+    )+};
+}
+
+settings! {
+    bool: "true or false", Value::Bool(on) => Some(*on);
+    f64: "a number", Value::Float(number) => Some(*number), Value::Integer(number) => Some(*number as f64);
+    u64: "a whole number that is not negative",
+        Value::Integer(number) => (*number).try_into().ok(),
+        // Python counts with 2.0 as it does with 2.
+        Value::Float(number) if number.fract() == 0.0 && (0.0..TWO_64).contains(number) => Some(*number as u64);
+    u32: "a whole number that is not negative", number @ (Value::Integer(_) | Value::Float(_)) => u64::of(number)?.try_into().ok();
+    String: "a string", Value::Text(text) => Some(text.clone());
+    Vec<String>: "a list of strings", Value::List(texts) => Some(texts.clone());
+    Hyperparameter: "a number or a serialized schedule",
+        Value::Schedule(schedule) => Some(schedule.clone().into()),
+        number @ (Value::Integer(_) | Value::Float(_)) => f64::of(number).map(Hyperparameter::Constant);
+    Dtype: one_of(Dtype::ALL), Value::Text(name) => find(Dtype::ALL, name);
+    EmaCadence: one_of(EmaCadence::ALL), Value::Text(name) => find(EmaCadence::ALL, name);
+}
+
+const TWO_64: f64 = 18_446_744_073_709_551_616.0;
+
+/// The names of a type's values.
+fn one_of<T: ToString>(all: &[T]) -> String {
+    let names: Vec<_> = all.iter().map(T::to_string).collect();
+    format!("one of {}", names.join(", "))
+}
+
+fn find<T: ToString + Copy>(all: &[T], name: &str) -> Option<T> {
+    all.iter().copied().find(|one| one.to_string() == name)
+}
+
+/// What can be off.
+impl<T: Setting> Setting for Option<T> {
+    type Given = T;
+
+    fn what() -> Cow<'static, str> {
+        T::what()
+    }
+
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::None => Some(None),
+            value => T::of(value).map(Some),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        self.as_ref().map_or(Value::None, T::to_value)
+    }
+}
+
+/// On or off by this name; its numbers are options of their own.
+impl Setting for Option<DynamicLossScale> {
+    type Given = DynamicLossScale;
+
+    fn what() -> Cow<'static, str> {
+        bool::what()
+    }
+
+    fn of(value: &Value) -> Option<Self> {
+        match value {
+            Value::None => Some(None),
+            value => bool::of(value).map(|on| on.then(DynamicLossScale::default)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        self.is_some().into()
+    }
+
+    /// Keeps the numbers of one that is on.
+    fn assign(&mut self, value: &Value) -> Option<()> {
+        *self = Self::of(value)?.map(|default| self.take().unwrap_or(default));
+        Some(())
+    }
+}
+
+/// Sets a number of a scale, which switches it on. None is its default.
+pub(super) fn assign_part<T: Setting>(
+    scale: &mut Option<DynamicLossScale>,
+    value: &Value,
+    part: impl Fn(&mut DynamicLossScale) -> &mut T,
+) -> Option<()> {
+    match (value, scale) {
+        (Value::None, None) => {}
+        (Value::None, Some(scale)) => std::mem::swap(part(scale), part(&mut DynamicLossScale::default())),
+        (value, scale) => {
+            let setting = T::of(value)?;
+            *part(scale.get_or_insert_default()) = setting;
+        }
+    }
+    Some(())
+}
