@@ -6,9 +6,10 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use lion::options::Value;
 use lion::replay::{self, Recording};
 use lion::state::{Checkpoint, Tensor, VariableState};
-use lion::{Backend, Config, Dtype, Lion, TensorBuf};
+use lion::{Backend, Config, Lion, TensorBuf};
 
 use crate::failure::Failure;
 use crate::output;
@@ -49,12 +50,23 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// The format of the momentum; without this, that of each parameter
-    #[arg(long, value_name = "f32|f16|bf16", value_parser = dtype)]
-    momentum_dtype: Option<Dtype>,
+    #[arg(long, value_name = "f32|f16|bf16", value_parser = |text: &str| option("momentum_dtype", text))]
+    momentum_dtype: Option<Value>,
 }
 
-fn dtype(name: &str) -> Result<Dtype, String> {
-    name.parse().map_err(|error: lion_kernels::Error| error.to_string())
+impl Arguments {
+    /// The options that are given, which are stronger than the config.
+    fn options(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        let options = [("momentum_dtype", &self.momentum_dtype)];
+        options.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)))
+    }
+}
+
+/// The value of an option, if it takes this one. A text need not be quoted as it is in JSON.
+fn option(name: &str, text: &str) -> Result<Value, String> {
+    let value = Value::from_json(text).unwrap_or_else(|_| text.into());
+    let set = Config::default().set(name, value.clone());
+    set.map(|()| value).map_err(|error| error.to_string())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {

@@ -9,16 +9,17 @@ use super::Arguments;
 use crate::failure::Failure;
 
 pub(crate) fn build(config: &Config, backend: Backend, arguments: &Arguments) -> Result<Lion, Failure> {
-    let mut builder =
-        Builder::from(config.clone()).profile(profile(backend, arguments, Environment::of_process()));
+    let profile = profile(backend, arguments, Environment::of_process());
+    let mut builder = Builder::from(config.clone()).profile(profile);
+    for (name, value) in arguments.options() {
+        builder = builder.set(name, value.clone());
+    }
+    // These are beside those of the config.
     for pattern in &arguments.exclude_from_weight_decay {
         builder = builder.exclude_from_weight_decay(pattern);
     }
-    if let Some(dtype) = arguments.momentum_dtype {
-        builder = builder.momentum_dtype(dtype);
-    }
     builder.build().map_err(|error| match error {
-        // No config has patterns.
+        // Those of the config have been compiled when it was read.
         Error::Pattern { pattern, reason } => Failure::Usage(format!(
             "--exclude-from-weight-decay: {pattern} is no regular expression that can be used: {reason}"
         )),
