@@ -8,9 +8,10 @@
 //! The table holds what is computed. Backend and profile change the speed alone, and belong to the builder.
 //!
 //! # An option that Keras lacks
-//! [`Config::to_json`] and [`Config::to_bare_json`] refuse to leave such an option out, as Keras would compute something
-//! else: [`Error::NotOfKeras`]. [`Config::to_lion_json`] keeps it in an object `lion` beside Keras's keys, from which
-//! [`Config::from_json`] reads it. At its default an option is in neither.
+//! [`Config::to_json`] and [`Config::to_bare_json`] refuse such an option, as Keras would compute something else:
+//! [`Error::NotOfKeras`]. [`Config::to_lion_json`] writes it in an object `lion` beside Keras's keys, from which
+//! [`Config::from_json`] reads it. At its default an option is in neither. `exclude_from_weight_decay` is a method in
+//! Keras, and so left out where the others are refused.
 
 mod nearest;
 mod setting;
@@ -118,7 +119,7 @@ macro_rules! options {
             }
         }
 
-        /// The options that by name are set and read. See [`options`](self).
+        /// All options, in the order in which they are checked.
         pub const TABLE: &[Row] = &[
             $(Row {
                 name: stringify!($name),

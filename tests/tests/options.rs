@@ -245,7 +245,8 @@ fn wrong_names_have_their_neighbours_named() {
         ("beta1", "beta_1, beta_2"),
         ("clipnorms", "clipnorm"),
         ("Weight_Decay", "weight_decay"),
-        ("momentum", &every),
+        ("momentum", "ema_momentum"),
+        ("lr", &every),
         ("", &every),
     ] {
         let expected = format!("there is no option {name:?}; nearest: {nearest}");

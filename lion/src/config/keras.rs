@@ -88,13 +88,14 @@ impl Config {
     }
 
     /// Writes the form of `keras.optimizers.serialize(optimizer)`, which `keras.optimizers.deserialize` takes.
+    /// `exclude_from_weight_decay` is left out: in Keras it is a method to be called on the optimizer.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), [`Error::NotSerializable`] for a closure, and [`Error::NotOfKeras`] for
-    /// schedules that Keras lacks, and for any schedule but that of the learning rate.
+    /// schedules that Keras lacks, for any schedule but that of the learning rate, and for options that Keras lacks and
+    /// that are not at their defaults.
     pub fn to_json(&self) -> Result<String, Error> {
-        let (class, config) = self.write()?;
-        self.check_for_keras()?;
+        let (class, config) = self.write_for_keras()?;
         Ok(pretty(&Wrapped::write(MODULE, class, config)))
     }
 
@@ -103,18 +104,18 @@ impl Config {
     /// # Errors
     /// As [`to_json`](Self::to_json).
     pub fn to_bare_json(&self) -> Result<String, Error> {
-        let (_, config) = self.write()?;
-        self.check_for_keras()?;
+        let (_, config) = self.write_for_keras()?;
         Ok(pretty(&config.into()))
     }
 
-    /// Writes the form of [`to_json`](Self::to_json) for [`from_json`](Self::from_json) alone: with any schedules, also
-    /// where Keras cannot load them. Those that Keras lacks have the module `lion`.
+    /// Writes the form of [`to_json`](Self::to_json) for [`from_json`](Self::from_json) alone: with any schedules and
+    /// options, also where Keras cannot load them. Schedules that Keras lacks have the module `lion`; options that its
+    /// configs lack are in an object `lion` beside the others, if they are not at their defaults.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`Error::NotSerializable`] for a closure.
     pub fn to_lion_json(&self) -> Result<String, Error> {
-        let (class, config) = self.write()?;
+        let (class, config) = self.write(true)?;
         Ok(pretty(&Wrapped::write(MODULE, class, config)))
     }
 
@@ -239,10 +240,16 @@ impl Config {
         set.ok_or_else(|| json::wrong(row.name, &value, row.expected()))
     }
 
-    /// The class, and its config.
-    fn write(&self) -> Result<(&'static str, Map<String, Value>), Error> {
+    fn write_for_keras(&self) -> Result<(&'static str, Map<String, Value>), Error> {
+        let written = self.write(false)?;
+        self.check_for_keras()?;
+        Ok(written)
+    }
+
+    /// The class, and its config, with or without the object of the options that no config of Keras has.
+    fn write(&self, with_own: bool) -> Result<(&'static str, Map<String, Value>), Error> {
         self.check()?;
-        let inner = self.write_lion()?;
+        let inner = self.write_lion(with_own)?;
         let Some(scale) = &self.dynamic_loss_scale else { return Ok((LION, inner)) };
         let entries = [
             ("name", scale.name.as_str().into()),
@@ -253,8 +260,8 @@ impl Config {
         Ok((LOSS_SCALE_OPTIMIZER, object(entries)))
     }
 
-    /// The options that Keras lacks are in an object of their own, where they are not at their defaults.
-    fn write_lion(&self) -> Result<Map<String, Value>, Error> {
+    /// The options that no config of Keras has are in an object of their own, where they are not at their defaults.
+    fn write_lion(&self, with_own: bool) -> Result<Map<String, Value>, Error> {
         let (mut entries, mut own) = (Map::new(), Map::new());
         for row in TABLE {
             let value = row.get(self);
@@ -262,7 +269,7 @@ impl Config {
             let value = value.to_json().map_err(|error| error.under(row.name))?;
             if row.keras.is_key() {
                 entries.insert(row.name.into(), value);
-            } else if row.keras.is_key_of_lion() && !is_default {
+            } else if with_own && row.keras.is_key_of_lion() && !is_default {
                 own.insert(row.name.into(), value);
             }
         }
