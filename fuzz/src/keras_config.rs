@@ -10,10 +10,13 @@ pub fn fuzz(bytes: &[u8]) {
     config.check().expect("what is read is valid");
     let written = config.to_lion_json().expect("no closure comes from a file");
     assert_eq!(Config::from_json(&written).expect("what is written can be read"), config);
+    // Keras's form has no key for these.
+    let mut of_keras = config.clone();
+    of_keras.exclude_from_weight_decay.clear();
     match (config.to_json(), config.to_bare_json()) {
         (Ok(whole), Ok(bare)) => {
-            assert_eq!(whole, written);
-            assert_eq!(Config::from_json(&bare).expect("what is written can be read"), config);
+            assert_eq!(whole, of_keras.to_lion_json().expect("no closure comes from a file"));
+            assert_eq!(Config::from_json(&bare).expect("what is written can be read"), of_keras);
         }
         // Keras could not load it.
         (Err(Error::NotOfKeras { .. }), Err(Error::NotOfKeras { .. })) => {}

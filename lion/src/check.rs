@@ -34,7 +34,9 @@ impl Range {
             Range::Any => None,
             Range::Numbers(interval, _) => Some(interval.into()),
             Range::Whole(least, most) => Some(format!("a whole number in [{least}, {most}]").into()),
-            Range::Patterns => Some("regular expressions".into()),
+            Range::Patterns => {
+                Some(format!("a list of at most {}; | joins several in one", pattern::MOST).into())
+            }
         }
     }
 
@@ -48,6 +50,9 @@ impl Range {
                 if !(i128::from(least)..=i128::from(most)).contains(&number) =>
             {
                 Err(Error::argument(name, number, self.text().unwrap_or_default()))
+            }
+            (Range::Patterns, Value::List(patterns)) if patterns.len() > pattern::MOST => {
+                Err(Error::argument(name, value, self.text().unwrap_or_default()))
             }
             (Range::Patterns, Value::List(patterns)) => {
                 patterns.iter().try_for_each(|text| pattern::compile(text).map(drop))

@@ -197,7 +197,7 @@ options! {
     /// finite are skipped and halve it. `loss_scale_factor` then has no effect.
     dynamic_loss_scale(DynamicLossScale): Option<DynamicLossScale> = None, Range::Any, LossScaleOptimizer, FIXED;
     /// No weight decay for variables in whose name one of these regular expressions is found, anywhere: `bias$`, not
-    /// `.*bias$`. The syntax is that of the crate `regex`.
+    /// `.*bias$`. The syntax is that of the crate `regex`. At most 256 of them.
     exclude_from_weight_decay: Vec<String> = Vec::new(), Range::Patterns, Method, FIXED;
     /// Which calls move the average where gradients are accumulated. Keras's way unless set: every call.
     ema_cadence(EmaCadence): EmaCadence = EmaCadence::EveryCall, Range::Any, Lacks, FIXED;

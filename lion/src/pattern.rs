@@ -8,6 +8,9 @@ use crate::json::excerpt;
 /// More than any list of names needs, and little enough that a hostile expression takes neither memory nor time.
 const PATTERN_SIZE: usize = 1 << 20;
 
+/// As many as a file may give: each takes milliseconds at most.
+pub(crate) const MOST: usize = 256;
+
 /// Compiles an expression of `exclude_from_weight_decay`.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, Error> {
     let compiled = RegexBuilder::new(pattern).size_limit(PATTERN_SIZE).dfa_size_limit(PATTERN_SIZE).build();

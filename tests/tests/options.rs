@@ -117,8 +117,8 @@ fn samples() -> Vec<Sample> {
         switch("dynamic_loss_scale"),
         Sample {
             inside: same([vec!["bias$", "norm"].into(), Vec::<String>::new().into()]),
-            outside: vec![(vec!["ok", "("].into(), "\"(\"")],
-            range: "no regular expression",
+            outside: vec![(vec!["bias"; 257].into(), "a list of 257")],
+            range: "a list of at most 256; | joins several in one",
             wrong: ("bias$".into(), "\"bias$\"", "a list of strings"),
             ..sample("exclude_from_weight_decay", Vec::<String>::new().into())
         },
@@ -235,6 +235,13 @@ fn changes_if_it_may(row: &Row, given: Value, config: Config) {
         }
     }
     assert_eq!(optimizer.config() == &config, row.changes || config == Config::default());
+}
+
+#[test]
+fn a_wrong_pattern_is_named() {
+    let expected = "exclude_from_weight_decay is \"(\", which is no regular expression that can be used: ";
+    let message = refused("exclude_from_weight_decay", vec!["bias$", "("].into());
+    assert!(message.starts_with(expected), "{message}");
 }
 
 #[test]
