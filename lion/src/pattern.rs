@@ -8,7 +8,7 @@ use crate::json::excerpt;
 /// More than any list of names needs, and little enough that a hostile expression takes neither memory nor time.
 const PATTERN_SIZE: usize = 1 << 20;
 
-/// As many as a file may give: each takes milliseconds at most.
+/// As many as an optimizer takes, so that a hostile file takes no time either.
 pub(crate) const MOST: usize = 256;
 
 /// Compiles an expression of `exclude_from_weight_decay`.
