@@ -257,6 +257,16 @@ impl Row {
         (self.assign)(config, value)
     }
 
+    /// Checks that it may change if it does.
+    fn check_change(&self, from: &Config, to: &Config) -> Result<(), Error> {
+        let value = self.get(from);
+        if self.changes || self.get(to) == value {
+            return Ok(());
+        }
+        let changing: Vec<_> = TABLE.iter().filter(|row| row.changes).map(|row| row.name).collect();
+        Err(Error::FixedOption { name: self.name, value: value.to_string(), changing: changing.join(", ") })
+    }
+
     /// What a value of another type must be.
     pub(crate) fn expected(&self) -> Cow<'static, str> {
         match self.range {
@@ -333,6 +343,8 @@ impl Lion {
     pub fn set(&mut self, name: &str, value: impl Into<Value>) -> Result<(), Error> {
         let mut config = self.config().clone();
         config.set(name, value)?;
+        // Named first, as a number of the loss scale is a change of the loss scale too.
+        Row::find(name)?.check_change(self.config(), &config)?;
         self.set_config(config)
     }
 
@@ -343,13 +355,7 @@ impl Lion {
     /// it was.
     pub fn set_config(&mut self, config: Config) -> Result<(), Error> {
         config.check()?;
-        for row in TABLE.iter().filter(|row| !row.changes) {
-            let (name, value) = (row.name, row.get(self.config()));
-            if row.get(&config) != value {
-                let may: Vec<_> = TABLE.iter().filter(|row| row.changes).map(|row| row.name).collect();
-                return Err(Error::FixedOption { name, value: value.to_string(), changing: may.join(", ") });
-            }
-        }
+        TABLE.iter().try_for_each(|row| row.check_change(&self.config, &config))?;
         self.config = config;
         Ok(())
     }
