@@ -78,8 +78,18 @@ impl Error {
             | Error::Length { .. }
             | Error::Dtype { .. } => ErrorKind::Tensor,
             Error::NoGradients
+            | Error::OnlyOverwrites
+            | Error::UnexpectedGradient { .. }
             | Error::RepeatedVariable { .. }
+            | Error::RepeatedElements { .. }
             | Error::MissingVariable { .. }
+            | Error::MissingElements { .. }
+            | Error::Range { .. }
+            | Error::NeedsWhole { .. }
+            | Error::CutBlock { .. }
+            | Error::Statistics { .. }
+            | Error::OpenStep { .. }
+            | Error::NoStep
             | Error::NoMomentum { .. } => ErrorKind::Step,
             Error::State { .. } => ErrorKind::State,
             Error::Io { .. } => ErrorKind::Io,
