@@ -105,9 +105,14 @@ impl Space {
     pub fn effective(&self, case: &Case, plan: &Plan) -> Plan {
         let most = self.threads.last().copied().unwrap_or(1);
         let threads = plan.threads.map_or(most, usize::from).min(most);
-        match threads == 1 || case.bytes < plan.parallel_threshold || plan.chunk_elements >= case.elements() {
-            true => serial(plan.backend).prefetch(plan.prefetch),
-            false => parallel(plan.backend, threads, plan.chunk_elements).prefetch(plan.prefetch),
+        let stays = plan.parallel_threshold.is_some_and(|threshold| case.bytes < threshold);
+        if threads == 1 || stays || plan.chunk_elements >= case.elements() {
+            return serial(plan.backend).prefetch(plan.prefetch);
+        }
+        match plan.parallel_threshold {
+            Some(_) => parallel(plan.backend, threads, plan.chunk_elements).prefetch(plan.prefetch),
+            // The kernels decide, call by call.
+            None => plan.threads(threads),
         }
     }
 

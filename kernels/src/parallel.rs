@@ -10,6 +10,8 @@
 //!
 //! Tensors are cut at multiples of [`BLOCK`] elements only, and no element's result depends on a cut, so neither number
 //! of threads nor chunk size changes a bit.
+//!
+//! Unless the plan says from how many bytes on, a call is shared if that pays (`handover.rs`).
 
 #[cfg(feature = "rayon")]
 mod pool;
@@ -22,6 +24,8 @@ mod pool {
 
     pub(super) fn wait_for(_: &core::sync::atomic::AtomicUsize) {}
 }
+#[cfg(feature = "std")]
+mod handover;
 #[cfg(feature = "std")]
 mod shares;
 
@@ -37,14 +41,21 @@ use crate::task::Task;
 #[cfg(feature = "std")]
 type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
 
+/// The threads of rayon's pools, and those of a host.
+#[cfg(feature = "rayon")]
+static TO_RAYON: handover::Handover = handover::Handover::new();
+#[cfg(feature = "std")]
+static TO_HOST: handover::Handover = handover::Handover::new();
+
 /// The most threads that share a call. More do not make memory faster.
 pub const MAX_THREADS: usize = 64;
 
 /// Runs a list of tasks as a plan says, each element exactly once, in any order.
 ///
 /// With the feature `rayon`, on the pool that this is called in. Outside of a pool the calling thread works too, beside
-/// the threads of rayon's global pool. A call of less than [`Plan::parallel_threshold`] bytes stays on the calling
-/// thread, and so does every call if no thread can be made.
+/// the threads of rayon's global pool. A call stays on the calling thread if it has less than
+/// [`Plan::parallel_threshold`] bytes or, without one, takes less time than handing it over pays for. So does every call
+/// if no thread can be made.
 ///
 /// ```
 /// # use lion_kernels::{Backend, GradientStatistics, GradientTransform, Plan, Task, run};
@@ -62,12 +73,12 @@ pub fn run(plan: &Plan, tasks: &mut [Task<'_>]) -> Result<(), Error> {
     plan.backend.ensure_available()?;
     let bytes = bytes_of(tasks);
     #[cfg(feature = "rayon")]
-    if bytes >= plan.parallel_threshold {
-        let wanted = wanted_workers(plan, tasks);
+    {
+        let wanted = wanted_workers(plan, bytes, tasks);
         // The size of the pool is asked for last: that starts the global pool if there is none.
         let workers = if wanted < 2 { 1 } else { wanted.min(pool::threads()) };
         if workers > 1 {
-            return shares::run(plan, bytes, tasks, workers, &pool::fan_out);
+            return shares::run(plan, bytes, tasks, workers, &pool::fan_out, &TO_RAYON);
         }
     }
     run_serial(plan.backend, plan.prefetch.enabled_for(bytes), tasks)
@@ -108,20 +119,23 @@ pub fn run_on(
 ) -> Result<(), Error> {
     plan.backend.ensure_available()?;
     let bytes = bytes_of(tasks);
-    let workers = wanted_workers(plan, tasks).min(threads);
-    if workers < 2 || bytes < plan.parallel_threshold {
+    let workers = wanted_workers(plan, bytes, tasks).min(threads);
+    if workers < 2 {
         return run_serial(plan.backend, plan.prefetch.enabled_for(bytes), tasks);
     }
-    shares::run(plan, bytes, tasks, workers, parallel_for)
+    shares::run(plan, bytes, tasks, workers, parallel_for, &TO_HOST)
 }
 
 fn bytes_of(tasks: &[Task<'_>]) -> usize {
     tasks.iter().map(Task::bytes).fold(0, usize::saturating_add)
 }
 
-/// How many workers the plan asks for, and the tasks have chunks for.
+/// How many workers the plan allows, and the tasks have chunks for.
 #[cfg(feature = "std")]
-fn wanted_workers(plan: &Plan, tasks: &[Task<'_>]) -> usize {
+fn wanted_workers(plan: &Plan, bytes: usize, tasks: &[Task<'_>]) -> usize {
+    if plan.parallel_threshold.is_some_and(|threshold| bytes < threshold) {
+        return 1;
+    }
     let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let wanted = plan.threads.map_or(MAX_THREADS, core::num::NonZeroUsize::get).min(MAX_THREADS);
     // A public field, which may hold anything.

@@ -24,8 +24,9 @@ pub struct Plan {
     pub threads: Option<NonZeroUsize>,
     /// Elements of a piece of work, a multiple of [`BLOCK`].
     pub chunk_elements: usize,
-    /// Bytes of a call's tensors below which it stays on the calling thread.
-    pub parallel_threshold: usize,
+    /// Bytes of a call's tensors below which it stays on the calling thread. `None`: [`run`](crate::run()) finds out whether
+    /// other threads pay, from the time that the call's first piece takes, and the time that workers take to begin.
+    pub parallel_threshold: Option<usize>,
     /// Whether to ask for memory ahead of its use.
     pub prefetch: Prefetch,
 }
@@ -58,13 +59,17 @@ impl Prefetch {
 }
 
 impl Plan {
-    /// What does well on most machines.
+    /// The default: as many threads as the pool has, for calls that take longer than handing them over pays for, in
+    /// chunks of 32,768 elements.
+    ///
+    /// The chunk is small enough that threads end at about the same time, and large enough that taking one costs nothing
+    /// beside it.
     pub const fn new(backend: Backend) -> Self {
         Plan {
             backend,
             threads: None,
             chunk_elements: 8 * BLOCK,
-            parallel_threshold: 1 << 20,
+            parallel_threshold: None,
             prefetch: Prefetch::Auto,
         }
     }
@@ -95,7 +100,7 @@ impl Plan {
     /// Calls of fewer bytes stay on the calling thread.
     #[must_use]
     pub const fn parallel_threshold(self, bytes: usize) -> Self {
-        Plan { parallel_threshold: bytes, ..self }
+        Plan { parallel_threshold: Some(bytes), ..self }
     }
 
     /// Asks for memory ahead of its use, or not.

@@ -83,7 +83,9 @@ impl Simulated {
     fn nanoseconds(&self, case: &Case, plan: &Plan, caches: Caches) -> f64 {
         let threads = plan.threads.map_or(self.machine.cores, usize::from).min(self.machine.cores);
         let pieces = case.elements().div_ceil(plan.chunk_elements);
-        let workers = if case.bytes < plan.parallel_threshold { 1 } else { threads.min(pieces).max(1) };
+        // What the kernels decide without a threshold is not modelled.
+        let threshold = plan.parallel_threshold.unwrap_or(1 << 20);
+        let workers = if case.bytes < threshold { 1 } else { threads.min(pieces).max(1) };
         let arithmetic = match plan.backend {
             Backend::Avx512 => 0.15,
             Backend::Avx2 => 0.22,

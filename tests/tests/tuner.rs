@@ -199,13 +199,13 @@ fn the_threshold_is_where_threads_begin_to_pay() {
     let mut rig = Simulated::new(machine.clone(), 11);
     (rig.noise, rig.spikes, rig.drift) = (0.01, 0.0, 0.0);
     let tuned = tuner(&machine, 11).run_on(&mut rig, on).expect("tuned");
-    let parallel = tuned.findings.iter().find(|it| it.plan.threads.is_none_or(|threads| threads.get() > 1));
-    let plan = parallel.expect("a plan on two threads").plan;
+    let placed = |plan: &Plan| plan.parallel_threshold.filter(|_| plan.threads.is_none_or(|it| it.get() > 1));
+    let parallel = tuned.findings.iter().find_map(|it| Some((it.plan, placed(&it.plan)?)));
+    let (plan, threshold) = parallel.expect("a plan on two threads");
     let at = |bytes: usize, plan: Plan| {
         let case = Case { bytes, operation: Operation::Step, dtypes: Dtypes::all(Dtype::F32) };
         rig.truth(&case, &plan)
     };
-    let threshold = plan.parallel_threshold;
     assert!(threshold > 0, "{plan:?}");
     let ratio = at(threshold, plan.parallel_threshold(0)) / at(threshold, plan.threads(1));
     assert!((0.8..1.1).contains(&ratio), "{ratio} at {threshold}");

@@ -20,7 +20,7 @@
 //! backend = "avx512"
 //! threads = 8                        # at most; all that there are where it is missing
 //! chunk = 32768                      # elements, a multiple of 4,096
-//! parallel_from = 1048576            # bytes of a call below which it stays on one thread
+//! parallel_from = 1048576            # bytes of a call below which it stays on one thread; decided call by call if missing
 //! prefetch = "auto"                  # auto, on or off
 //! nanoseconds = 151000.0             # of a call: geometric mean over warm and cold caches
 //! interval = [149800.0, 152100.0]    # which holds it with 95 % confidence

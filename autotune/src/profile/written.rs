@@ -19,8 +19,9 @@ pub struct Written {
     pub threads: Option<u64>,
     /// Elements of a piece of work.
     pub chunk: u64,
-    /// Bytes of a call's tensors below which it stays on one thread.
-    pub parallel_from: u64,
+    /// Bytes of a call's tensors below which it stays on one thread; where it is missing the kernels decide, call by call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_from: Option<u64>,
     /// `auto`, `on` or `off`.
     pub prefetch: String,
 }
@@ -45,11 +46,11 @@ impl Written {
             let allowed = format!("a multiple of {BLOCK} from {BLOCK} to {MOST_CHUNK}");
             return Err(("chunk", self.chunk.to_string(), allowed));
         }
-        let parallel_from = usize::try_from(self.parallel_from).unwrap_or(usize::MAX);
-        let plan = Plan::new(backend)
-            .chunk_elements(self.chunk as usize)
-            .parallel_threshold(parallel_from)
-            .prefetch(prefetch);
+        let plan = Plan::new(backend).chunk_elements(self.chunk as usize).prefetch(prefetch);
+        let plan = match self.parallel_from {
+            None => plan,
+            Some(bytes) => plan.parallel_threshold(usize::try_from(bytes).unwrap_or(usize::MAX)),
+        };
         match self.threads {
             None => Ok(plan),
             Some(threads) if (1..=MAX_THREADS as u64).contains(&threads) => {
@@ -69,7 +70,7 @@ impl From<Plan> for Written {
             threads: plan.threads.map(|threads| threads.get() as u64),
             chunk: plan.chunk_elements as u64,
             // TOML's integers are signed.
-            parallel_from: (plan.parallel_threshold as u64).min(i64::MAX as u64),
+            parallel_from: plan.parallel_threshold.map(|bytes| (bytes as u64).min(i64::MAX as u64)),
             prefetch: match plan.prefetch {
                 Prefetch::Auto => "auto",
                 Prefetch::On => "on",

@@ -20,7 +20,8 @@ fn is_serial(plan: &Plan) -> bool {
     plan.threads.is_some_and(|threads| threads.get() == 1)
 }
 
-/// Neighbours of one operation and formats of which the smaller stays on one thread and the larger does not.
+/// Neighbours of one operation and formats of which the smaller stays on one thread and the larger never does. (Of the
+/// default the kernels decide, call by call.)
 pub(super) fn changes(findings: &[Finding]) -> Vec<(usize, usize)> {
     let mut pairs = Vec::new();
     for (place, serial) in findings.iter().enumerate() {
@@ -31,7 +32,7 @@ pub(super) fn changes(findings: &[Finding]) -> Vec<(usize, usize)> {
         let parallel = findings.iter().position(follows);
         if let Some(next) = parallel
             && is_serial(&serial.plan)
-            && findings.get(next).is_some_and(|it| !is_serial(&it.plan))
+            && findings.get(next).is_some_and(|it| !is_serial(&it.plan) && it.plan.parallel_threshold.is_some())
         {
             pairs.push((place, next));
         }

@@ -92,14 +92,14 @@ mod tests {
     #[test]
     fn threads_are_at_work_on_small_tensors_unless_a_profile_is_named() {
         let named = || Environment { profile: Some("/nowhere".into()), ..Environment::default() };
-        assert_eq!(plan(&["--threads", "2"], Environment::default()).parallel_threshold, 0);
-        assert_ne!(plan(&["--threads", "2"], named()).parallel_threshold, 0);
+        assert_eq!(plan(&["--threads", "2"], Environment::default()).parallel_threshold, Some(0));
+        assert_ne!(plan(&["--threads", "2"], named()).parallel_threshold, Some(0));
         assert_ne!(
             plan(&["--threads", "2", "--profile", "/nowhere"], Environment::default()).parallel_threshold,
-            0
+            Some(0)
         );
         let unread = Environment { no_profile: true, ..named() };
-        assert_eq!(plan(&["--threads", "2"], unread).parallel_threshold, 0);
+        assert_eq!(plan(&["--threads", "2"], unread).parallel_threshold, Some(0));
     }
 
     /// `LION_ISA` is part of the environment's overrides, whichever profile is found.

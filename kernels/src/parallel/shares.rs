@@ -2,41 +2,68 @@
 
 use core::array;
 use core::ops::Range;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::handover::Handover;
 use super::{MAX_THREADS, ParallelFor, pool};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::statistics::BLOCK;
 use crate::task::Task;
 
-/// Runs a list on workers that the host calls.
+/// Runs a list on workers that the host calls; without a threshold in the plan, only what it pays to hand over.
 pub(super) fn run(
     plan: &Plan,
     bytes: usize,
     tasks: &mut [Task<'_>],
     workers: usize,
     parallel_for: &ParallelFor<'_>,
+    handover: &Handover,
 ) -> Result<(), Error> {
     let prefetch = plan.prefetch.enabled_for(bytes);
-    let chunk = plan.chunk_elements.max(BLOCK);
     let tasks = &*tasks;
-    let shares = shares(tasks, bytes, workers);
+    let run_item = |item: Share| {
+        for (task, range) in item.parts(tasks) {
+            // SAFETY: the range is within the task, and no other item has it.
+            unsafe { task.run_range(plan.backend, prefetch, range)? };
+        }
+        Ok(())
+    };
+    let mut rest = Share::all(tasks);
+    let mut bytes = bytes;
+    if plan.parallel_threshold.is_none() {
+        let begin = Instant::now();
+        let Some(first) = rest.take(tasks, BLOCK) else { return Ok(()) };
+        run_item(first)?;
+        let now = Instant::now();
+        let done = first.bytes(tasks);
+        bytes = bytes.saturating_sub(done);
+        let first = now.saturating_duration_since(begin).as_secs_f64();
+        let alone = Duration::try_from_secs_f64(first * bytes as f64 / done.max(1) as f64);
+        if !handover.pays(alone.unwrap_or(Duration::MAX), now) {
+            return run_item(rest);
+        }
+    }
+    let begin = Instant::now();
+    let chunk = plan.chunk_elements.max(BLOCK);
+    let shares = shares(tasks, rest, bytes, workers);
     let busy = AtomicUsize::new(0);
+    let waited = AtomicU64::new(u64::MAX);
     let failed = Mutex::new(Ok(()));
     let work = |worker: usize| {
         busy.fetch_add(1, Ordering::Relaxed);
+        if worker > 0 {
+            waited.fetch_min(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
         for turn in 0..workers {
             let Some(share) = shares.get((preferred_share(worker) + turn) % workers) else { continue };
             loop {
                 let item = share.lock().unwrap_or_else(PoisonError::into_inner).take(tasks, chunk);
                 let Some(item) = item else { break };
-                for (task, range) in item.parts(tasks) {
-                    // SAFETY: the range is within the task, and no other item has it.
-                    if let Err(error) = unsafe { task.run_range(plan.backend, prefetch, range) } {
-                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
-                    }
+                if let Err(error) = run_item(item) {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
                 }
             }
         }
@@ -44,6 +71,7 @@ pub(super) fn run(
         pool::wait_for(&busy);
     };
     parallel_for(workers, &work);
+    handover.saw(begin, Duration::from_nanos(waited.load(Ordering::Relaxed)));
     // What no worker took: nothing, if the host called one of them.
     work(0);
     failed.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -69,6 +97,11 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// All of a list.
+    fn all(tasks: &[Task<'_>]) -> Self {
+        Share { next: Position::default(), end: Position { task: tasks.len(), element: 0 } }
+    }
+
     /// Takes about this many elements off the front: whole tasks, or a part of one.
     pub(super) fn take(&mut self, tasks: &[Task<'_>], elements: usize) -> Option<Share> {
         if self.next >= self.end {
@@ -122,15 +155,20 @@ fn bytes_per_element(task: &Task<'_>) -> usize {
     task.bytes() / task.elements().max(1)
 }
 
-/// Cuts a list into `count` shares of about the same bytes.
-pub(super) fn shares(tasks: &[Task<'_>], bytes: usize, count: usize) -> [Mutex<Share>; MAX_THREADS] {
+/// Cuts the rest of a list, of so many bytes, into `count` shares of about the same bytes.
+pub(super) fn shares(
+    tasks: &[Task<'_>],
+    rest: Share,
+    bytes: usize,
+    count: usize,
+) -> [Mutex<Share>; MAX_THREADS] {
     let mut left = bytes;
-    let mut next = Position::default();
+    let mut next = rest.next;
     array::from_fn(|index| {
         let own = left / count.saturating_sub(index).max(1);
         let end = match index + 1 {
             after if after < count => end_of_share(tasks, next, own),
-            after if after == count => Position { task: tasks.len(), element: 0 },
+            after if after == count => rest.end,
             _ => next,
         };
         let share = Share { next, end };
@@ -180,7 +218,7 @@ mod tests {
         let tensors: Vec<_> = lengths.iter().map(|&len| vec![0.0_f32; len]).collect();
         let tasks: Vec<_> = tensors.iter().map(Task::bandwidth_read).collect();
         let bytes = tasks.iter().map(Task::bytes).sum();
-        let shares = shares(&tasks, bytes, count).into_iter().take(count);
+        let shares = shares(&tasks, Share::all(&tasks), bytes, count).into_iter().take(count);
         shares.map(|share| elements(share.into_inner().expect("no panic"), &tasks)).collect()
     }
 
@@ -200,7 +238,7 @@ mod tests {
         let tensor = vec![0.0_f32; 3 * BLOCK];
         let lengths = [100, 200, 3 * BLOCK, 50, 2 * BLOCK];
         let tasks: Vec<_> = lengths.iter().map(|&len| Task::bandwidth_read(&tensor[..len])).collect();
-        let mut share = Share { next: Position::default(), end: Position { task: tasks.len(), element: 0 } };
+        let mut share = Share::all(&tasks);
         let mut found = Vec::new();
         while let Some(item) = share.take(&tasks, BLOCK) {
             found.push(elements(item, &tasks));

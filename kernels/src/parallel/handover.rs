@@ -1,0 +1,102 @@
+//! When it pays to hand work to other threads: a rule, and what it knows of the threads.
+//!
+//! A worker that sleeps takes a while to wake: 5 µs on some machines, 20 to 100 on virtual ones, where the system sends
+//! its core to sleep too. Meanwhile the caller works alone, and a call that ends before the worker has begun waits for it.
+//! So the rule [`pays`] compares two times: that of the work on the calling thread alone, and that of the handover.
+//!
+//! Neither is a constant. How long work takes depends on pass, formats, instruction set and caches; the caller times the
+//! first piece of each call. How long the handover takes depends on the machine, and on what the threads did before; each
+//! call that hands work over looks when the first worker begins. So nothing is measured that has no other use.
+//!
+//! Workers look for more work for a while before they sleep. A call soon after another finds them awake.
+//!
+//! A wrong guess costs time. No result depends on it.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// What the handover is taken for before one was seen, to workers that sleep and to workers that look for work. The first
+/// is that of slow machines: there handing too little over costs less than handing over too much.
+const UNSEEN: [Duration; 2] = [Duration::from_micros(30), Duration::from_micros(1)];
+
+/// No handover is taken for longer: whoever waits so long was disturbed.
+const LONGEST: Duration = Duration::from_micros(200);
+
+/// For about so long workers look for work before they sleep (rayon's yield 32 times).
+const STAY_AWAKE: Duration = Duration::from_micros(20);
+
+/// What a parallel call costs besides: the queue, cutting the list, and the wait for the last worker.
+const MEETING: Duration = Duration::from_micros(8);
+
+/// Whether to hand work over that takes so long on the calling thread alone.
+///
+/// If two threads did twice as much, work of more than the handover's time would gain. They do not: the worker's caches
+/// hold none of the tensors, and its core may share what it needs with the caller's. Two threads were found to be as fast
+/// as one for work of 2 to 2.5 handovers on Zen 1, and of 3 to 4.5 on Zen 5; at 3, a wrong choice between those costs
+/// little.
+pub(super) const fn pays(alone: Duration, handover: Duration) -> bool {
+    alone.as_nanos() > 3 * handover.as_nanos() + MEETING.as_nanos()
+}
+
+/// What is known of a pool's handover.
+#[derive(Debug)]
+pub(super) struct Handover {
+    /// Nanoseconds until a worker begins, of workers that sleep and of workers that look for work.
+    known: [AtomicU64; 2],
+    /// When the last call ended that handed work over, by [`since_first`]; 0 before.
+    last: AtomicU64,
+}
+
+impl Handover {
+    pub(super) const fn new() -> Self {
+        let [asleep, awake] = UNSEEN;
+        let known = [AtomicU64::new(asleep.as_nanos() as u64), AtomicU64::new(awake.as_nanos() as u64)];
+        Handover { known, last: AtomicU64::new(0) }
+    }
+
+    /// What is known of workers that are now as the last call left them.
+    fn known(&self, now: Instant) -> &AtomicU64 {
+        let [asleep, awake] = &self.known;
+        let last = self.last.load(Ordering::Relaxed);
+        let looks = last > 0 && since_first(now) < last + STAY_AWAKE.as_nanos() as u64;
+        if looks { awake } else { asleep }
+    }
+
+    /// Whether to hand over, now, what takes so long on the calling thread.
+    pub(super) fn pays(&self, alone: Duration, now: Instant) -> bool {
+        let known = self.known(now);
+        let handover = known.load(Ordering::Relaxed);
+        let pays = pays(alone, Duration::from_nanos(handover));
+        if !pays {
+            known.store(forgotten(handover), Ordering::Relaxed);
+        }
+        pays
+    }
+
+    /// Learns from a call that handed work over at `begin`: the first worker began after `waited`.
+    pub(super) fn saw(&self, begin: Instant, waited: Duration) {
+        let known = self.known(begin);
+        known.store(learned(known.load(Ordering::Relaxed), waited), Ordering::Relaxed);
+        self.last.store(since_first(Instant::now()), Ordering::Relaxed);
+    }
+}
+
+/// Goes a quarter of the way to what was seen.
+fn learned(known: u64, seen: Duration) -> u64 {
+    let seen = seen.min(LONGEST).as_nanos() as u64;
+    (3 * known + seen) / 4
+}
+
+/// A little less, with each call that was kept from the workers: what was learned from a disturbed moment is tried again,
+/// after hundreds of calls.
+fn forgotten(known: u64) -> u64 {
+    known - known / 256
+}
+
+/// Nanoseconds since a moment before the first call, at least 1.
+fn since_first(now: Instant) -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let first = *FIRST.get_or_init(|| now);
+    now.saturating_duration_since(first).as_nanos() as u64 + 1
+}
