@@ -6,17 +6,25 @@
 //! more; on [`Scratch`] also at least a thousand times what the clock can tell apart.
 //!
 //! [`compare`] does that for two; the tuner's races do it for many, on a [`Rig`].
+//!
+//! A training run does other work between two calls: threads go to sleep, and caches hold other data. [`Calls::Apart`]
+//! measures that, [`Calls::BackToBack`] what the kernels can do at best.
 
+mod apart;
 mod check;
 mod estimate;
 mod rig;
 mod scratch;
 
+pub use apart::Calls;
+pub(crate) use apart::wait_idly;
 pub(crate) use estimate::{bootstrap, median_interval, midmean};
 pub use rig::{Caches, Rig};
 pub use scratch::Scratch;
 
 use std::time::{Duration, Instant};
+
+use self::apart::Timer;
 
 /// The least time a sample takes.
 const SAMPLE: Duration = Duration::from_micros(100);
@@ -60,23 +68,25 @@ pub struct Comparison {
     pub samples: usize,
 }
 
-/// Times `work` against `limit` in turn for about `time`, after a warm-up of one sample each.
+/// Times `work` against `limit` in turn for about `time`, after a warm-up of one sample each, each called as `calls` says.
 ///
 /// Both are called an even number of times in a sample, so that work which undoes itself leaves nothing behind.
 /// `state` is what both work on.
 pub fn compare<S>(
     time: Duration,
+    calls: Calls,
     state: &mut S,
     mut work: impl FnMut(&mut S),
     mut limit: impl FnMut(&mut S),
 ) -> Comparison {
-    let work_calls = calls_per_sample(state, &mut work);
-    let limit_calls = calls_per_sample(state, &mut limit);
+    let mut timer = Timer::new(calls);
+    let work_calls = timer.calls_per_sample(state, &mut work);
+    let limit_calls = timer.calls_per_sample(state, &mut limit);
     let (mut works, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let start = Instant::now();
     while ratios.len() < LEAST_PAIRS || start.elapsed() < time {
-        let limit = nanoseconds(state, limit_calls, &mut limit);
-        let work = nanoseconds(state, work_calls, &mut work);
+        let limit = timer.nanoseconds(state, limit_calls, &mut limit);
+        let work = timer.nanoseconds(state, work_calls, &mut work);
         works.push(work);
         limits.push(limit);
         ratios.push(work / limit);
@@ -88,23 +98,6 @@ pub fn compare<S>(
         ratio: Quantiles::of(&mut ratios),
         samples,
     }
-}
-
-/// An even number of calls that takes at least a sample's time.
-fn calls_per_sample<S>(state: &mut S, work: &mut impl FnMut(&mut S)) -> u32 {
-    let mut calls = 2;
-    while nanoseconds(state, calls, work) * f64::from(calls) < SAMPLE.as_nanos() as f64 && calls < 1 << 30 {
-        calls *= 2;
-    }
-    calls
-}
-
-fn nanoseconds<S>(state: &mut S, calls: u32, work: &mut impl FnMut(&mut S)) -> f64 {
-    let start = Instant::now();
-    for _ in 0..calls {
-        work(state);
-    }
-    start.elapsed().as_nanos() as f64 / f64::from(calls)
 }
 
 #[cfg(test)]
@@ -120,9 +113,11 @@ mod tests {
 
     #[test]
     fn both_are_called_an_even_number_of_times() {
-        let mut calls = (0_u64, 0_u64);
-        let found = compare(Duration::ZERO, &mut calls, |calls| calls.0 += 1, |calls| calls.1 += 1);
-        assert_eq!((calls.0 % 2, calls.1 % 2), (0, 0));
-        assert_eq!(found.samples, LEAST_PAIRS);
+        for &how in Calls::ALL {
+            let mut calls = (0_u64, 0_u64);
+            let found = compare(Duration::ZERO, how, &mut calls, |calls| calls.0 += 1, |calls| calls.1 += 1);
+            assert_eq!((calls.0 % 2, calls.1 % 2), (0, 0));
+            assert_eq!(found.samples, LEAST_PAIRS);
+        }
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use half::{bf16, f16};
-use lion_autotune::measure::compare;
+use lion_autotune::measure::{Calls, compare};
 use lion_benches::{State, Trial};
 use lion_kernels::Backend;
 
@@ -27,7 +27,8 @@ fn line<P: Trial, G: Trial, M: Trial>(
 ) {
     let best = Backend::best();
     let mut state = State::<P, G, M>::new(len, decay);
-    let found = compare(time, &mut state, |state| state.step(backend), |state| state.stream(best));
+    let found =
+        compare(time, Calls::BackToBack, &mut state, |state| state.step(backend), |state| state.stream(best));
     println!(
         "| {backend} | {}/{}/{} | {} | {size} | {:.3} | {:.1} | {:.2} | {:.2}–{:.2} | {} |",
         P::DTYPE,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use lion_autotune::measure::compare;
+use lion_autotune::measure::{Calls, compare};
 use lion_kernels::{Backend, LionStep, StepTensors, Task, advise_huge_pages};
 
 struct State([Vec<f32>; 3]);
@@ -37,7 +37,8 @@ fn main() {
         let pages = advised.0.each_mut().map(|tensor| advise_huge_pages(tensor));
         let (had, of) = pages.iter().fold((0, 0), |(had, of), it| (had + it.collapsed, of + it.whole));
         let mut both = [ordinary, advised];
-        let found = compare(time, &mut both, |[it, _]| it.step(step), |[_, it]| it.step(step));
+        let found =
+            compare(time, Calls::BackToBack, &mut both, |[it, _]| it.step(step), |[_, it]| it.step(step));
         println!(
             "| {size} | {had} of {of} | {:.3} | {:.3} | {:.2} | {:.2}–{:.2} | {} |",
             found.work.median / len as f64,

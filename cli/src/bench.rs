@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lion::{Backend, Dtype, Plan};
-use lion_autotune::measure::Comparison;
+use lion_autotune::measure::{Calls, Comparison};
 use lion_autotune::{Dtypes, Machine};
 
 use self::model::{Model, Tensors};
@@ -56,6 +56,10 @@ pub(crate) struct Arguments {
     /// own state always asks for huge pages
     #[arg(long, default_value = "huge")]
     pages: Pages,
+    /// How calls follow each other: back to back, or apart, as a training run makes them, with a millisecond between them
+    /// in which the caller reads other memory, so that threads sleep and caches hold other data
+    #[arg(long, default_value = Calls::BackToBack.name(), value_parser = calls)]
+    calls: Calls,
     /// About how long a line is measured, in seconds
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
     seconds: Duration,
@@ -82,8 +86,16 @@ pub(crate) struct Line {
     dtypes: Dtypes,
     pipeline: Pipeline,
     pages: Pages,
+    calls: Calls,
     plan: Plan,
     threads: NonZeroUsize,
+}
+
+fn calls(name: &str) -> Result<Calls, String> {
+    let known = || Calls::ALL.iter().copied();
+    known()
+        .find(|it| it.name() == name)
+        .ok_or_else(|| format!("must be one of {}", known().map(Calls::name).collect::<Vec<_>>().join(", ")))
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -139,8 +151,8 @@ fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
         for tensors in &tensors {
             for &threads in &threads {
                 let plan = Plan::new(backend).threads(threads.get());
-                let (pipeline, pages) = (arguments.pipeline, arguments.pages);
-                lines.push(Line { tensors: tensors.clone(), dtypes, pipeline, pages, plan, threads });
+                let &Arguments { pipeline, pages, calls, .. } = arguments;
+                lines.push(Line { tensors: tensors.clone(), dtypes, pipeline, pages, calls, plan, threads });
             }
         }
     }

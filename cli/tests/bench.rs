@@ -38,8 +38,12 @@ fn an_object_for_every_combination() {
             assert!(object[name].as_f64().expect(name) > 0.0, "{name} of {object}");
         }
         assert!(object["samples"].as_u64().expect("a number") > 0);
-        let fixed = ["operation", "pipeline", "pages"].map(|name| object[name].as_str().expect(name));
-        assert_eq!((fixed, object["tensors"].as_u64()), (["apply", "plain", "huge"], Some(1)));
+        let fixed =
+            ["operation", "pipeline", "pages", "calls"].map(|name| object[name].as_str().expect(name));
+        assert_eq!(
+            (fixed, object["tensors"].as_u64()),
+            (["apply", "plain", "huge", "back-to-back"], Some(1))
+        );
     }
 }
 
@@ -73,13 +77,29 @@ fn many_tensors_and_the_full_pipeline() {
     assert_eq!(fixed, ["full", "small", "scalar"]);
 }
 
+/// The results say how the calls were made.
+#[test]
+fn calls_apart() {
+    let arguments = ["--calls", "apart", "--sizes", "1K", "--dtypes", "f32", "--threads", "1"];
+    let found = objects(&arguments);
+    let [object] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(object["calls"].as_str(), Some("apart"));
+    assert!(object["ns_per_element"].as_f64().expect("a time") > 0.0, "{object}");
+    let done = bench(&[&["--seconds", "0"], &arguments[..]].concat());
+    let text = String::from_utf8(done.stdout).expect("text");
+    assert!(text.starts_with("calls apart, as in training: "), "{text}");
+}
+
 #[test]
 fn a_table_with_bars() {
     let done = bench(&["--seconds", "0", "--sizes", "1K", "--dtypes", "f32/f32/f32", "--threads", "1"]);
     assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
     let text = String::from_utf8(done.stdout).expect("text");
     assert!(
-        text.contains("ns/elem") && text.contains("f32/f32/f32 1 K, 1 thread") && text.contains('█'),
+        text.starts_with("calls back to back\n")
+            && text.contains("ns/elem")
+            && text.contains("f32/f32/f32 1 K, 1 thread")
+            && text.contains('█'),
         "{text}"
     );
 }
@@ -105,6 +125,7 @@ fn nonsense_is_bad_usage_in_a_few_words() {
         &["--seconds", "-1"],
         &["--seconds", "NaN"],
         &["--pages", "tiny"],
+        &["--calls", "often"],
     ];
     for arguments in wrong {
         let done = bench(arguments);

@@ -142,6 +142,10 @@ fn any_plan(rng: &mut Rng, backend: Backend) -> Plan {
         // Past the door that rounds it.
         plan.chunk_elements = rng.usize(..2 * BLOCK);
     }
+    if rng.bool() {
+        // Then the first piece is timed, and what is left may stay on the calling thread.
+        plan.parallel_threshold = None;
+    }
     plan
 }
 
@@ -219,6 +223,25 @@ fn any_list_on_any_host(backend: Backend) {
             assert_same(&found, &expected, &format!("round {round}, {host} of {threads}, {plan:?}"));
         }
     }
+}
+
+/// A millisecond of work and more is handed over, whatever is known of the threads.
+#[test]
+fn without_a_threshold_long_work_is_shared() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let host = |workers: usize, work: &(dyn Fn(usize) + Sync)| {
+        asked.fetch_add(workers, std::sync::atomic::Ordering::Relaxed);
+        (0..workers).for_each(work);
+    };
+    let len = 300 * BLOCK;
+    let step = LionStep::new(0.25, 0.9, 0.99).expect("valid");
+    let (mut p, g, mut m) = (vec![f16::ONE; len], vec![f16::ONE; len], vec![f16::ZERO; len]);
+    for moved in [0.75, 0.5] {
+        let mut tasks = [Task::step(step, StepTensors::in_place(&mut p, &g, &mut m)).expect("fits")];
+        run_on(&Plan::new(Backend::Scalar), 2, &host, &mut tasks).expect("it runs");
+        assert!(p.iter().all(|value| value.to_f32() == moved));
+    }
+    assert_eq!(asked.into_inner(), 4);
 }
 
 /// How often a host is called, and with how many workers.

@@ -32,7 +32,9 @@ pub(super) fn changes(findings: &[Finding]) -> Vec<(usize, usize)> {
         let parallel = findings.iter().position(follows);
         if let Some(next) = parallel
             && is_serial(&serial.plan)
-            && findings.get(next).is_some_and(|it| !is_serial(&it.plan) && it.plan.parallel_threshold.is_some())
+            && findings
+                .get(next)
+                .is_some_and(|it| !is_serial(&it.plan) && it.plan.parallel_threshold.is_some())
         {
             pairs.push((place, next));
         }

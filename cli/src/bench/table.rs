@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use lion_autotune::measure::Comparison;
+use lion_autotune::measure::{Calls, Comparison};
 use serde_json::json;
 
 use super::{Line, Pages, Pipeline};
@@ -34,8 +34,18 @@ impl Table {
         let mut text = String::new();
         if self.ratios.is_empty() {
             text = format!(
-                "{:<16} {:>12} {:>7} {:>9} {:>8} {:>6}  {}\n",
-                "formats", "elements", "threads", "ns/elem", "GB/s", "ratio", "p10 to p90"
+                "calls {}\n{:<16} {:>12} {:>7} {:>9} {:>8} {:>6}  {}\n",
+                match line.calls {
+                    Calls::BackToBack => "back to back",
+                    Calls::Apart => "apart, as in training: threads asleep, caches used by others",
+                },
+                "formats",
+                "elements",
+                "threads",
+                "ns/elem",
+                "GB/s",
+                "ratio",
+                "p10 to p90"
             );
         }
         text + &format!(
@@ -82,6 +92,7 @@ fn object(line: &Line, found: &Comparison) -> String {
         "tensors": line.tensors.lengths().len(),
         "threads": line.threads,
         "backend": line.plan.backend.name(),
+        "calls": line.calls.name(),
         "pages": match line.pages { Pages::Small => "small", Pages::Huge => "huge" },
         "ns_per_element": per_element(line, found.work.median),
         "gb_per_s": line.bytes() as f64 / found.work.median,

@@ -40,7 +40,7 @@ fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
             failed = Err(error);
         }
     };
-    let found = compare(time, &mut call, |call| call(false), |call| call(true));
+    let found = compare(time, line.calls, &mut call, |call| call(false), |call| call(true));
     failed.map(|()| found)
 }
 
@@ -73,7 +73,7 @@ fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
             failed = Err(error);
         }
     };
-    let found = compare(time, &mut call, |call| call(false), |call| call(true));
+    let found = compare(time, line.calls, &mut call, |call| call(false), |call| call(true));
     failed.map(|()| found)
 }
 
