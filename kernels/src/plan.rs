@@ -60,7 +60,7 @@ impl Prefetch {
 
 impl Plan {
     /// The default: as many threads as the pool has, for calls that take longer than handing them over pays for, in
-    /// chunks of 32,768 elements.
+    /// chunks of at most 32,768 elements.
     ///
     /// The chunk is small enough that threads end at about the same time, and large enough that taking one costs nothing
     /// beside it.

@@ -13,6 +13,9 @@ use crate::plan::Plan;
 use crate::statistics::BLOCK;
 use crate::task::Task;
 
+/// Pieces of a share in a call that is handed over without a threshold, if they are of a block or more.
+const LEAST_PIECES: usize = 8;
+
 /// Runs a list on workers that the host calls; without a threshold in the plan, only what it pays to hand over.
 pub(super) fn run(
     plan: &Plan,
@@ -31,8 +34,10 @@ pub(super) fn run(
         }
         Ok(())
     };
+    let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let mut rest = Share::all(tasks);
     let mut bytes = bytes;
+    let mut chunk = plan.chunk_elements.max(BLOCK);
     if plan.parallel_threshold.is_none() {
         let begin = Instant::now();
         let Some(first) = rest.take(tasks, BLOCK) else { return Ok(()) };
@@ -45,9 +50,10 @@ pub(super) fn run(
         if !handover.pays(alone.unwrap_or(Duration::MAX), now) {
             return run_item(rest);
         }
+        // A worker begins late, and who ends first waits for the other's last piece.
+        chunk = chunk.min(elements / (LEAST_PIECES * workers)).max(BLOCK);
     }
     let begin = Instant::now();
-    let chunk = plan.chunk_elements.max(BLOCK);
     let shares = shares(tasks, rest, bytes, workers);
     let busy = AtomicUsize::new(0);
     let waited = AtomicU64::new(u64::MAX);
