@@ -189,6 +189,10 @@ fn nearest_dtypes(operation: Operation, wanted: Dtypes, found: &[(Case, Plan)]) 
 
 /// What an optimizer does on a machine without a profile.
 ///
+/// From which size on threads share a call depends on neither processor nor operation here: without a
+/// [`parallel_threshold`](Plan::parallel_threshold) the kernels compare, call by call, the time that the work takes alone
+/// with the time that workers take to begin.
+///
 /// On Zen 4 software prefetching costs time, and is off. On Intel's server cores from Sapphire Rapids on it pays for
 /// large calls, which is what [`Prefetch::Auto`](lion_kernels::Prefetch::Auto) knows. Of others nothing is known that
 /// [`Plan::new`] does not do.
