@@ -43,7 +43,8 @@ fn legal(rng: &mut Rng) -> Document {
             backend: backends[rng.usize(..backends.len())].name().into(),
             threads: [None, Some(1), Some(2), Some(3), Some(64)][rng.usize(..5)],
             chunk: 4096 * rng.u64(1..20),
-            parallel_from: [0, 1 << 14, 1 << 20, i64::MAX as u64][rng.usize(..4)],
+            parallel_from: [None, Some(0), Some(1 << 14), Some(1 << 20), Some(i64::MAX as u64)]
+                [rng.usize(..5)],
             prefetch: ["auto", "on", "off"][rng.usize(..3)].into(),
         };
         let (operation, size) = (rng.usize(..Operation::ALL.len()), rng.usize(..SizeClass::COUNT));
