@@ -2,7 +2,7 @@
 //!
 //! A row of the table is a name, a type, a default, a range, what Keras knows of it, and whether it may change after the
 //! optimizer is built. From a row follow a field of [`Config`] with its default and check, a setter of
-//! [`Builder`](crate::Builder), a key of the JSON, and the option by name: [`Config::set`], [`Config::get`],
+//! [`Builder`], a key of the JSON, and the option by name: [`Config::set`], [`Config::get`],
 //! [`Lion::set`]. A row has its sample values in `tests/tests/options.rs`, which fails without them.
 //!
 //! The table holds what is computed. Backend and profile change the speed alone, and belong to the builder.
