@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lion::{Dtype, Lion, Update, VariableId};
-use lion_autotune::measure::{Comparison, compare};
+use lion_autotune::measure::{Calls, Comparison, compare};
 
 /// A set of equal tensors.
 #[derive(Clone, Copy, Debug)]
@@ -89,19 +89,35 @@ pub fn table<S: Step>(stock: &str, make: impl Fn(Size) -> S) {
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for size in SIZES.into_iter().filter(|size| (size.tensors * size.elements) as f64 <= most) {
         let mut state = (make(size), Slices::new(size).expect("memory"));
-        let slices = compare(time, &mut state, |(step, _)| step.adapter(), |(_, slices)| slices.step());
+        let slices = compare(
+            time,
+            Calls::BackToBack,
+            &mut state,
+            |(step, _)| step.adapter(),
+            |(_, slices)| slices.step(),
+        );
         let own = match state.0.stock() {
             true => {
-                let found =
-                    compare(time, &mut state, |(step, _)| assert!(step.stock()), |(step, _)| step.adapter());
+                let found = compare(
+                    time,
+                    Calls::BackToBack,
+                    &mut state,
+                    |(step, _)| assert!(step.stock()),
+                    |(step, _)| step.adapter(),
+                );
                 format!("{} | {}", milliseconds(found.work.median), ratio(&found))
             }
             false => NONE.to_owned(),
         };
         let idle = match state.0.idle() {
             true => {
-                let found =
-                    compare(time, &mut state, |(step, _)| assert!(step.idle()), |(_, slices)| slices.step());
+                let found = compare(
+                    time,
+                    Calls::BackToBack,
+                    &mut state,
+                    |(step, _)| assert!(step.idle()),
+                    |(_, slices)| slices.step(),
+                );
                 format!("{} | {}", milliseconds(found.work.median), ratio(&found))
             }
             false => NONE.to_owned(),
