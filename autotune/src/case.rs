@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lion_kernels::Dtype;
+use lion_kernels::{Dtype, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -60,28 +60,28 @@ impl Operation {
         }
     }
 
-    /// Bytes of all tensors that belong to one element.
-    pub const fn bytes_per_element(self, dtypes: Dtypes) -> usize {
+    /// Bytes of all tensors of a call on so many elements.
+    pub const fn bytes(self, dtypes: Dtypes, elements: usize) -> usize {
         let Dtypes { parameter, gradient, momentum } = dtypes;
+        let [p, g, m] = [parameter.bytes(elements), gradient.bytes(elements), momentum.bytes(elements)];
         match self {
-            Operation::Step => parameter.size() + gradient.size() + momentum.size(),
-            Operation::Statistics => gradient.size(),
-            Operation::Accumulate => Dtype::F32.size() + gradient.size(),
-            Operation::Average => Dtype::F32.size() + parameter.size(),
-            Operation::Convert => parameter.size() + gradient.size(),
+            Operation::Step => p + g + m,
+            Operation::Statistics => g,
+            Operation::Accumulate => Dtype::F32.bytes(elements) + g,
+            Operation::Average => Dtype::F32.bytes(elements) + p,
+            Operation::Convert => p + g,
         }
     }
 
-    /// Bytes that move between memory and registers for one element: a tensor that is read and written counts twice.
-    pub const fn traffic_per_element(self, dtypes: Dtypes) -> usize {
-        let Dtypes { parameter, gradient, momentum } = dtypes;
-        match self {
-            Operation::Step => 2 * parameter.size() + gradient.size() + 2 * momentum.size(),
-            Operation::Statistics => gradient.size(),
-            Operation::Accumulate => 2 * Dtype::F32.size() + gradient.size(),
-            Operation::Average => 2 * Dtype::F32.size() + parameter.size(),
-            Operation::Convert => parameter.size() + gradient.size(),
-        }
+    /// Bytes that such a call moves between memory and registers: a tensor that is read and written counts twice.
+    pub const fn traffic(self, dtypes: Dtypes, elements: usize) -> usize {
+        let Dtypes { parameter, momentum, .. } = dtypes;
+        let written_too = match self {
+            Operation::Step => parameter.bytes(elements) + momentum.bytes(elements),
+            Operation::Accumulate | Operation::Average => Dtype::F32.bytes(elements),
+            Operation::Statistics | Operation::Convert => 0,
+        };
+        self.bytes(dtypes, elements) + written_too
     }
 }
 
@@ -127,6 +127,13 @@ impl Dtypes {
     pub const fn all(dtype: Dtype) -> Self {
         Dtypes { parameter: dtype, gradient: dtype, momentum: dtype }
     }
+
+    /// Whether a step can have tensors of these formats.
+    pub const fn fit(self) -> bool {
+        self.parameter.fits(Role::Parameter)
+            && self.gradient.fits(Role::Gradient)
+            && self.momentum.fits(Role::Momentum)
+    }
 }
 
 impl fmt::Display for Dtypes {
@@ -142,16 +149,23 @@ impl FromStr for Dtypes {
         let unknown = || Error::Unknown {
             what: "combination of dtypes",
             name: excerpt(text),
-            known: "one dtype, or parameter/gradient/momentum such as f32/bf16/f32".into(),
+            known: format!(
+                "one dtype of {}, or parameter/gradient/momentum such as f32/bf16/f32, where the parameter may be \
+                 {} and the momentum {} too",
+                "f32, f16, bf16",
+                Dtype::Split,
+                Dtype::Q8
+            ),
         };
         let mut names = text.split('/').map(|name| name.parse::<Dtype>().map_err(|_| unknown()));
         let parameter = names.next().ok_or_else(unknown)??;
-        let Some(gradient) = names.next() else { return Ok(Dtypes::all(parameter)) };
-        let momentum = names.next().ok_or_else(unknown)??;
-        match names.next() {
-            None => Ok(Dtypes { parameter, gradient: gradient?, momentum }),
-            Some(_) => Err(unknown()),
-        }
+        let dtypes = match names.next() {
+            None => Dtypes::all(parameter),
+            Some(gradient) => {
+                Dtypes { parameter, gradient: gradient?, momentum: names.next().ok_or_else(unknown)?? }
+            }
+        };
+        if names.next().is_some() || !dtypes.fit() { Err(unknown()) } else { Ok(dtypes) }
     }
 }
 
@@ -258,14 +272,26 @@ impl Case {
         SizeClass::of(self.bytes)
     }
 
-    /// Elements of each tensor.
+    /// Elements of each tensor: whole blocks of their formats.
     pub const fn elements(&self) -> usize {
-        self.bytes / self.operation.bytes_per_element(self.dtypes)
+        // A multiple of each format's block.
+        const MANY: usize = 512;
+        let elements = self.bytes as u128 * MANY as u128 / self.operation.bytes(self.dtypes, MANY) as u128;
+        let Dtypes { parameter, gradient, momentum } = self.dtypes;
+        let (mut block, blocks) = (parameter.block(), [gradient.block(), momentum.block()]);
+        let mut index = 0;
+        while index < blocks.len() {
+            if blocks[index] > block {
+                block = blocks[index];
+            }
+            index += 1;
+        }
+        elements as usize / block * block
     }
 
     /// Bytes that a call moves.
     pub const fn traffic(&self) -> usize {
-        self.elements() * self.operation.traffic_per_element(self.dtypes)
+        self.operation.traffic(self.dtypes, self.elements())
     }
 }
 
@@ -300,7 +326,21 @@ mod tests {
         for &dtypes in Dtypes::USUAL {
             assert_eq!(dtypes.to_string().parse::<Dtypes>().expect("dtypes"), dtypes);
         }
-        for wrong in ["", "f64", "f32/f32", "f32/f32/f32/f32", "f32//f32"] {
+        let narrow = ["split/bf16/bf16", "bf16/bf16/q8", "split/f32/q8"];
+        for right in narrow {
+            assert_eq!(right.parse::<Dtypes>().expect("dtypes").to_string(), right);
+        }
+        for wrong in [
+            "",
+            "f64",
+            "f32/f32",
+            "f32/f32/f32/f32",
+            "f32//f32",
+            "q8",
+            "split",
+            "q8/f32/f32",
+            "f32/f32/split",
+        ] {
             assert!(wrong.parse::<Dtypes>().is_err(), "{wrong}");
         }
         assert_eq!("bf16".parse::<Dtypes>().expect("dtypes"), Dtypes::all(Dtype::BF16));

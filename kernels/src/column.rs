@@ -10,7 +10,7 @@ use core::ops::Range;
 use core::ptr::{null_mut, slice_from_raw_parts};
 use core::slice::{from_raw_parts, from_raw_parts_mut};
 
-use crate::error::Error;
+use crate::error::{Error, same_length};
 use crate::float_state::with_ieee_state;
 use crate::format::{Dtype, Element, Format, Layout, MAX_STREAMS, with_format};
 use crate::isa::scalar::Scalar;
@@ -51,6 +51,30 @@ impl Column {
             streams: advanced(self.dtype, self.streams, range.start),
             ..self
         })
+    }
+
+    /// A stream as a tensor of its own.
+    fn stream(&self, index: usize) -> Option<Self> {
+        let (start, stream) = (self.streams.get(index)?, self.dtype.streams().get(index)?);
+        Some(Column::of_one_stream(stream.dtype, *start, stream.entries(self.len)))
+    }
+
+    /// The tensor of a format whose streams are these.
+    fn of_streams(dtype: Dtype, first: Self, second: Self) -> Result<Self, Error> {
+        let [a, b] = dtype.streams() else {
+            return Err(Error::Streams { dtype, found: 2, expected: dtype.streams().len() });
+        };
+        for (tensor, stream, given) in [("first stream", a, &first), ("second stream", b, &second)] {
+            if given.dtype != stream.dtype {
+                return Err(Error::Format {
+                    tensor,
+                    found: given.dtype,
+                    expected: stream.dtype.name().into(),
+                });
+            }
+        }
+        same_length("second stream", second.len, "first stream", b.entries(first.len))?;
+        Ok(Column { dtype, len: first.len, streams: [first.streams[0], second.streams[0]] })
     }
 
     /// The bytes of a stream, as a slice that is not dereferenced here.
@@ -156,6 +180,35 @@ impl<'a> TensorRef<'a> {
         // SAFETY: the tensor was made of such a slice, or by the contract of `from_raw_parts`.
         (T::DTYPE == self.dtype())
             .then(|| unsafe { from_raw_parts(self.column.streams[0].cast(), self.len()) })
+    }
+
+    /// A stream as a tensor of its own; `None` if the format has fewer streams.
+    pub fn stream(&self, index: usize) -> Option<TensorRef<'a>> {
+        Some(TensorRef { column: self.column.stream(index)?, ..*self })
+    }
+
+    /// A tensor of a format of two streams, which are these.
+    ///
+    /// ```
+    /// use half::bf16;
+    /// use lion_kernels::{Dtype, TensorRef};
+    ///
+    /// let (high, low) = ([bf16::ONE; 3], [1_i16, 0, -1]);
+    /// let split = TensorRef::of_streams(Dtype::Split, &high, &low)?;
+    /// assert_eq!(split.to_f32(), [1.0 + f32::EPSILON, 1.0, 1.0 - f32::EPSILON / 2.0]);
+    /// # Ok::<(), lion_kernels::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Streams`] if the format has not two streams, [`Error::Format`] if a stream has another format,
+    /// [`Error::Length`] if the second does not have the entries of as many elements as the first has.
+    pub fn of_streams(
+        dtype: Dtype,
+        first: impl Into<TensorRef<'a>>,
+        second: impl Into<TensorRef<'a>>,
+    ) -> Result<Self, Error> {
+        let column = Column::of_streams(dtype, first.into().column, second.into().column)?;
+        Ok(TensorRef { column, elements: PhantomData })
     }
 
     /// The bytes of a stream, in the machine's byte order; `None` if the format has fewer streams.
@@ -265,6 +318,24 @@ impl<'a> TensorMut<'a> {
         let (start, len) = (self.column.streams[0], self.len());
         // SAFETY: as for `TensorRef::as_slice`; the borrow is exclusive and ends here.
         (T::DTYPE == self.dtype()).then(|| unsafe { from_raw_parts_mut(start.cast(), len) })
+    }
+
+    /// A stream as a tensor of its own; `None` if the format has fewer streams.
+    pub fn stream_mut(&mut self, index: usize) -> Option<TensorMut<'_>> {
+        Some(TensorMut { column: self.column.stream(index)?, elements: PhantomData })
+    }
+
+    /// A tensor of a format of two streams, which are these: see [`TensorRef::of_streams`].
+    ///
+    /// # Errors
+    /// As [`TensorRef::of_streams`].
+    pub fn of_streams(
+        dtype: Dtype,
+        first: impl Into<TensorMut<'a>>,
+        second: impl Into<TensorMut<'a>>,
+    ) -> Result<Self, Error> {
+        let column = Column::of_streams(dtype, first.into().column, second.into().column)?;
+        Ok(TensorMut { column, elements: PhantomData })
     }
 
     /// The bytes of a stream, in the machine's byte order; `None` if the format has fewer streams. Every pattern of bytes

@@ -37,6 +37,8 @@ pub(crate) const TILE: usize = 512;
 pub(crate) struct View {
     pub(crate) columns: Columns,
     pub(crate) len: usize,
+    /// The index of the first element in its variable.
+    pub(crate) first: u64,
     pub(crate) prefetch: bool,
 }
 
@@ -72,13 +74,15 @@ pub(crate) unsafe fn run(
     prefetch: bool,
     pass: &Pass,
     columns: &Columns,
+    first: u64,
     range: Range<usize>,
 ) -> Result<(), Error> {
     let columns = match range.start {
         0 => *columns,
         start => columns.from(start),
     };
-    let view = View { columns, len: range.end - range.start, prefetch };
+    let first = first.wrapping_add(range.start as u64);
+    let view = View { columns, len: range.end - range.start, first, prefetch };
     match pass {
         Pass::Step(step) => step::run(backend, step, &view),
         Pass::Accumulate(transform) => backend.run(elementwise::Accumulate { transform, view: &view }),

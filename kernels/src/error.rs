@@ -72,7 +72,7 @@ pub enum Error {
     /// The first element of a task within its variable, inside a block.
     #[error(
         "the task begins at element {first} of its variable; expected a multiple of {}",
-        crate::statistics::BLOCK
+        crate::task::Task::ALIGNMENT
     )]
     FirstElement {
         /// The element.
@@ -86,7 +86,17 @@ pub enum Error {
         /// Its format.
         found: Dtype,
         /// What is allowed.
-        expected: &'static str,
+        expected: String,
+    },
+    /// A tensor put together of other streams than its format has.
+    #[error("a {dtype} tensor has {expected} stream(s), and {found} were given")]
+    Streams {
+        /// The format.
+        dtype: Dtype,
+        /// How many were given.
+        found: usize,
+        /// How many it has.
+        expected: usize,
     },
     /// A buffer for block statistics of the wrong length.
     #[error("there is room for {found} blocks, and {elements} elements have {expected}")]
@@ -114,7 +124,7 @@ pub enum Error {
         backend: Backend,
     },
     /// A format name that does not exist.
-    #[error("there is no dtype {name:?}; known: {}", Dtype::list())]
+    #[error("there is no dtype {name:?}; known: {}", Dtype::list(Dtype::ALL.iter().copied()))]
     UnknownDtype {
         /// What was asked for.
         name: String,

@@ -2,18 +2,23 @@
 //!
 //! A format is one file in `format/` and one row of the table below. The file holds two loops: `decode` turns stored
 //! elements into f32 exactly, `encode` rounds f32 once into the stored form. The row gives the name, the streams and the
-//! dtypes in a safetensors file. [`Dtype`], the checks, the byte counts and the engine's dispatch follow from the row.
+//! roles that a tensor of the format may have. [`Dtype`], the checks, the byte counts and the engine's dispatch follow
+//! from the row.
 //!
 //! A stream is an array that a tensor lies in. Most formats have one. A format may have two, such as a high and a low
-//! half, and a stream may hold one number for a block of elements, such as a scale. The engine decodes and encodes
-//! pieces that start at a multiple of [`TILE`](crate::engine::TILE), which every block divides.
+//! half, and a stream may hold one number for a block of elements, such as a scale. Each stream is a tensor of a format
+//! of one stream: [`TensorRef::stream`](crate::TensorRef::stream) gives it, and a file holds it. The engine decodes and
+//! encodes pieces that start at a multiple of [`TILE`](crate::engine::TILE), which every block divides.
 //!
 //! The loops are plain Rust that the compiler vectorises for each instruction set. They get the instruction set's token,
 //! for the formats that need an instruction which the compiler does not choose (f16).
 
-mod bf16;
+pub(crate) mod bf16;
 mod f16;
 mod f32;
+mod integer;
+pub(crate) mod q8;
+pub(crate) mod split;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -25,8 +30,10 @@ use crate::error::Error;
 use crate::float_state::with_ieee_state;
 use crate::isa::Isa;
 use crate::isa::scalar::Scalar;
+use crate::role::{Role, RoleSet};
 
-/// A type whose slices are tensors of one stream: `f32`, [`half::f16`] or [`half::bf16`].
+/// A type whose slices are tensors of one stream: `f32`, [`half::f16`], [`half::bf16`], and the integers that a stream
+/// of another format may hold, `i8` and `i16`.
 ///
 /// Sealed: a type is an element only if its format is in the table. All-zero bytes are a valid element, zero.
 pub trait Element: Copy + Default + Send + Sync + core::fmt::Debug + sealed::Sealed + 'static {
@@ -38,9 +45,11 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// One stream of a format: `bytes` for every `per` elements.
+/// One stream of a format: an entry for every `per` elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {
+    /// The format of an entry.
+    pub dtype: Dtype,
     /// Bytes of one entry.
     pub bytes: usize,
     /// Elements that share an entry. It divides 512.
@@ -48,9 +57,9 @@ pub struct Stream {
 }
 
 impl Stream {
-    const fn of<T>(per: usize) -> Self {
+    const fn of<T: Element>(per: usize) -> Self {
         assert!(512 % per == 0, "a tile holds whole blocks");
-        Stream { bytes: size_of::<T>(), per }
+        Stream { dtype: T::DTYPE, bytes: size_of::<T>(), per }
     }
 
     /// Bytes of the stream of `len` elements.
@@ -110,7 +119,7 @@ macro_rules! layout {
 
 /// Makes all that follows from the list of formats; `$d` is a dollar sign, for the macro that it makes.
 macro_rules! formats {
-    ($d:tt $($(#[$attribute:meta])* $variant:ident, $format:ty, $name:literal, $streams:tt, $files:expr, $what:literal;)+) => {
+    ($d:tt $($(#[$attribute:meta])* $variant:ident, $format:ty, $name:literal, $streams:tt, $roles:expr, $what:literal;)+) => {
         /// The name of a storage format, known at run time.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Dtype {
@@ -131,9 +140,9 @@ macro_rules! formats {
                 match self { $($(#[$attribute])* Dtype::$variant => <$format as Layout>::STREAMS,)+ }
             }
 
-            /// The dtype of each stream in a safetensors file.
-            pub const fn safetensors(self) -> &'static [&'static str] {
-                match self { $($(#[$attribute])* Dtype::$variant => &$files,)+ }
+            /// The roles that a tensor of the format may have in a step, apart from those for f32 alone.
+            const fn roles(self) -> RoleSet {
+                match self { $($(#[$attribute])* Dtype::$variant => $roles,)+ }
             }
         }
 
@@ -154,12 +163,26 @@ macro_rules! formats {
 use half::{bf16 as Bf16, f16 as F16};
 type F32 = core::primitive::f32;
 
+/// Any tensor of a step.
+const ANY: RoleSet = PARAMETER.with(MOMENTUM).with(Role::Gradient.set());
+const PARAMETER: RoleSet = Role::Parameter.set();
+const MOMENTUM: RoleSet = Role::Momentum.set();
+/// No tensor of a step, but a stream of one.
+const STREAM: RoleSet = RoleSet::NONE;
+
 formats! { $
-    F32, core::primitive::f32, "f32", { F32 }, ["F32"], "IEEE binary32.";
-    F16, half::f16, "f16", { F16 }, ["F16"], "IEEE binary16.";
-    BF16, half::bf16, "bf16", { Bf16 }, ["BF16"], "The upper half of an IEEE binary32.";
-    #[cfg(test)] Halves, crate::format::testing::Halves, "halves", { u16, u16 }, ["U16", "U16"], "Two streams.";
-    #[cfg(test)] Scaled, crate::format::testing::Scaled, "scaled", { i8, F32 / 64 }, ["I8", "F32"], "A scale for each block.";
+    F32, core::primitive::f32, "f32", { F32 }, ANY, "IEEE binary32.";
+    F16, half::f16, "f16", { F16 }, ANY, "IEEE binary16.";
+    BF16, half::bf16, "bf16", { Bf16 }, ANY, "The upper half of an IEEE binary32.";
+    Split, crate::format::split::Split, "split", { Bf16, i16 }, PARAMETER,
+        "An f32 as a bfloat16, which is the nearest, and the rest: a 16-bit parameter with f32's bits.";
+    Q8, crate::format::q8::Q8, "q8", { i8, F32 / 64 }, MOMENTUM,
+        "Eight bits an element, and an f32 scale for each block of 64: a momentum of 8.5 bits an element.";
+    I16, i16, "i16", { i16 }, STREAM, "Integers, the low halves of a [`Split`](Self::Split) tensor.";
+    I8, i8, "i8", { i8 }, STREAM, "Integers, the codes of a [`Q8`](Self::Q8) tensor.";
+    #[cfg(test)] Halves, crate::format::testing::Halves, "halves", { i16, i16 }, PARAMETER.with(MOMENTUM), "Two streams.";
+    #[cfg(test)] Scaled, crate::format::testing::Scaled, "scaled", { i8, F32 / 64 }, PARAMETER.with(MOMENTUM),
+        "A scale for each block.";
 }
 
 impl Dtype {
@@ -188,6 +211,22 @@ impl Dtype {
             index += 1;
         }
         block
+    }
+
+    /// Whether a tensor of the format may have a role. Averages and accumulators are f32; what a conversion reads and
+    /// writes may be of any format.
+    #[inline(always)]
+    pub const fn fits(self, role: Role) -> bool {
+        match role {
+            Role::Parameter | Role::Gradient | Role::Momentum => self.roles().has(role),
+            Role::Accumulator | Role::Ema => matches!(self, Dtype::F32),
+            Role::Source | Role::Copy => true,
+        }
+    }
+
+    /// The formats that a role takes.
+    pub fn of_role(role: Role) -> impl Iterator<Item = Dtype> {
+        Dtype::ALL.iter().copied().filter(move |dtype| dtype.fits(role))
     }
 
     /// Rounds each value to what a tensor of this format would store. One thread, plain Rust: for what is not hot.
@@ -223,9 +262,9 @@ impl Dtype {
         Some((offsets, end))
     }
 
-    /// Every format's name.
-    pub(crate) fn list() -> String {
-        Dtype::ALL.iter().copied().map(Dtype::name).collect::<Vec<_>>().join(", ")
+    /// The names of formats.
+    pub(crate) fn list(dtypes: impl Iterator<Item = Dtype>) -> String {
+        dtypes.map(Dtype::name).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
 
+static LANE_NUMBERS: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
 /// Work that is compiled once per instruction set. `call` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
@@ -78,6 +80,8 @@ pub(crate) trait Isa: Copy {
 
     fn splat_u32(self, value: u32) -> Self::U32;
     fn add_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// The low 32 bits of the product.
+    fn mul_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn and(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn or(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn xor(self, a: Self::U32, b: Self::U32) -> Self::U32;
@@ -85,6 +89,10 @@ pub(crate) trait Isa: Copy {
     fn shl16(self, a: Self::U32) -> Self::U32;
     /// Shifts towards the low bits by 16, zeros coming in.
     fn shr16(self, a: Self::U32) -> Self::U32;
+    /// The same by 15.
+    fn shr15(self, a: Self::U32) -> Self::U32;
+    /// Shifts towards the low bits by 16, copies of the sign bit coming in.
+    fn sar16(self, a: Self::U32) -> Self::U32;
     fn max_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// `a < b` for values below 2^31.
     fn less_u31(self, a: Self::U32, b: Self::U32) -> Self::Mask;
@@ -94,10 +102,24 @@ pub(crate) trait Isa: Copy {
     fn widen(self, a: Self::U16) -> Self::U32;
     /// Keeps the low 16 bits of lanes whose high bits are zero.
     fn narrow(self, a: Self::U32) -> Self::U16;
+    /// The 16-bit values that 32-bit lanes are made of, in the order of memory.
+    #[inline(always)]
+    fn halves(self, a: Self::U32) -> [Self::U16; 2] {
+        let halves = (&raw const a).cast::<Self::U16>();
+        // SAFETY: `a` is as long as two such vectors, and all bits are valid.
+        unsafe { [self.load(halves), self.load(halves.add(1))] }
+    }
     /// IEEE binary16 to f32, exactly.
     fn half_to_f32(self, a: Self::U16) -> Self::F32;
     /// f32 to IEEE binary16, to nearest even, subnormals kept, NaN quiet.
     fn f32_to_half(self, a: Self::F32) -> Self::U16;
+
+    /// The number of each lane, from 0.
+    #[inline(always)]
+    fn lane_numbers(self) -> Self::U32 {
+        // SAFETY: the table has a number for each lane of the longest vectors.
+        unsafe { self.load(LANE_NUMBERS.as_ptr().cast()) }
+    }
 
     fn zero_f64(self) -> Self::F64;
     /// The low and the high half of the lanes, exactly.

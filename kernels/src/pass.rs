@@ -133,7 +133,7 @@ impl Pass {
     #[inline(always)]
     pub(crate) fn check(&self, columns: &Columns) -> Result<(), Error> {
         check_roles(self, columns.given)?;
-        check_formats(columns)
+        check_formats(self, columns)
     }
 }
 
@@ -151,21 +151,32 @@ fn check_roles(pass: &Pass, given: RoleSet) -> Result<(), Error> {
 
 /// Whether each format is one that its role takes.
 #[inline(always)]
-fn check_formats(columns: &Columns) -> Result<(), Error> {
+fn check_formats(pass: &Pass, columns: &Columns) -> Result<(), Error> {
     let (source, parameter) = (columns.dtype(Role::Source), columns.dtype(Role::Parameter));
     let both = columns.given.has(Role::Source) && columns.given.has(Role::Parameter);
     if both && source != parameter {
         return Err(Error::SourceDtype { found: source, expected: parameter });
     }
-    for role in [Role::Accumulator, Role::Ema] {
+    // A tensor that is not given is entered as f32, which fits.
+    for &role in Role::ALL {
         let found = columns.dtype(role);
-        if found != Dtype::F32 {
-            return Err(Error::Format { tensor: role.name(), found, expected: "f32" });
+        if !found.fits(role) {
+            return Err(wrong_format(role, found));
         }
     }
-    let (role, found) = (Role::Gradient, columns.dtype(Role::Gradient));
-    if found.streams().len() > 1 {
-        return Err(Error::Format { tensor: role.name(), found, expected: "a format of one stream" });
+    match pass {
+        Pass::Step(step) if step.stochastic_rounding.is_some() && parameter != Dtype::BF16 => {
+            let expected = "bf16, for stochastic rounding".into();
+            Err(Error::Format { tensor: Role::Parameter.name(), found: parameter, expected })
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+#[cold]
+fn wrong_format(role: Role, found: Dtype) -> Error {
+    let allowed = Dtype::list(Dtype::of_role(role));
+    let several = allowed.contains(',');
+    let expected = if several { alloc::format!("one of {allowed}") } else { allowed };
+    Error::Format { tensor: role.name(), found, expected }
 }

@@ -7,7 +7,11 @@
 // Written as the specification writes it.
 #![allow(clippy::assign_op_pattern, clippy::eq_op)]
 
+mod narrow;
+
 use half::{bf16, f16};
+
+pub use narrow::{join, q8_decode, q8_encode, random_bits, split, stochastic};
 
 /// What the oracle needs to know of a number format: how to read it, and how to round to it.
 pub trait Float: Copy {
@@ -48,6 +52,24 @@ impl Float for bf16 {
         bf16::from_bits(encode(value, 7, 8))
     }
 }
+
+/// The nearest integer, the even one of two, within the range; 0 for NaN.
+macro_rules! integer {
+    ($($type:ty)+) => {$(
+        impl Float for $type {
+            fn widen(self) -> f32 {
+                self as f32
+            }
+
+            fn round(value: f32) -> Self {
+                let magnitude = nearest_even(f64::from(value.abs()).min(65536.0));
+                let nearest = if value < 0.0 { -magnitude } else { magnitude };
+                if value.is_nan() { 0 } else { nearest.clamp(<$type>::MIN.into(), <$type>::MAX.into()) as $type }
+            }
+        }
+    )+};
+}
+integer! { i8 i16 }
 
 /// 2^n, for n from -1022 to 1023.
 fn power_of_two(n: i32) -> f64 {
@@ -110,6 +132,8 @@ pub struct Settings {
     pub beta_1: f32,
     pub beta_2: f32,
     pub weight_decay: Option<f32>,
+    /// What the decay is multiplied by, if not the learning rate.
+    pub decay_rate: Option<f32>,
     pub masked_decay: bool,
     pub maximize: bool,
     pub loss_scale: Option<f32>,
@@ -209,7 +233,7 @@ impl Settings {
             if let Some(weight_decay) = self.weight_decay
                 && (!self.masked_decay || sign(c) * p >= 0.0)
             {
-                p = p - (p * weight_decay) * learning_rate;
+                p = p - (p * weight_decay) * self.decay_rate.unwrap_or(learning_rate);
             }
             p = p - learning_rate * sign(c);
             momentum[i] = M::round(m * self.beta_2 + g * (1.0 - self.beta_2));

@@ -68,6 +68,8 @@ pub(crate) struct RoleSet(u8);
 const _: () = assert!(Role::COUNT <= 8);
 
 impl RoleSet {
+    pub(crate) const NONE: RoleSet = RoleSet(0);
+
     #[inline(always)]
     pub(crate) const fn with(self, other: RoleSet) -> Self {
         RoleSet(self.0 | other.0)

@@ -4,7 +4,7 @@
 //! operations of Keras's `Lion.update_step`:
 //!
 //! ```text
-//! p = p - (p * wd) * lr
+//! p = p - (p * wd) * lr               the rate of the decay may be another
 //! c = m * b1 + g * (1 - b1)
 //! p = p - lr * sign(c)
 //! m = m * b2 + g * (1 - b2)
@@ -34,7 +34,7 @@ pub(crate) trait Decay {
 pub(crate) struct NoDecay;
 /// Decays every element.
 pub(crate) struct PlainDecay;
-/// Decays only elements that the step does not already move towards zero: `sign(c) * p >= 0`.
+/// Decays only elements that the step moves towards zero, or not at all: `sign(c) * p >= 0`.
 pub(crate) struct MaskedDecay;
 
 /// Evaluates an expression with a type alias bound to the [`Decay`] of a step: the table of variants.
@@ -115,6 +115,7 @@ pub(crate) struct LionRule<I: Isa, D, S> {
     isa: I,
     learning_rate: I::F32,
     weight_decay: I::F32,
+    decay_rate: I::F32,
     beta_1: I::F32,
     beta_2: I::F32,
     rest_1: I::F32,
@@ -130,6 +131,7 @@ impl<I: Isa, D: Decay, S: Scale> LionRule<I, D, S> {
             isa,
             learning_rate: isa.splat(step.learning_rate),
             weight_decay: isa.splat(step.weight_decay.unwrap_or(0.0)),
+            decay_rate: isa.splat(step.decay_rate),
             beta_1: isa.splat(step.beta_1),
             beta_2: isa.splat(step.beta_2),
             rest_1: isa.splat(step.rest_1),
@@ -153,7 +155,7 @@ impl<I: Isa, D: Decay, S: Scale> LionRule<I, D, S> {
     #[inline(always)]
     fn decayed(&self, parameter: I::F32) -> I::F32 {
         let isa = self.isa;
-        isa.sub(parameter, isa.mul(isa.mul(parameter, self.weight_decay), self.learning_rate))
+        isa.sub(parameter, isa.mul(isa.mul(parameter, self.weight_decay), self.decay_rate))
     }
 }
 

@@ -6,6 +6,7 @@ use core::num::NonZeroU32;
 
 use crate::Error;
 use crate::float_state::with_ieee_state;
+use crate::rounding::StochasticRounding;
 
 /// The settings of a Lion step: hyperparameters, and the optional parts of the same pass.
 ///
@@ -27,7 +28,10 @@ pub struct LionStep {
     pub(crate) rest_1: f32,
     pub(crate) rest_2: f32,
     pub(crate) weight_decay: Option<f32>,
+    /// What the decay is multiplied by: the learning rate, unless another is set.
+    pub(crate) decay_rate: f32,
     pub(crate) masked_decay: bool,
+    pub(crate) stochastic_rounding: Option<StochasticRounding>,
     pub(crate) gradient: GradientTransform,
     pub(crate) ema: Option<Ema>,
 }
@@ -118,7 +122,9 @@ impl LionStep {
             rest_1,
             rest_2,
             weight_decay: None,
+            decay_rate: learning_rate.abs(),
             masked_decay: false,
+            stochastic_rounding: None,
             gradient: GradientTransform::default(),
             ema: None,
         })
@@ -133,6 +139,34 @@ impl LionStep {
     pub fn weight_decay(self, weight_decay: f32) -> Result<Self, Error> {
         check("weight_decay", weight_decay, not_negative(weight_decay), "[0, inf)")?;
         Ok(LionStep { weight_decay: Some(weight_decay), ..self })
+    }
+
+    /// What the decay is multiplied by, in place of the learning rate: `p = p - (p * weight_decay) * rate`. With the
+    /// learning rate over its largest value the decay follows the schedule and not the learning rate's size. Has an effect
+    /// only with [`weight_decay`](Self::weight_decay).
+    ///
+    /// # Errors
+    /// [`Error::Hyperparameter`] if it is negative or not finite.
+    #[inline]
+    pub fn decay_rate(self, rate: f32) -> Result<Self, Error> {
+        check("decay_rate", rate, not_negative(rate), "[0, inf)")?;
+        Ok(LionStep { decay_rate: rate.abs(), ..self })
+    }
+
+    /// Rounds the parameter up or down at random when it is stored, with the probabilities that make the mean right: a
+    /// bf16 parameter then moves on average also where a step is less than half its last place. Everything else is
+    /// rounded to nearest even. The parameter must be bf16, and the task must know its first element
+    /// ([`Task::starting_at`](crate::Task::starting_at)).
+    #[must_use]
+    #[inline]
+    pub fn stochastic_rounding(self, rounding: StochasticRounding) -> Self {
+        LionStep { stochastic_rounding: Some(rounding), ..self }
+    }
+
+    /// Whether the parameter is rounded at random.
+    #[inline]
+    pub fn is_stochastic(&self) -> bool {
+        self.stochastic_rounding.is_some()
     }
 
     /// Sets the factors of the gradient, which are `1 - beta` in f32 by default, as in Keras. An optimizer that forms
@@ -161,7 +195,7 @@ impl LionStep {
         self.rest_1.is_sign_negative()
     }
 
-    /// Decays an element only if the step does not already move it towards zero: if `sign(c) * p >= 0`, with the
+    /// Decays an element only if the step moves it towards zero, or not at all: if `sign(c) * p >= 0`, with the
     /// parameter before the step and this step's `c`. A NaN does not decay. Has an effect only with
     /// [`weight_decay`](Self::weight_decay). ("Cautious" weight decay.)
     #[must_use]

@@ -268,12 +268,16 @@ impl<'a> Task<'a> {
         Task { pass: Pass::Bandwidth, columns, len: column.len, first: 0, borrow: PhantomData }
     }
 
+    /// The multiples at which a variable can be cut into tasks whatever its formats, also if it is rounded at random.
+    pub const ALIGNMENT: usize = 64;
+
     /// Says which element of the variable is the task's first, for a task over a part of a variable.
     ///
     /// # Errors
-    /// [`Error::FirstElement`] if it is not a multiple of [`BLOCK`].
+    /// [`Error::FirstElement`] if it is not a multiple of [`ALIGNMENT`](Self::ALIGNMENT).
+    #[inline]
     pub fn starting_at(self, first: u64) -> Result<Self, Error> {
-        if first.is_multiple_of(BLOCK as u64) {
+        if first.is_multiple_of(Self::ALIGNMENT as u64) {
             Ok(Task { first, ..self })
         } else {
             Err(Error::FirstElement { first })
@@ -329,7 +333,7 @@ impl<'a> Task<'a> {
             self.len
         );
         // SAFETY: the tensors fit the pass, which was checked when the task was made; the rest is this contract's.
-        unsafe { engine::run(backend, prefetch, &self.pass, &self.columns, range) }
+        unsafe { engine::run(backend, prefetch, &self.pass, &self.columns, self.first, range) }
     }
 
     /// Elements of each of its tensors.

@@ -3,12 +3,13 @@
 //! The tensors repeat a pattern of a few blocks, so that the reference, which is slow, need compute no more than the
 //! pattern, and yet a plan with large chunks is tried on tensors that it cuts.
 
-use bytemuck::{NoUninit, must_cast_slice};
+use bytemuck::cast_slice;
 use fastrand::Rng;
 use half::{bf16, f16};
-use lion_kernels::reference::{Float, Settings};
+use lion_kernels::reference::{self, Float, Settings};
 use lion_kernels::{
-    BLOCK, Dtype, Element, Ema, GradientStatistics, GradientTransform, Plan, StepTensors, Task, run,
+    BLOCK, Dtype, Ema, GradientStatistics, GradientTransform, Plan, StepTensors, Task, TensorBuf, TensorRef,
+    run,
 };
 
 use super::scratch::step;
@@ -21,31 +22,7 @@ const PERIOD: usize = 4 * BLOCK;
 /// Elements after the last whole block.
 const REST: usize = 17;
 
-/// A format of tensors, for kernels and reference alike.
-trait Format: Element + Float + NoUninit {}
-
-impl<T: Element + Float + NoUninit> Format for T {}
-
-/// Evaluates an expression with a type alias bound to the element type of a [`Dtype`].
-macro_rules! with_dtype {
-    ($dtype:expr, $T:ident => $body:expr) => {
-        match $dtype {
-            Dtype::F32 => {
-                type $T = f32;
-                $body
-            }
-            Dtype::F16 => {
-                type $T = f16;
-                $body
-            }
-            Dtype::BF16 => {
-                type $T = bf16;
-                $body
-            }
-        }
-    };
-}
-
+/// Whether a plan's result is the reference's. Formats that no tensor of the operation can have are no plan's.
 pub(super) fn has_the_reference_s_bits(
     operation: Operation,
     dtypes: Dtypes,
@@ -54,22 +31,17 @@ pub(super) fn has_the_reference_s_bits(
     let Dtypes { parameter, gradient, momentum } = dtypes;
     let len = 2 * plan.chunk_elements + REST;
     match operation {
-        Operation::Step => {
-            with_dtype!(parameter, P => with_dtype!(gradient, G => with_dtype!(momentum, M => {
-                has_step::<P, G, M>(plan, len)
-            })))
-        }
-        Operation::Statistics => with_dtype!(gradient, G => has_statistics::<G>(plan, len)),
-        Operation::Accumulate => with_dtype!(gradient, G => has_accumulate::<G>(plan, len)),
-        Operation::Average => with_dtype!(parameter, P => has_average::<P>(plan, len)),
-        Operation::Convert => {
-            with_dtype!(parameter, P => with_dtype!(gradient, G => has_convert::<P, G>(plan, len)))
-        }
+        Operation::Step => has_step(plan, dtypes, len),
+        Operation::Statistics => has_statistics(plan, gradient, len),
+        Operation::Accumulate => has_accumulate(plan, gradient, len),
+        Operation::Average => has_average(plan, parameter, len),
+        Operation::Convert => has_convert(plan, momentum, gradient, len),
     }
 }
 
-/// Ordinary numbers, and some that are zero, tiny, or below what a format has.
-fn pattern<T: Format>(seed: u64) -> Vec<T> {
+/// Ordinary numbers, and some that are zero, tiny, or below what a format has: as the reference reads them from a tensor
+/// of a format.
+fn pattern(dtype: Dtype, seed: u64) -> Vec<f32> {
     let mut rng = Rng::with_seed(seed);
     let number = |rng: &mut Rng| match rng.u8(..8) {
         0 => 0.0,
@@ -78,24 +50,78 @@ fn pattern<T: Format>(seed: u64) -> Vec<T> {
         3 => (rng.f32() - 0.5) * 1e-39,
         _ => rng.f32() * 4.0 - 2.0,
     };
-    (0..PERIOD).map(|_| T::round(number(&mut rng))).collect()
+    let numbers: Vec<f32> = (0..PERIOD).map(|_| number(&mut rng)).collect();
+    match dtype {
+        Dtype::F16 => numbers.iter().map(|&value| f16::round(value).widen()).collect(),
+        Dtype::BF16 => numbers.iter().map(|&value| bf16::round(value).widen()).collect(),
+        Dtype::Q8 => {
+            let (codes, scales) = reference::q8_encode(&numbers);
+            reference::q8_decode(&codes, &scales)
+        }
+        _ => numbers,
+    }
 }
 
-fn repeated<T: Copy>(pattern: &[T], len: usize) -> Vec<T> {
-    pattern.iter().copied().cycle().take(len).collect()
+/// The bytes of the streams of a tensor, as the reference stores it.
+fn stored(dtype: Dtype, values: &[f32]) -> [Vec<u8>; 2] {
+    fn bytes<T: bytemuck::NoUninit>(entries: Vec<T>) -> Vec<u8> {
+        cast_slice(&entries).to_vec()
+    }
+    let one = |bytes| [bytes, Vec::new()];
+    match dtype {
+        Dtype::F16 => one(bytes(values.iter().map(|&value| f16::round(value)).collect())),
+        Dtype::BF16 => one(bytes(values.iter().map(|&value| bf16::round(value)).collect())),
+        Dtype::Split => {
+            let (high, low): (Vec<_>, Vec<_>) = values.iter().map(|&value| reference::split(value)).unzip();
+            [bytes(high), bytes(low)]
+        }
+        Dtype::Q8 => {
+            let (codes, scales) = reference::q8_encode(values);
+            [bytes(codes), bytes(scales)]
+        }
+        _ => one(bytes(values.to_vec())),
+    }
 }
 
-fn repeats<T: NoUninit>(found: &[T], pattern: &[T]) -> bool {
-    found.chunks(pattern.len().max(1)).all(|part| {
-        let expected = pattern.get(..part.len()).unwrap_or_default();
-        must_cast_slice::<T, u8>(part) == must_cast_slice::<T, u8>(expected)
+/// A tensor of so many elements that repeats values.
+fn repeated(dtype: Dtype, values: &[f32], len: usize) -> Result<TensorBuf, Error> {
+    let mut tensor = TensorBuf::zeroed(dtype, len)?;
+    for (index, pattern) in stored(dtype, values).iter().enumerate() {
+        let mut tensor = tensor.to_mut();
+        let bytes = tensor.as_bytes_mut(index).unwrap_or_default();
+        bytes.iter_mut().zip(pattern.iter().cycle()).for_each(|(to, from)| *to = *from);
+    }
+    Ok(tensor)
+}
+
+/// Whether a tensor repeats what the reference makes of the pattern: `expected` are the values that it makes of so many
+/// first elements.
+fn repeats(found: TensorRef<'_>, expected: impl Fn(usize) -> Vec<f32>) -> bool {
+    let dtype = found.dtype();
+    let whole = stored(dtype, &expected(PERIOD));
+    (0..found.len()).step_by(PERIOD).all(|start| {
+        let end = found.len().min(start + PERIOD);
+        let Ok(part) = found.range(start..end) else { return false };
+        let of_rest = (end - start < PERIOD).then(|| stored(dtype, &expected(end - start)));
+        let expected = of_rest.as_ref().unwrap_or(&whole);
+        expected.iter().enumerate().all(|(index, bytes)| part.as_bytes(index).unwrap_or_default() == bytes)
     })
 }
 
-fn has_step<P: Format, G: Format, M: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
-    let (mut p, g, mut m) = (pattern::<P>(1), pattern::<G>(2), pattern::<M>(3));
-    let (mut parameter, gradient, mut momentum) = (repeated(&p, len), repeated(&g, len), repeated(&m, len));
-    let tensors = StepTensors::in_place(&mut parameter, &gradient, &mut momentum);
+/// The first elements of a pattern.
+fn first(pattern: &[f32], len: usize) -> Vec<f32> {
+    pattern.iter().copied().take(len).collect()
+}
+
+fn has_step(
+    plan: &Plan,
+    Dtypes { parameter, gradient, momentum }: Dtypes,
+    len: usize,
+) -> Result<bool, Error> {
+    let (p, g, m) = (pattern(parameter, 1), pattern(gradient, 2), pattern(momentum, 3));
+    let of_g = repeated(gradient, &g, len)?;
+    let (mut of_p, mut of_m) = (repeated(parameter, &p, len)?, repeated(momentum, &m, len)?);
+    let tensors = StepTensors::in_place(of_p.to_mut(), of_g.to_ref(), of_m.to_mut());
     run(plan, &mut [Task::step(step()?, tensors)?])?;
     let pass = Settings {
         learning_rate: 1e-4,
@@ -104,47 +130,60 @@ fn has_step<P: Format, G: Format, M: Format>(plan: &Plan, len: usize) -> Result<
         weight_decay: Some(0.1),
         ..Settings::default()
     };
-    pass.step::<P, G, M, f32>(&mut p, &g, &mut m, None, None, None);
-    Ok(repeats(&parameter, &p) && repeats(&momentum, &m))
+    let expected = |len| {
+        let (mut p, mut m) = (first(&p, len), first(&m, len));
+        pass.step(&mut p, &first(&g, len), &mut m, None, None, None::<&mut [f32]>);
+        (p, m)
+    };
+    Ok(repeats(of_p.to_ref(), |len| expected(len).0) && repeats(of_m.to_ref(), |len| expected(len).1))
 }
 
-fn has_statistics<G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
-    let g = pattern::<G>(2);
-    let gradient = repeated(&g, len);
+fn has_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
+    let g = pattern(gradient, 2);
+    let of_g = repeated(gradient, &g, len)?;
     let mut blocks = vec![GradientStatistics::default(); len.div_ceil(BLOCK)];
-    run(plan, &mut [Task::statistics(&GradientTransform::new(), &gradient, None, &mut blocks)?])?;
-    let as_expected = |found: &GradientStatistics, block: &[G]| {
+    run(plan, &mut [Task::statistics(&GradientTransform::new(), of_g.to_ref(), None, &mut blocks)?])?;
+    let as_expected = |found: &GradientStatistics, block: &[f32]| {
         let (sum, non_finite, largest) = Settings::default().statistics(block, None);
         (found.sum_of_squares.to_bits(), found.non_finite, found.max_abs.to_bits())
             == (sum.to_bits(), non_finite, largest.to_bits())
     };
     // The blocks repeat, but for the last.
     let Some((last, whole)) = blocks.split_last() else { return Ok(true) };
-    let first = whole.iter().zip(g.chunks(BLOCK)).all(|(found, block)| as_expected(found, block));
+    let known = whole.iter().zip(g.chunks(BLOCK)).all(|(found, block)| as_expected(found, block));
     let periodic = whole.iter().zip(whole.iter().skip(PERIOD / BLOCK)).all(|(a, b)| a == b);
-    Ok(first && periodic && gradient.chunks(BLOCK).next_back().is_some_and(|block| as_expected(last, block)))
+    let rest: Vec<f32> =
+        g.iter().cycle().copied().skip(whole.len() % (PERIOD / BLOCK) * BLOCK).take(BLOCK).collect();
+    let of_last = rest.get(..len - whole.len() * BLOCK).is_some_and(|block| as_expected(last, block));
+    Ok(known && periodic && of_last)
 }
 
-fn has_accumulate<G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
-    let (mut sums, g) = (pattern::<f32>(3), pattern::<G>(2));
-    let (mut accumulator, gradient) = (repeated(&sums, len), repeated(&g, len));
-    run(plan, &mut [Task::accumulate(&GradientTransform::new(), &mut accumulator, &gradient)?])?;
-    Settings::default().accumulate(&mut sums, &g);
-    Ok(repeats(&accumulator, &sums))
+fn has_accumulate(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
+    let (sums, g) = (pattern(Dtype::F32, 3), pattern(gradient, 2));
+    let (mut accumulator, of_g) = (repeated(Dtype::F32, &sums, len)?, repeated(gradient, &g, len)?);
+    run(plan, &mut [Task::accumulate(&GradientTransform::new(), accumulator.to_mut(), of_g.to_ref())?])?;
+    Ok(repeats(accumulator.to_ref(), |len| {
+        let mut sums = first(&sums, len);
+        Settings::default().accumulate(&mut sums, &first(&g, len));
+        sums
+    }))
 }
 
-fn has_average<P: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
-    let (mut a, mut p) = (pattern::<f32>(3), pattern::<P>(1));
-    let (mut average, mut parameter) = (repeated(&a, len), repeated(&p, len));
-    run(plan, &mut [Task::update_ema(&Ema::new(0.99)?, &mut average, &mut parameter)?])?;
-    Settings { ema_momentum: Some(0.99), ..Settings::default() }.average(&mut a, &mut p);
-    Ok(repeats(&average, &a) && repeats(&parameter, &p))
+fn has_average(plan: &Plan, parameter: Dtype, len: usize) -> Result<bool, Error> {
+    let (a, p) = (pattern(Dtype::F32, 3), pattern(parameter, 1));
+    let (mut average, mut of_p) = (repeated(Dtype::F32, &a, len)?, repeated(parameter, &p, len)?);
+    run(plan, &mut [Task::update_ema(&Ema::new(0.99)?, average.to_mut(), of_p.to_mut())?])?;
+    let averages = repeats(average.to_ref(), |len| {
+        let mut a = first(&a, len);
+        Settings { ema_momentum: Some(0.99), ..Settings::default() }.average(&mut a, &mut first(&p, len));
+        a
+    });
+    Ok(averages && repeats(of_p.to_ref(), |len| first(&p, len)))
 }
 
-fn has_convert<P: Format, G: Format>(plan: &Plan, len: usize) -> Result<bool, Error> {
-    let g = pattern::<G>(2);
-    let (source, mut target) = (repeated(&g, len), vec![P::default(); len]);
-    run(plan, &mut [Task::convert(&source, &mut target)?])?;
-    let expected: Vec<P> = g.iter().map(|value| P::round(value.widen())).collect();
-    Ok(repeats(&target, &expected))
+fn has_convert(plan: &Plan, target: Dtype, source: Dtype, len: usize) -> Result<bool, Error> {
+    let g = pattern(source, 2);
+    let (of_g, mut copy) = (repeated(source, &g, len)?, TensorBuf::zeroed(target, len)?);
+    run(plan, &mut [Task::convert(of_g.to_ref(), copy.to_mut())?])?;
+    Ok(repeats(copy.to_ref(), |len| first(&g, len)))
 }

@@ -16,8 +16,12 @@ use crate::machine::Machine;
 /// More memory than this is not taken for cold caches, unless one call needs it.
 const MOST: u64 = 1 << 30;
 
-/// Elements between the tensors of neighbouring calls, so that they do not all begin at the same place of a page.
+/// Elements between the tensors of neighbouring calls, at least, so that they do not all begin at the same place of a
+/// page.
 const GAP: usize = 80;
+
+/// The tensors of a call begin at a multiple of this, where a block of every format begins.
+const WHOLE: usize = 64;
 
 /// This machine, as a rig: three streams of memory, in which calls take turns on as many tensors as fit.
 ///
@@ -54,7 +58,12 @@ impl Turns {
     }
 
     fn total(&self) -> usize {
-        self.slots * (self.elements + GAP)
+        self.slots * self.slot()
+    }
+
+    /// Elements from the start of one call's tensors to that of the next one's.
+    fn slot(&self) -> usize {
+        (self.elements + GAP).next_multiple_of(WHOLE)
     }
 
     fn take(&mut self, caches: Caches) -> std::ops::Range<usize> {
@@ -65,7 +74,7 @@ impl Turns {
                 self.next
             }
         };
-        let start = slot * (self.elements + GAP);
+        let start = slot * self.slot();
         start..start + self.elements
     }
 }

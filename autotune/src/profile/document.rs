@@ -241,6 +241,9 @@ mod tests {
                 for &gradient in Dtype::ALL {
                     for &momentum in Dtype::ALL {
                         let dtypes = Dtypes { parameter, gradient, momentum };
+                        if !dtypes.fit() {
+                            continue;
+                        }
                         findings.extend(SizeClass::all().map(|size| {
                             let case = Case::new(operation, dtypes, size);
                             let nanoseconds = Some(123_456_789_012.3);
@@ -259,6 +262,6 @@ mod tests {
         findings.dedup_by_key(|finding| finding.case);
         let text = Document::new(&Machine::detect(), "patient", &findings).to_toml().expect("TOML");
         let share = LARGEST as usize / text.len();
-        assert_eq!((findings.len(), share >= 3), (405, true), "{} bytes", text.len());
+        assert_eq!((findings.len(), share >= 2), (630, true), "{} bytes", text.len());
     }
 }

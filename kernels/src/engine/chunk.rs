@@ -12,21 +12,10 @@ use crate::isa::prefetch::prefetch;
 use crate::rule::GradientOps;
 
 /// Bytes from a chunk to the one that is prefetched.
-const PREFETCH_DISTANCE: usize = 1024;
+const PREFETCH_DISTANCE: usize = 2048;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// The numbers of the lanes of two vectors, of as many as the longest have.
-static LANE_NUMBERS: [u32; 32] = {
-    let mut numbers = [0; 32];
-    let mut lane = 0;
-    while lane < numbers.len() {
-        numbers[lane] = lane as u32;
-        lane += 1;
-    }
-    numbers
-};
 
 /// An operation on the elements of one chunk. `apply` must be `#[inline(always)]`.
 pub(crate) trait ChunkOp<I: Isa> {
@@ -57,7 +46,7 @@ pub(crate) unsafe fn for_each_chunk<I: Isa>(isa: I, range: Range<usize>, op: &mu
 /// Consecutive elements that an operation handles at a time: two full vectors from element `start`, or fewer elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Chunk<I: Isa, const FULL: bool> {
-    isa: I,
+    pub(crate) isa: I,
     start: usize,
     len: usize,
 }
@@ -79,35 +68,31 @@ impl<I: Isa> Chunk<I, false> {
 }
 
 impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
-    /// The chunk's elements of a stream; lanes beyond the chunk hold zero. For `split` see
+    /// The chunk's elements of a tensor; lanes beyond the chunk hold zero. For `split` see
     /// [`LaneCodec::SPLITS`].
     ///
     /// # Safety
-    /// The chunk's elements of the stream are readable.
+    /// The chunk's elements of the tensor are readable.
     #[inline(always)]
-    pub(crate) unsafe fn load<T: LaneCodec>(self, stream: *const T, split: bool) -> Pair<I> {
-        // SAFETY: `start` is within the stream, and what the extent spans is readable, by the contract.
-        unsafe { T::load(self.extent::<T>(), stream.add(self.start), split) }
+    pub(crate) unsafe fn load<T: LaneCodec>(self, tensor: T::Place, split: bool) -> Pair<I> {
+        // SAFETY: by this function's contract.
+        unsafe { T::load(self, tensor, split) }
     }
 
     /// Stores the chunk's elements; lanes beyond the chunk are dropped.
     ///
     /// # Safety
-    /// The chunk's elements of the stream are writable.
+    /// The chunk's elements of the tensor are writable.
     #[inline(always)]
-    pub(crate) unsafe fn store<T: LaneCodec>(self, stream: *mut T, split: bool, value: Pair<I>) {
-        // SAFETY: `start` is within the stream, and what the extent spans is writable, by the contract.
-        unsafe { T::store(self.extent::<T>(), stream.add(self.start), split, value) }
+    pub(crate) unsafe fn store<T: LaneCodec>(self, tensor: T::Place, split: bool, value: Pair<I>) {
+        // SAFETY: by this function's contract.
+        unsafe { T::store(self, tensor, split, value) }
     }
 
-    /// Stores the chunk's elements, which have been rounded to the format; lanes beyond the chunk are dropped.
-    ///
-    /// # Safety
-    /// The chunk's elements of the stream are writable.
+    /// The index of the chunk's first element, in tensors whose first element has this index.
     #[inline(always)]
-    pub(crate) unsafe fn store_rounded<T: LaneCodec>(self, stream: *mut T, value: Pair<I>) {
-        // SAFETY: `start` is within the stream, and what the extent spans is writable, by the contract.
-        unsafe { T::store_rounded(self.extent::<T>(), stream.add(self.start), value) }
+    pub(crate) fn index(self, first: u64) -> u64 {
+        first.wrapping_add(self.start as u64)
     }
 
     /// Gradients divided by the loss scale and averaged with the accumulator, but not clipped.
@@ -119,14 +104,14 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
         self,
         ops: &GradientOps<I>,
         gradient: Pair<I>,
-        accumulator: *const f32,
+        accumulator: *mut f32,
     ) -> Pair<I> {
         let g = both!(i => ops.unscaled(gradient[i]));
         if !ops.averages() {
             return g;
         }
         // SAFETY: the transform averages, so the accumulator is there.
-        let sum = unsafe { self.load(accumulator, false) };
+        let sum = unsafe { self.load::<f32>(accumulator, false) };
         both!(i => ops.averaged(g[i], sum[i]))
     }
 
@@ -137,8 +122,7 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
             return value;
         }
         both!(i => {
-            // SAFETY: the table has a number for each lane of two vectors of at most 16.
-            let lanes = unsafe { self.isa.load(LANE_NUMBERS.as_ptr().add(i * I::LANES).cast::<I::U32>()) };
+            let lanes = self.isa.add_u32(self.isa.lane_numbers(), self.isa.splat_u32((i * I::LANES) as u32));
             let within = self.isa.less_u31(lanes, self.isa.splat_u32(self.len as u32));
             let kept = self.isa.select(within, self.isa.to_bits(value[i]), self.isa.splat_u32(0));
             self.isa.from_bits(kept)
@@ -147,18 +131,20 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
 
     /// Asks for the stream's lines that a chunk [`PREFETCH_DISTANCE`] of this one will need.
     #[inline(always)]
-    pub(crate) fn prefetch<T>(self, stream: *const T) {
+    pub(crate) fn prefetch<E>(self, stream: *mut E) {
         let first = stream.wrapping_add(self.start).addr().wrapping_add(PREFETCH_DISTANCE);
         let mut line = 0;
-        while line < 2 * I::LANES * size_of::<T>() {
+        while line < 2 * I::LANES * size_of::<E>() {
             prefetch(first.wrapping_add(line));
             line += LINE;
         }
     }
 
+    /// The chunk's extent in a stream with an entry for each element, and its start there.
     #[inline(always)]
-    fn extent<T>(self) -> Extent<I, FULL> {
-        Extent { isa: self.isa, bytes: self.len * size_of::<T>() }
+    pub(crate) fn within<E>(self, stream: *mut E) -> (Extent<I, FULL>, *mut E) {
+        let extent = Extent { isa: self.isa, bytes: self.len * size_of::<E>() };
+        (extent, stream.wrapping_add(self.start))
     }
 }
 

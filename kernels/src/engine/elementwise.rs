@@ -31,21 +31,22 @@ impl Kernel for Accumulate<'_> {
     fn call<I: Isa>(self, isa: I) {
         let Accumulate { transform, view } = self;
         with_lanes!(view.dtype(Role::Gradient), G => if const { in_place::<I, G>() } {
-            let gradient = view.columns.first(Role::Gradient).cast::<G>().cast_const();
-            return isa.vectorize(Add { transform, gradient, sums: view.f32_at(Role::Accumulator, 0), n: view.len });
+            let gradient = G::place(view.columns.streams(Role::Gradient, 0));
+            let sums = view.f32_at(Role::Accumulator, 0);
+            return isa.vectorize(Add::<G> { transform, gradient, sums, n: view.len });
         }, else ());
         let mut tile = Tile::new();
         // SAFETY: the tiles cover the view, and both tensors are given.
         for_each_tile(view.len, |start, n| unsafe {
-            let gradient = decode(isa, view, Role::Gradient, start, n, &mut tile).cast_const();
-            isa.vectorize(Add { transform, gradient, sums: view.f32_at(Role::Accumulator, start), n });
+            let gradient = decode(isa, view, Role::Gradient, start, n, &mut tile);
+            isa.vectorize(Add::<f32> { transform, gradient, sums: view.f32_at(Role::Accumulator, start), n });
         });
     }
 }
 
-struct Add<'a, G> {
+struct Add<'a, G: LaneCodec> {
     transform: &'a GradientTransform,
-    gradient: *const G,
+    gradient: G::Place,
     sums: *mut f32,
     n: usize,
 }
@@ -56,16 +57,16 @@ impl<G: LaneCodec> Kernel for Add<'_, G> {
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
         let Add { gradient, sums, .. } = self;
-        let mut op = AddOp { isa, ops: GradientOps::new(isa, self.transform), gradient, sums };
+        let mut op = AddOp::<I, G> { isa, ops: GradientOps::new(isa, self.transform), gradient, sums };
         // SAFETY: both tensors have `n` elements.
         unsafe { for_each_chunk(isa, 0..self.n, &mut op) }
     }
 }
 
-struct AddOp<I: Isa, G> {
+struct AddOp<I: Isa, G: LaneCodec> {
     isa: I,
     ops: GradientOps<I>,
-    gradient: *const G,
+    gradient: G::Place,
     sums: *mut f32,
 }
 
@@ -74,9 +75,9 @@ impl<I: Isa, G: LaneCodec> ChunkOp<I> for AddOp<I, G> {
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
         // SAFETY: the chunk lies within the tensors by this function's contract.
         unsafe {
-            let g = chunk.load(self.gradient, false);
-            let sum = chunk.load(self.sums.cast_const(), false);
-            chunk.store(self.sums, false, both!(i => self.isa.add(self.ops.unscaled(g[i]), sum[i])));
+            let g = chunk.load::<G>(self.gradient, false);
+            let sum = chunk.load::<f32>(self.sums, false);
+            chunk.store::<f32>(self.sums, false, both!(i => self.isa.add(self.ops.unscaled(g[i]), sum[i])));
         }
     }
 }
@@ -94,8 +95,9 @@ impl Kernel for UpdateEma<'_> {
     fn call<I: Isa>(self, isa: I) {
         let UpdateEma { ema, view } = self;
         with_lanes!(view.dtype(Role::Parameter), P => if const { in_place::<I, P>() } {
-            let parameter = view.columns.first(Role::Parameter).cast::<P>();
-            return isa.vectorize(Average { ema, average: view.f32_at(Role::Ema, 0), parameter, n: view.len });
+            let parameter = P::place(view.columns.streams(Role::Parameter, 0));
+            let average = view.f32_at(Role::Ema, 0);
+            return isa.vectorize(Average::<P> { ema, average, parameter, n: view.len });
         }, else ());
         let mut tile = Tile::new();
         // SAFETY: the tiles cover the view, and both tensors are given.
@@ -123,7 +125,7 @@ pub(super) unsafe fn average_in_tile<I: Isa>(
     unsafe {
         let parameter = decode(isa, view, Role::Parameter, start, n, tile);
         let keeps = Ema { overwrite: false, ..*ema };
-        isa.vectorize(Average { ema: &keeps, average, parameter, n });
+        isa.vectorize(Average::<f32> { ema: &keeps, average, parameter, n });
         if !ema.overwrite {
             return parameter;
         }
@@ -132,10 +134,10 @@ pub(super) unsafe fn average_in_tile<I: Isa>(
     }
 }
 
-struct Average<'a, P> {
+struct Average<'a, P: LaneCodec> {
     ema: &'a Ema,
     average: *mut f32,
-    parameter: *mut P,
+    parameter: P::Place,
     n: usize,
 }
 
@@ -145,19 +147,24 @@ impl<P: LaneCodec> Kernel for Average<'_, P> {
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
         let Average { ema, average, parameter, n } = self;
-        let mut op =
-            AverageOp { isa, rule: EmaRule::new(isa, ema), overwrite: ema.overwrite, average, parameter };
+        let mut op = AverageOp::<I, P> {
+            isa,
+            rule: EmaRule::new(isa, ema),
+            overwrite: ema.overwrite,
+            average,
+            parameter,
+        };
         // SAFETY: both tensors have `n` elements.
         unsafe { for_each_chunk(isa, 0..n, &mut op) }
     }
 }
 
-struct AverageOp<I: Isa, P> {
+struct AverageOp<I: Isa, P: LaneCodec> {
     isa: I,
     rule: EmaRule<I>,
     overwrite: bool,
     average: *mut f32,
-    parameter: *mut P,
+    parameter: P::Place,
 }
 
 impl<I: Isa, P: LaneCodec> ChunkOp<I> for AverageOp<I, P> {
@@ -165,12 +172,12 @@ impl<I: Isa, P: LaneCodec> ChunkOp<I> for AverageOp<I, P> {
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
         // SAFETY: the chunk lies within the tensors by this function's contract.
         unsafe {
-            let p = chunk.load(self.parameter.cast_const(), false);
-            let average = chunk.load(self.average.cast_const(), false);
+            let p = chunk.load::<P>(self.parameter, false);
+            let average = chunk.load::<f32>(self.average, false);
             let average = both!(i => self.rule.averaged(average[i], p[i]));
-            chunk.store(self.average, false, average);
+            chunk.store::<f32>(self.average, false, average);
             if self.overwrite {
-                chunk.store_rounded(self.parameter, P::rounded(self.isa, average));
+                P::store_rounded(chunk, self.parameter, P::rounded(self.isa, average));
             }
         }
     }
@@ -189,9 +196,9 @@ impl Kernel for Convert<'_> {
         let view = self.view;
         with_lanes!(view.dtype(Role::Source), S => with_lanes!(view.dtype(Role::Copy), T => {
             if const { in_place::<I, S>() && in_place::<I, T>() } {
-                let from = view.columns.first(Role::Source).cast::<S>().cast_const();
-                let to = view.columns.first(Role::Copy).cast::<T>();
-                return isa.vectorize(Move { from, to, n: view.len });
+                let from = S::place(view.columns.streams(Role::Source, 0));
+                let to = T::place(view.columns.streams(Role::Copy, 0));
+                return isa.vectorize(Move::<S, T> { from, to, n: view.len });
             }
         }, else ()), else ());
         let mut tile = Tile::new();
@@ -203,9 +210,9 @@ impl Kernel for Convert<'_> {
     }
 }
 
-struct Move<S, T> {
-    from: *const S,
-    to: *mut T,
+struct Move<S: LaneCodec, T: LaneCodec> {
+    from: S::Place,
+    to: T::Place,
     n: usize,
 }
 
@@ -223,6 +230,6 @@ impl<I: Isa, S: LaneCodec, T: LaneCodec> ChunkOp<I> for Move<S, T> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
         // SAFETY: the chunk lies within both tensors by this function's contract.
-        unsafe { chunk.store(self.to, false, chunk.load(self.from, false)) }
+        unsafe { chunk.store::<T>(self.to, false, chunk.load::<S>(self.from, false)) }
     }
 }

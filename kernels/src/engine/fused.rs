@@ -6,12 +6,15 @@
 
 use core::marker::PhantomData;
 
+use half::bf16;
+
 use super::View;
 use super::chunk::{Chunk, ChunkOp, both, for_each_chunk};
-use super::lanes::{LaneCodec, with_lanes};
+use super::lanes::{LaneCodec, Pair, store_by, with_lanes};
 use crate::format::Dtype;
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
+use crate::rounding::Draws;
 use crate::rule::{Decay, EmaRule, GradientOps, LionRule, Scale, Unscaled};
 use crate::settings::LionStep;
 
@@ -38,12 +41,17 @@ impl<P: LaneCodec, G: LaneCodec, M: LaneCodec> Formats for (P, G, M) {
     type M = M;
 }
 
+/// Where a tensor of a format lies.
+type Place<F> = <F as LaneCodec>::Place;
+
 /// The tensors of a step, of known formats.
 pub(super) struct Tensors<T: Formats> {
-    pub(super) from: *const T::P,
-    pub(super) to: *mut T::P,
-    pub(super) gradient: *const T::G,
-    pub(super) momentum: *mut T::M,
+    pub(super) from: Place<T::P>,
+    pub(super) to: Place<T::P>,
+    pub(super) gradient: Place<T::G>,
+    pub(super) momentum: Place<T::M>,
+    /// The index of the first element in its variable.
+    pub(super) first: u64,
     /// Elements of each.
     pub(super) len: usize,
     pub(super) prefetch: bool,
@@ -53,12 +61,20 @@ impl<T: Formats> Tensors<T> {
     /// The caller has chosen the formats by the view's dtypes.
     #[inline(always)]
     pub(super) fn of(view: &View) -> Self {
+        let momentum = T::M::place(view.columns.streams(Role::Momentum, 0));
+        Self::with_momentum(view, 0, view.len, momentum)
+    }
+
+    /// `n` elements from `start` on, whose momentum lies elsewhere.
+    #[inline(always)]
+    pub(super) fn with_momentum(view: &View, start: usize, n: usize, momentum: Place<T::M>) -> Self {
         Tensors {
-            from: view.columns.first(view.source()).cast::<T::P>().cast_const(),
-            to: view.columns.first(Role::Parameter).cast::<T::P>(),
-            gradient: view.columns.first(Role::Gradient).cast::<T::G>().cast_const(),
-            momentum: view.columns.first(Role::Momentum).cast::<T::M>(),
-            len: view.len,
+            from: T::P::place(view.columns.streams(view.source(), start)),
+            to: T::P::place(view.columns.streams(Role::Parameter, start)),
+            gradient: T::G::place(view.columns.streams(Role::Gradient, start)),
+            momentum,
+            first: view.first.wrapping_add(start as u64),
+            len: n,
             prefetch: view.prefetch,
         }
     }
@@ -66,50 +82,158 @@ impl<T: Formats> Tensors<T> {
     #[inline(always)]
     fn prefetch<I: Isa, const FULL: bool>(&self, chunk: Chunk<I, FULL>) {
         if FULL && self.prefetch {
-            chunk.prefetch(self.from);
-            chunk.prefetch(self.gradient);
-            chunk.prefetch(self.momentum.cast_const());
+            T::P::prefetch(chunk, self.from);
+            T::G::prefetch(chunk, self.gradient);
+            T::M::prefetch(chunk, self.momentum);
         }
     }
 }
 
-/// The rule alone.
-pub(super) struct Bare<'a, T: Formats, D, S> {
-    pub(super) step: &'a LionStep,
-    pub(super) tensors: Tensors<T>,
-    pub(super) variant: PhantomData<(D, S)>,
+/// How a kernel rounds the parameter when it stores it.
+pub(super) trait Rounding<P: LaneCodec> {
+    /// What it keeps in registers.
+    type State<I: Isa>;
+
+    fn new<I: Isa>(isa: I, step: &LionStep) -> Self::State<I>;
+
+    /// # Safety
+    /// The chunk's elements are writable.
+    unsafe fn store<I: Isa, const FULL: bool>(
+        state: &Self::State<I>,
+        chunk: Chunk<I, FULL>,
+        tensors: (Place<P>, u64),
+        split: bool,
+        value: Pair<I>,
+    );
 }
 
-impl<T: Formats, D: Decay, S: Scale> Kernel for Bare<'_, T, D, S> {
+/// To nearest even.
+pub(super) struct Nearest;
+
+impl<P: LaneCodec> Rounding<P> for Nearest {
+    type State<I: Isa> = ();
+
+    #[inline(always)]
+    fn new<I: Isa>(_: I, _: &LionStep) {}
+
+    #[inline(always)]
+    unsafe fn store<I: Isa, const FULL: bool>(
+        (): &(),
+        chunk: Chunk<I, FULL>,
+        (to, _): (Place<P>, u64),
+        split: bool,
+        value: Pair<I>,
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe { chunk.store::<P>(to, split, value) }
+    }
+}
+
+/// Up or down at random, see [`crate::rounding`]. The step has a key for it.
+pub(super) struct Stochastic;
+
+impl Rounding<bf16> for Stochastic {
+    type State<I: Isa> = Draws<I>;
+
+    #[inline(always)]
+    fn new<I: Isa>(isa: I, step: &LionStep) -> Draws<I> {
+        Draws::new(isa, step.stochastic_rounding.unwrap_or_default())
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa, const FULL: bool>(
+        draws: &Draws<I>,
+        chunk: Chunk<I, FULL>,
+        (to, first): (*mut bf16, u64),
+        split: bool,
+        value: Pair<I>,
+    ) {
+        // A chunk begins at a multiple of two vectors, as a task begins at a multiple of a block.
+        let draws = draws.of_neighbours(chunk.index(first) / 2, split);
+        // SAFETY: by this function's contract.
+        unsafe { store_by(chunk, to, split, value, draws) }
+    }
+}
+
+/// The rule alone.
+pub(super) struct Bare<'a, T: Formats, D, S, R> {
+    pub(super) step: &'a LionStep,
+    pub(super) tensors: Tensors<T>,
+    pub(super) variant: PhantomData<(D, S, R)>,
+}
+
+impl<T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> Kernel for Bare<'_, T, D, S, R> {
     type Output = ();
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
         let len = self.tensors.len;
-        let mut op = BareOp::<I, T, D, S> { rule: LionRule::new(isa, self.step), tensors: self.tensors };
+        let (rule, rounding) = (LionRule::new(isa, self.step), R::new(isa, self.step));
+        let mut op = BareOp::<I, T, D, S, R> { rule, rounding, tensors: self.tensors };
         // SAFETY: each tensor has `len` elements.
         unsafe { for_each_chunk(isa, 0..len, &mut op) }
     }
 }
 
-struct BareOp<I: Isa, T: Formats, D, S> {
+struct BareOp<I: Isa, T: Formats, D, S, R: Rounding<T::P>> {
     rule: LionRule<I, D, S>,
+    rounding: R::State<I>,
     tensors: Tensors<T>,
 }
 
-impl<I: Isa, T: Formats, D: Decay, S: Scale> ChunkOp<I> for BareOp<I, T, D, S> {
+impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> ChunkOp<I> for BareOp<I, T, D, S, R> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
-        let Tensors { from, to, gradient, momentum, .. } = self.tensors;
+        let Tensors { from, to, gradient, momentum, first, .. } = self.tensors;
         self.tensors.prefetch(chunk);
         // SAFETY: the chunk lies within the tensors by this function's contract.
         unsafe {
-            let p = chunk.load(from, T::SPLITS);
-            let g = chunk.load(gradient, T::SPLITS);
-            let m = chunk.load(momentum.cast_const(), T::SPLITS);
+            let p = chunk.load::<T::P>(from, T::SPLITS);
+            let g = chunk.load::<T::G>(gradient, T::SPLITS);
+            let m = chunk.load::<T::M>(momentum, T::SPLITS);
             let [(p0, m0), (p1, m1)] = both!(i => self.rule.step(p[i], g[i], m[i]));
-            chunk.store(momentum, T::SPLITS, [m0, m1]);
-            chunk.store(to, T::SPLITS, [p0, p1]);
+            chunk.store::<T::M>(momentum, T::SPLITS, [m0, m1]);
+            R::store(&self.rounding, chunk, (to, first), T::SPLITS, [p0, p1]);
+        }
+    }
+}
+
+/// Stores values as bfloat16, rounded at random.
+pub(super) struct StoreStochastic<'a> {
+    pub(super) step: &'a LionStep,
+    pub(super) from: *const f32,
+    pub(super) to: *mut bf16,
+    /// The index of the first element in its variable.
+    pub(super) first: u64,
+    pub(super) n: usize,
+}
+
+impl Kernel for StoreStochastic<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let draws = Stochastic::new(isa, self.step);
+        let mut op = StoreStochasticOp { draws, from: self.from.cast_mut(), to: self.to, first: self.first };
+        // SAFETY: both tensors have `n` elements.
+        unsafe { for_each_chunk(isa, 0..self.n, &mut op) }
+    }
+}
+
+struct StoreStochasticOp<I: Isa> {
+    draws: Draws<I>,
+    from: *mut f32,
+    to: *mut bf16,
+    first: u64,
+}
+
+impl<I: Isa> ChunkOp<I> for StoreStochasticOp<I> {
+    #[inline(always)]
+    unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
+        // SAFETY: the chunk lies within both tensors by this function's contract.
+        unsafe {
+            let value = chunk.load::<f32>(self.from, false);
+            Stochastic::store(&self.draws, chunk, (self.to, self.first), false, value);
         }
     }
 }
@@ -175,42 +299,42 @@ impl<I: Isa, T: Formats, D: Decay> ChunkOp<I> for FullOp<'_, I, T, D> {
         if FULL && self.tensors.prefetch {
             for optional in [accumulator, ema] {
                 if !optional.is_null() {
-                    chunk.prefetch(optional.cast_const());
+                    chunk.prefetch(optional);
                 }
             }
         }
         // SAFETY: the chunk lies within the tensors by this function's contract, and the optional ones are given where
         // the settings ask for them, which was checked when the task was made.
         unsafe {
-            let g = chunk.load(gradient, false);
+            let g = chunk.load::<T::G>(gradient, false);
             let g = chunk.averaged(&self.ops, g, accumulator);
             if self.ops.averages() {
-                chunk.store(accumulator, false, [isa.splat(0.0); 2]);
+                chunk.store::<f32>(accumulator, false, [isa.splat(0.0); 2]);
             }
             let g = both!(i => self.ops.clipped(g[i]));
-            let m = chunk.load(momentum.cast_const(), false);
-            let p = chunk.load(from, false);
+            let m = chunk.load::<T::M>(momentum, false);
+            let p = chunk.load::<T::P>(from, false);
             let [(p0, m0), (p1, m1)] = both!(i => self.rule.step(p[i], g[i], m[i]));
-            chunk.store(momentum, false, [m0, m1]);
+            chunk.store::<T::M>(momentum, false, [m0, m1]);
 
             if self.step.ema.is_none() && copy.is_none() {
-                chunk.store(to, false, [p0, p1]);
+                chunk.store::<T::P>(to, false, [p0, p1]);
                 return;
             }
             // The average and the copy are of the parameter as stored.
             let mut stored = T::P::rounded(isa, [p0, p1]);
             if let Some(settings) = &self.step.ema {
                 let rule = EmaRule::new(isa, settings);
-                let average = chunk.load(ema.cast_const(), false);
+                let average = chunk.load::<f32>(ema, false);
                 let average = both!(i => rule.averaged(average[i], stored[i]));
-                chunk.store(ema, false, average);
+                chunk.store::<f32>(ema, false, average);
                 if settings.overwrite {
                     stored = T::P::rounded(isa, average);
                 }
             }
-            chunk.store_rounded(to, stored);
+            T::P::store_rounded(chunk, to, stored);
             if let Some((dtype, copy)) = copy {
-                with_lanes!(dtype, C => chunk.store(copy.cast::<C>(), false, stored), else {
+                with_lanes!(dtype, C => chunk.store::<C>(copy.cast(), false, stored), else {
                     debug_assert!(false, "a copy in {dtype} goes through tiles");
                 });
             }

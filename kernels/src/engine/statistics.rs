@@ -71,18 +71,22 @@ impl Block<'_> {
             max_abs: isa.splat_u32(0),
         };
         with_lanes!(self.view.dtype(Role::Gradient), G => if const { I::FUSED || !G::SPLITS && G::SCALAR_LANES } {
-            let gradient = self.view.columns.first(Role::Gradient).cast::<G>().wrapping_add(self.start);
+            let gradient = G::place(self.view.columns.streams(Role::Gradient, self.start));
             let accumulator = self.view.f32_at(Role::Accumulator, self.start);
-            sums.add_all(gradient.cast_const(), accumulator, self.end - self.start);
+            sums.add_all::<G>(gradient, accumulator, self.end - self.start);
             return sums;
         }, else ());
+        if const { I::FUSED } {
+            debug_assert!(false, "every format of gradients has lanes");
+            return sums;
+        }
         let mut tile = Tile::new();
         let mut start = self.start;
         while start < self.end {
             let n = (self.end - start).min(TILE);
             // SAFETY: the tile lies within the view, whose gradient is given.
             let values = unsafe { decode(isa, self.view, Role::Gradient, start, n, &mut tile) };
-            sums.add_all(values.cast_const(), self.view.f32_at(Role::Accumulator, start), n);
+            sums.add_all::<f32>(values, self.view.f32_at(Role::Accumulator, start), n);
             start += n;
         }
         sums
@@ -118,7 +122,7 @@ struct BlockSums<I: Isa, const COUNTS: bool> {
 impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
     /// Adds the next `n` elements of a block, in a multiple of the partial sums unless they are the block's last.
     #[inline(always)]
-    fn add_all<G: LaneCodec>(&mut self, values: *const G, accumulator: *const f32, n: usize) {
+    fn add_all<G: LaneCodec>(&mut self, values: G::Place, accumulator: *mut f32, n: usize) {
         let isa = self.isa;
         let mut start = 0;
         while n - start >= PARTIAL_SUMS {
@@ -127,7 +131,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
                 |pair| {
                     let chunk = Chunk::full(isa, start + pair * 2 * I::LANES);
                     // SAFETY: the elements from `start` to the next multiple are among the `n`.
-                    unsafe { self.add(pair, chunk, values, accumulator) };
+                    unsafe { self.add::<G, _>(pair, chunk, values, accumulator) };
                 },
             );
             start += PARTIAL_SUMS;
@@ -139,7 +143,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
                 if start < n {
                     let chunk = Chunk::partial(isa, start, n - start);
                     // SAFETY: the chunk ends where the `n` elements do, at the latest.
-                    unsafe { self.add(pair, chunk, values, accumulator) };
+                    unsafe { self.add::<G, _>(pair, chunk, values, accumulator) };
                 }
             },
         );
@@ -152,13 +156,13 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
         &mut self,
         pair: usize,
         chunk: Chunk<I, FULL>,
-        values: *const G,
-        accumulator: *const f32,
+        values: G::Place,
+        accumulator: *mut f32,
     ) {
         let isa = self.isa;
         // SAFETY: by this function's contract.
         let (raw, used): (Pair<I>, Pair<I>) = unsafe {
-            let raw = chunk.load(values, false);
+            let raw = chunk.load::<G>(values, false);
             (raw, chunk.averaged(&self.ops, raw, accumulator))
         };
         // Divided by a scale of zero, the zeros beyond the end are NaN.

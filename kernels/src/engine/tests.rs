@@ -5,9 +5,13 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use half::bf16;
+
+use super::fused::StoreStochastic;
+use crate::reference::random_bits;
 use crate::{
-    Arena, BLOCK, Backend, Dtype, Ema, GradientTransform, LionStep, Plan, StepTensors, Task, TensorMut,
-    TensorRef, run,
+    Arena, BLOCK, Backend, Dtype, Ema, GradientTransform, LionStep, Plan, StepTensors, StochasticRounding,
+    Task, TensorMut, TensorRef, run,
 };
 
 /// Every length up to four chunks of the longest vectors, and some around tiles and blocks.
@@ -132,13 +136,53 @@ fn wrong_formats_and_cut_blocks_are_errors() {
     let refused = |task: Result<Task<'_>, crate::Error>| task.unwrap_err().to_string();
     assert_eq!(
         refused(Task::accumulate(&GradientTransform::new(), &mut sums, tensor)),
-        "the gradient is scaled; expected a format of one stream"
+        "the gradient is scaled; expected one of f32, f16, bf16"
     );
     let mut halves = vec![half::f16::ONE; 200];
     assert_eq!(
         refused(Task::accumulate(&GradientTransform::new(), TensorMut::from(&mut halves), &sums)),
         "the accumulator is f16; expected f32"
     );
+}
+
+/// All 2^32 bit patterns, each with one of the draws of 2^16 elements. With the variable `LION_DRAWS` each has as many
+/// draws as it says.
+#[test]
+#[cfg(feature = "std")]
+fn every_f32_is_rounded_at_random() {
+    const CHUNK: u32 = 1 << 16;
+    let calls = std::env::var("LION_DRAWS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(1);
+    let draws: Vec<Vec<u16>> = (0..calls)
+        .map(|call| (0..u64::from(CHUNK)).map(|index| random_bits(9, "w", call, index)).collect())
+        .collect();
+    for backend in Backend::available() {
+        std::thread::scope(|scope| {
+            for half in 0..2 {
+                let draws = &draws;
+                scope.spawn(move || {
+                    let mut found = vec![bf16::ZERO; CHUNK as usize];
+                    for chunk in half * (CHUNK / 2)..(half + 1) * (CHUNK / 2) {
+                        let from: Vec<f32> =
+                            (0..CHUNK).map(|low| f32::from_bits(chunk << 16 | low)).collect();
+                        for (call, draws) in (0..).zip(draws) {
+                            let step = step().stochastic_rounding(StochasticRounding::new(9, "w", call));
+                            let (to, n) = (found.as_mut_ptr(), from.len());
+                            let store = StoreStochastic { step: &step, from: from.as_ptr(), to, first: 0, n };
+                            backend.run(store).expect("available");
+                            let same = from.iter().zip(&found).zip(draws).all(|((value, found), draw)| {
+                                let expected = match value.is_nan() {
+                                    true => 0x7fc0,
+                                    false => (value.to_bits().wrapping_add(u32::from(*draw)) >> 16) as u16,
+                                };
+                                found.to_bits() == expected
+                            });
+                            assert!(same, "upper half {chunk:#x} in call {call} on {backend}");
+                        }
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]

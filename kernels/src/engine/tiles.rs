@@ -11,14 +11,15 @@ use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
 use super::elementwise::average_in_tile;
-use super::fused::{Bare, Full, Optional, Tensors};
+use super::fused::{Bare, Formats, Full, Nearest, Optional, StoreStochastic, Tensors};
 use super::{TILE, View};
+use crate::buffer::LINE;
 use crate::column::{streams_of, streams_of_mut};
-use crate::format::{Dtype, Format, Stream, with_format};
+use crate::format::{Dtype, Format, with_format};
 use crate::isa::prefetch::prefetch;
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
-use crate::rule::{Unscaled, with_decay};
+use crate::rule::{Decay, Scale, Unscaled, with_decay};
 use crate::settings::{Ema, GradientTransform, LionStep};
 
 /// Room for the decoded values of a tensor. Zeroed when it is first used: to zero what is never used would cost more than
@@ -150,18 +151,45 @@ impl<F: Format> Kernel for Encode<F> {
     }
 }
 
-/// Asks for the part of each tensor that the next tile reads.
+/// Asks for the part of a tensor that the next tile reads.
 #[inline(always)]
-fn prefetch_next(view: &View, start: usize) {
-    if !view.prefetch || view.len - start < 2 * TILE {
+fn prefetch_next(view: &View, role: Role, start: usize) {
+    if !view.prefetch || view.len - start < 3 * TILE {
         return;
     }
-    for role in view.columns.given().roles().filter(|&role| role != Role::Copy) {
-        let [first, _] = view.columns.streams(role, start + TILE);
-        let Some(Stream { bytes, per }) = view.dtype(role).streams().first() else { continue };
-        for line in (0..TILE / per * bytes).step_by(64) {
+    let streams = view.columns.streams(role, start + 2 * TILE);
+    for (first, stream) in streams.iter().zip(view.dtype(role).streams()) {
+        for line in (0..stream.bytes_of(TILE)).step_by(LINE) {
             prefetch(first.addr().wrapping_add(line));
         }
+    }
+}
+
+/// The rule alone, with the momentum through a tile, and parameter and gradient as the fused kernel of a row has them.
+pub(super) struct MomentumStep<'a, T, D, S> {
+    pub(super) step: &'a LionStep,
+    pub(super) view: &'a View,
+    pub(super) row: PhantomData<(T, D, S)>,
+}
+
+impl<T: Formats<M = f32>, D: Decay, S: Scale> Kernel for MomentumStep<'_, T, D, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let MomentumStep { step, view, .. } = self;
+        if !const { I::FUSED || T::SCALAR_LANES } {
+            return isa.vectorize(Step { step, view });
+        }
+        let mut tile = Tile::new();
+        // SAFETY: the tiles cover the view, and the tensors are given.
+        for_each_tile(view.len, |start, n| unsafe {
+            let momentum = decode(isa, view, Role::Momentum, start, n, &mut tile);
+            prefetch_next(view, Role::Momentum, start);
+            let tensors = Tensors::<T>::with_momentum(view, start, n, momentum);
+            isa.vectorize(Bare::<T, D, S, Nearest> { step, tensors, variant: PhantomData });
+            encode(isa, view, Role::Momentum, start, n, momentum);
+        });
     }
 }
 
@@ -179,23 +207,25 @@ impl Kernel for Step<'_> {
         let Step { step, view } = self;
         // The average and the copy are of the parameter as stored, so they come after the encoding.
         let rule = LionStep { ema: None, ..*step };
+        let stochastic = step.stochastic_rounding.is_some();
         let transforms = step.gradient != GradientTransform::default();
         let (mut p_tile, mut g_tile, mut m_tile) = (Tile::new(), Tile::new(), Tile::new());
         // SAFETY: the tiles cover the view, and the tensors that the settings need are given.
         for_each_tile(view.len, |start, n| unsafe {
-            prefetch_next(view, start);
+            prefetch_next(view, view.source(), start);
             let from = decode(isa, view, view.source(), start, n, &mut p_tile);
             let gradient = decode(isa, view, Role::Gradient, start, n, &mut g_tile);
+            prefetch_next(view, Role::Gradient, start);
             let momentum = decode(isa, view, Role::Momentum, start, n, &mut m_tile);
             // In f32 the rule writes the parameter to its place, else to where it was decoded.
             let to = match view.dtype(Role::Parameter) {
                 Dtype::F32 => view.f32_at(Role::Parameter, start),
                 _ => from,
             };
-            let tensors = || Tensors { from, to, gradient, momentum, len: n, prefetch: false };
+            let tensors = || Tensors { from, to, gradient, momentum, first: 0, len: n, prefetch: false };
             let accumulator = view.f32_at(Role::Accumulator, start);
             with_decay!(step, D => match transforms {
-                false => isa.vectorize(Bare::<(f32, f32, f32), D, Unscaled> {
+                false => isa.vectorize(Bare::<(f32, f32, f32), D, Unscaled, Nearest> {
                     step: &rule,
                     tensors: tensors(),
                     variant: PhantomData,
@@ -207,8 +237,18 @@ impl Kernel for Step<'_> {
                     variant: PhantomData,
                 }),
             });
+            prefetch_next(view, Role::Momentum, start);
             encode(isa, view, Role::Momentum, start, n, momentum);
-            encode(isa, view, Role::Parameter, start, n, to);
+            match stochastic {
+                false => encode(isa, view, Role::Parameter, start, n, to),
+                true => isa.vectorize(StoreStochastic {
+                    step,
+                    from: to,
+                    to: view.columns.streams(Role::Parameter, start)[0].cast(),
+                    first: view.first.wrapping_add(start as u64),
+                    n,
+                }),
+            }
             observe(isa, step.ema.as_ref(), view, start, n, &mut p_tile);
         });
     }

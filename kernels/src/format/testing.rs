@@ -9,17 +9,17 @@ pub(crate) struct Halves;
 
 impl Format for Halves {
     #[inline(always)]
-    fn decode<I: Isa>(_: I, first: &[u16], second: &[u16], to: &mut [f32]) {
+    fn decode<I: Isa>(_: I, first: &[i16], second: &[i16], to: &mut [f32]) {
         for ((to, &high), &low) in to.iter_mut().zip(first).zip(second) {
-            *to = f32::from_bits(u32::from(high) << 16 | u32::from(low));
+            *to = f32::from_bits(u32::from(high as u16) << 16 | u32::from(low as u16));
         }
     }
 
     #[inline(always)]
-    fn encode<I: Isa>(_: I, from: &[f32], first: &mut [u16], second: &mut [u16]) {
+    fn encode<I: Isa>(_: I, from: &[f32], first: &mut [i16], second: &mut [i16]) {
         for ((from, high), low) in from.iter().zip(first).zip(second) {
-            *high = (from.to_bits() >> 16) as u16;
-            *low = from.to_bits() as u16;
+            *high = (from.to_bits() >> 16) as i16;
+            *low = from.to_bits() as i16;
         }
     }
 }

@@ -59,11 +59,14 @@ impl Isa for Avx2 {
 
         splat_u32(value: u32) -> __m256i = _mm256_set1_epi32(value as i32);
         add_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
+        mul_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
         and(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
         or(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
         xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
         shl16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>(a);
         shr16(a: __m256i) -> __m256i = _mm256_srli_epi32::<16>(a);
+        shr15(a: __m256i) -> __m256i = _mm256_srli_epi32::<15>(a);
+        sar16(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
         max_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu32(a, b);
         less_u31(a: __m256i, b: __m256i) -> __m256i = _mm256_cmpgt_epi32(b, a);
         select(mask: __m256i, yes: __m256i, no: __m256i) -> __m256i = _mm256_blendv_epi8(no, yes, mask);

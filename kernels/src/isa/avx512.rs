@@ -82,11 +82,14 @@ impl Isa for Avx512 {
 
         splat_u32(value: u32) -> __m512i = _mm512_set1_epi32(value as i32);
         add_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        mul_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_mullo_epi32(a, b);
         and(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         or(a: __m512i, b: __m512i) -> __m512i = _mm512_or_si512(a, b);
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
         shl16(a: __m512i) -> __m512i = _mm512_slli_epi32::<16>(a);
         shr16(a: __m512i) -> __m512i = _mm512_srli_epi32::<16>(a);
+        shr15(a: __m512i) -> __m512i = _mm512_srli_epi32::<15>(a);
+        sar16(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
         max_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu32(a, b);
         less_u31(a: __m512i, b: __m512i) -> __mmask16 = _mm512_cmplt_epu32_mask(a, b);
         select(mask: __mmask16, yes: __m512i, no: __m512i) -> __m512i = _mm512_mask_mov_epi32(no, mask, yes);

@@ -56,11 +56,16 @@ impl Isa for Neon {
 
         splat_u32(value: u32) -> uint32x4_t = vdupq_n_u32(value);
         add_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vaddq_u32(a, b);
+        mul_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vmulq_u32(a, b);
         and(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vandq_u32(a, b);
         or(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vorrq_u32(a, b);
         xor(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = veorq_u32(a, b);
         shl16(a: uint32x4_t) -> uint32x4_t = vshlq_n_u32::<16>(a);
         shr16(a: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<16>(a);
+        shr15(a: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<15>(a);
+        sar16(a: uint32x4_t) -> uint32x4_t = {
+            vreinterpretq_u32_s32(vshrq_n_s32::<16>(vreinterpretq_s32_u32(a)))
+        };
         max_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vmaxq_u32(a, b);
         less_u31(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vcltq_u32(a, b);
         select(mask: uint32x4_t, yes: uint32x4_t, no: uint32x4_t) -> uint32x4_t = vbslq_u32(mask, yes, no);

@@ -80,11 +80,14 @@ impl Isa for Scalar {
 
         splat_u32(value: u32) -> [u32; 4] = [value; 4];
         add_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.wrapping_add(b));
+        mul_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.wrapping_mul(b));
         and(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a & b);
         or(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a | b);
         xor(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a ^ b);
         shl16(a: [u32; 4]) -> [u32; 4] = lanes!(a => a << 16);
         shr16(a: [u32; 4]) -> [u32; 4] = lanes!(a => a >> 16);
+        shr15(a: [u32; 4]) -> [u32; 4] = lanes!(a => a >> 15);
+        sar16(a: [u32; 4]) -> [u32; 4] = lanes!(a => (a as i32 >> 16) as u32);
         max_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.max(b));
         less_u31(a: [u32; 4], b: [u32; 4]) -> [bool; 4] = lanes!(a, b => a < b);
         select(mask: [bool; 4], yes: [u32; 4], no: [u32; 4]) -> [u32; 4] =
