@@ -117,7 +117,7 @@ impl Builder {
         };
         // A plan may have been made for another machine.
         let backend = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0).backend.ensure_available()?;
-        let (cadence, momentum) = (self.config.ema_cadence, self.config.momentum_dtype);
-        Ok(Lion::new(self.config, cadence, momentum, patterns, profile, backend))
+        let cadence = self.config.ema_cadence;
+        Ok(Lion::new(self.config, cadence, patterns, profile, backend))
     }
 }

@@ -236,14 +236,18 @@ pub enum Error {
         /// What was there before.
         given: Range<usize>,
     },
-    /// A range that is measured, or clipped by a norm, and cuts a block of the statistics.
+    /// A range that cuts a block of elements which belong together.
     #[error(
-        "variable {name:?}: the range {}..{} cuts a block of its statistics; expected multiples of {} or the end",
-        range.start, range.end, lion_kernels::BLOCK
+        "variable {name:?}: the range {}..{} cuts a block of its {of}; expected multiples of {block} or the end",
+        range.start, range.end
     )]
     CutBlock {
         /// The variable.
         name: String,
+        /// What the block is of: statistics, momentum or random numbers.
+        of: &'static str,
+        /// Elements of a block.
+        block: usize,
         /// The range.
         range: Range<usize>,
     },
@@ -295,6 +299,35 @@ pub enum Error {
         index: usize,
         /// How many there are.
         groups: usize,
+    },
+    /// A variable of a format that no parameter has here.
+    #[error("variable {name:?} is {dtype}, and must be one of f32, f16, bf16")]
+    ParameterDtype {
+        /// The variable.
+        name: String,
+        /// Its format.
+        dtype: lion_kernels::Dtype,
+    },
+    /// A momentum of a format that no momentum has.
+    #[error("variable {name:?}: the momentum's dtype is {dtype}, and must be one of f32, f16, bf16, q8")]
+    MomentumDtype {
+        /// The variable.
+        name: String,
+        /// The format.
+        dtype: lion_kernels::Dtype,
+    },
+    /// A variable that is not bf16, with an option that is for bf16 parameters.
+    #[error(
+        "variable {name:?} is {dtype}, and {option} is for bf16 parameters; VariableOptions::nearest_rounding \
+         leaves a variable out"
+    )]
+    NotBf16 {
+        /// The variable.
+        name: String,
+        /// Its format.
+        dtype: lion_kernels::Dtype,
+        /// The option.
+        option: &'static str,
     },
     /// A parameter of another format than was registered.
     #[error("variable {name:?}: the {tensor} is {found}, and was registered as {expected}")]

@@ -2,7 +2,7 @@
 
 use lion_kernels::LionStep;
 
-use crate::{Config, Error, Hyperparameter, check};
+use crate::{Config, DecayScale, Error, Hyperparameter, check};
 
 /// A group of the optimizer that made it. The default is the optimizer's own hyperparameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +30,8 @@ pub struct Group {
     beta_1: Option<Hyperparameter>,
     beta_2: Option<Hyperparameter>,
     weight_decay: Decay,
+    cautious_decay: Option<bool>,
+    decay_scale: Option<DecayScale>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +43,14 @@ enum Decay {
 
 impl Default for Group {
     fn default() -> Self {
-        Group { multiplier: 1.0, beta_1: None, beta_2: None, weight_decay: Decay::Inherited }
+        Group {
+            multiplier: 1.0,
+            beta_1: None,
+            beta_2: None,
+            weight_decay: Decay::Inherited,
+            cautious_decay: None,
+            decay_scale: None,
+        }
     }
 }
 
@@ -76,6 +85,16 @@ impl Group {
         Group { weight_decay: Decay::Off, ..self }
     }
 
+    /// Whether it does not decay elements that the step moves away from zero, whatever the optimizer does.
+    pub fn cautious_decay(self, cautious: bool) -> Self {
+        Group { cautious_decay: Some(cautious), ..self }
+    }
+
+    /// A scale of the weight decay of its own, of the group's learning rate.
+    pub fn decay_scale(self, scale: DecayScale) -> Self {
+        Group { decay_scale: Some(scale), ..self }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), Error> {
         check::not_negative("learning_rate_multiplier", self.multiplier)?;
         if let Some(beta_1) = &self.beta_1 {
@@ -86,6 +105,9 @@ impl Group {
         }
         if let Decay::Own(weight_decay) = &self.weight_decay {
             weight_decay.check("weight_decay", check::not_negative)?;
+        }
+        if let Some(DecayScale::Relative(to) | DecayScale::Corrected(to)) = self.decay_scale {
+            check::positive("decay_scale", to)?;
         }
         Ok(())
     }
@@ -101,6 +123,8 @@ impl Group {
                 Decay::Off => None,
                 Decay::Own(weight_decay) => Some(weight_decay.evaluate(call)),
             },
+            cautious_decay: self.cautious_decay.unwrap_or(own.cautious_decay),
+            decay_scale: self.decay_scale.unwrap_or(own.decay_scale),
         }
     }
 }
@@ -112,6 +136,8 @@ pub(crate) struct Rates {
     pub(crate) beta_1: f32,
     beta_2: f32,
     weight_decay: Option<f32>,
+    cautious_decay: bool,
+    decay_scale: DecayScale,
 }
 
 impl Rates {
@@ -122,6 +148,8 @@ impl Rates {
             && same(self.beta_1, other.beta_1)
             && same(self.beta_2, other.beta_2)
             && self.weight_decay.map(f32::to_bits) == other.weight_decay.map(f32::to_bits)
+            && self.cautious_decay == other.cautious_decay
+            && self.decay_scale == other.decay_scale
     }
 
     /// Under the IEEE default floating-point state.
@@ -131,6 +159,8 @@ impl Rates {
             beta_1: config.beta_1.evaluate(call),
             beta_2: config.beta_2.evaluate(call),
             weight_decay: config.weight_decay.as_ref().map(|weight_decay| weight_decay.evaluate(call)),
+            cautious_decay: config.cautious_decay,
+            decay_scale: config.decay_scale,
         }
     }
 
@@ -149,7 +179,16 @@ impl Rates {
             return Ok(Steps { rates, plain, decaying: plain });
         };
         check::not_negative("weight_decay", weight_decay.into())?;
-        Ok(Steps { rates, plain, decaying: plain.weight_decay(weight_decay)? })
+        let decaying = plain.weight_decay(weight_decay)?.masked_decay(self.cautious_decay);
+        let decaying = match self.decay_scale {
+            DecayScale::LearningRate => decaying,
+            scale => {
+                let rate = scale.evaluate(self.learning_rate);
+                check::not_negative("the scale of weight decay", rate.into())?;
+                decaying.decay_rate(rate)?
+            }
+        };
+        Ok(Steps { rates, plain, decaying })
     }
 }
 

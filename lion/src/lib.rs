@@ -26,6 +26,7 @@ mod clip;
 mod config;
 mod constraint;
 mod coverage;
+mod decay;
 mod ema;
 mod error;
 mod first_bytes;
@@ -53,6 +54,7 @@ mod zip;
 pub use builder::Builder;
 pub use config::{Config, DynamicLossScale};
 pub use constraint::{Axes, Constraint};
+pub use decay::DecayScale;
 pub use ema::EmaCadence;
 pub use error::{Error, ErrorKind};
 pub use group::{Group, GroupId};
@@ -73,11 +75,15 @@ pub mod prelude {
         PiecewiseConstantDecay, PolynomialDecay,
     };
     pub use crate::{
-        Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId, Hyperparameter, Lion,
-        Metrics, Outcome, Schedule, Update, VariableId, VariableOptions,
+        Config, Constraint, DecayScale, Dtype, DynamicLossScale, EmaCadence, Group, GroupId, Hyperparameter,
+        Lion, Metrics, Outcome, Schedule, Update, VariableId, VariableOptions,
     };
 }
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/formats.md")]
+struct Formats;

@@ -1,14 +1,16 @@
 //! The state of all variables: an arena for each kind, in the order of registration.
 
-use lion_kernels::{Arena, Element, Error, TensorMut, TensorsMut};
+use lion_kernels::{Arena, Dtype, Element, Error, TensorMut, TensorsMut};
 
 use crate::VariableId;
-use crate::variable::{StateMut, Variable, VariableView};
+use crate::variable::{StateMut, Store, Variable, VariableView};
 
-/// Every variable has a tensor in each arena, of length zero where it lacks that state.
+/// Every variable has a tensor in each arena, of length zero where it lacks that state; in that of the low halves, if there
+/// are any.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     momentum: Arena,
+    low: Arena,
     ema: Arena,
     accumulator: Arena,
 }
@@ -19,7 +21,7 @@ impl Memory {
         let before = self.momentum.len();
         let pushed = self.try_push(variable);
         if pushed.is_err() {
-            for arena in [&mut self.momentum, &mut self.ema, &mut self.accumulator] {
+            for arena in [&mut self.momentum, &mut self.low, &mut self.ema, &mut self.accumulator] {
                 arena.truncate(before);
             }
         }
@@ -30,8 +32,21 @@ impl Memory {
         let single = |wanted: bool| if wanted { variable.held.len() } else { 0 };
         let momentum = variable.momentum_dtype.unwrap_or(variable.dtype);
         self.momentum.push(momentum, single(variable.momentum_dtype.is_some()))?;
+        self.push_low(variable)?;
         self.ema.push(f32::DTYPE, single(variable.averaged))?;
         self.accumulator.push(f32::DTYPE, single(variable.accumulated))?;
+        Ok(())
+    }
+
+    /// Few optimizers have low halves: there are no tensors before that of the first variable which has them.
+    fn push_low(&mut self, variable: &Variable) -> Result<(), Error> {
+        let splits = variable.store == Store::Split;
+        if splits || !self.low.is_empty() {
+            while self.low.len() + 1 < self.momentum.len() {
+                self.low.push(Dtype::I16, 0)?;
+            }
+            self.low.push(Dtype::I16, if splits { variable.held.len() } else { 0 })?;
+        }
         Ok(())
     }
 
@@ -44,6 +59,10 @@ impl Memory {
             held: &variable.held,
             dtype: variable.dtype,
             momentum: variable.momentum_dtype.and_then(|_| self.momentum.tensor(id.0)),
+            low: match variable.store {
+                Store::Split => self.low.tensor(id.0).and_then(|it| it.as_slice::<i16>()),
+                _ => None,
+            },
             ema: if variable.averaged { single(&self.ema) } else { None },
             accumulator: self.accumulator(id, variable),
         }
@@ -62,6 +81,7 @@ impl Memory {
     pub(crate) fn states_mut(&mut self) -> StatesMut<'_> {
         StatesMut {
             momentum: self.momentum.tensors_mut(),
+            low: self.low.tensors_mut(),
             ema: self.ema.tensors_mut(),
             accumulator: self.accumulator.tensors_mut(),
         }
@@ -72,6 +92,7 @@ impl Memory {
 #[derive(Debug)]
 pub(crate) struct StatesMut<'a> {
     momentum: TensorsMut<'a>,
+    low: TensorsMut<'a>,
     ema: TensorsMut<'a>,
     accumulator: TensorsMut<'a>,
 }
@@ -86,9 +107,12 @@ impl<'a> StatesMut<'a> {
         let single = |wanted: bool, tensor: TensorMut<'a>| {
             wanted.then(|| tensor.into_slice::<f32>().expect("the arena holds f32 alone"))
         };
-        let (momentum, ema) = (next(&mut self.momentum), next(&mut self.ema));
+        let (momentum, low, ema) = (next(&mut self.momentum), self.low.nth(skipped), next(&mut self.ema));
         StateMut {
             momentum: variable.momentum_dtype.map(|_| momentum),
+            low: low
+                .filter(|_| variable.store == Store::Split)
+                .map(|low| low.into_slice::<i16>().expect("the arena holds i16 alone")),
             ema: single(variable.averaged, ema),
             accumulator: single(variable.accumulated, next(&mut self.accumulator)),
         }

@@ -21,6 +21,11 @@ pub struct Metrics {
     /// [`gradient_norm`](Self::gradient_norm) is and in every call with dynamic loss scaling. Only with the latter
     /// do variables count that are overwritten with their gradient.
     pub non_finite: Option<u64>,
+    /// The share, from 0 to 1, of the elements of bf16 and f16 parameters that a step of this learning rate cannot move,
+    /// as they are rounded to nearest: of a sample of at most 4,096 elements of each variable, after its update. Known in
+    /// the updates 1, 2, 4, 8, … unless the learning rate rises. Parameters that are rounded at random or have low halves
+    /// are not among them; without any others the share is 0.
+    pub stalled: Option<f64>,
 }
 
 impl Metrics {
@@ -34,6 +39,7 @@ impl Metrics {
             clipped_norm: None,
             clipped: None,
             non_finite: None,
+            stalled: None,
         }
     }
 }

@@ -65,7 +65,6 @@ pub struct Lion {
     profile: Profile,
     /// For what no profile is about.
     backend: Backend,
-    momentum_dtype: Option<Dtype>,
     patterns: Vec<Regex>,
     clipping: Clipping,
     window: Window,
@@ -125,7 +124,6 @@ impl Lion {
     pub(crate) fn new(
         config: Config,
         ema_cadence: EmaCadence,
-        momentum_dtype: Option<Dtype>,
         patterns: Vec<Regex>,
         profile: Profile,
         backend: Backend,
@@ -133,7 +131,6 @@ impl Lion {
         with_ieee_state(|| Lion {
             profile,
             backend,
-            momentum_dtype,
             patterns,
             clipping: Clipping::new(&config),
             window: Window::new(&config),
@@ -181,7 +178,9 @@ impl Lion {
         }
         self.require_group(options.group)?;
         let wanted = Wanted {
-            momentum_dtype: self.momentum_dtype,
+            momentum_dtype: self.config.momentum_dtype,
+            stochastic_rounding: self.config.stochastic_rounding,
+            split_master: self.config.split_master,
             decays: !self.patterns.iter().any(|pattern| pattern.is_match(name)),
             ema: self.averaging.is_some(),
             accumulator: self.window.calls.is_some(),
@@ -250,7 +249,7 @@ impl Lion {
         }
         let mut stalls = None;
         if self.watch.looks_for_stalls(call.outcome, &self.config.learning_rate, learning_rate) {
-            stalls.insert(Stalls::default()).add(&self.variables, &self.scratch.steps, updates);
+            stalls.insert(self.watch.stalls()).add(&self.variables, &self.scratch.steps, updates);
         }
         Ok(self.count(&call, learning_rate, stalls.as_ref()))
     }
@@ -259,11 +258,7 @@ impl Lion {
     fn run(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
         // A dynamic loss scale skips the call where a gradient is not finite.
         if call.outcome == Outcome::Skipped {
-            for update in updates {
-                update.keep();
-                update.refresh_copy(self.backend)?;
-            }
-            return Ok(());
+            return self.keep_all(updates);
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
         // decay, step, average; and then its constraint.
@@ -284,7 +279,7 @@ impl Lion {
             }
         }
         self.watch.warn(self.loss_scale.factor().filter(|_| self.loss_scale.is_dynamic()), stalls);
-        call.metrics(learning_rate)
+        Metrics { stalled: stalls.map(Stalls::share), ..call.metrics(learning_rate) }
     }
 
     /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
@@ -295,21 +290,7 @@ impl Lion {
     pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.require_no_step()?;
         self.check(updates, if updates.is_empty() { Completeness::Part } else { Completeness::Whole })?;
-        let backend = self.backend;
-        for update in updates {
-            let variable = &self.variables[update.variable.0];
-            let of_variable = |source| variable.error(source);
-            match self.memory.view(update.variable, variable).ema {
-                Some(ema) => {
-                    let ema = &ema[variable.within_held(&update.elements())];
-                    let task = Task::convert(ema, update.parameter.reborrow());
-                    task.and_then(|mut task| task.run(backend)).map_err(of_variable)?;
-                }
-                None => update.keep(),
-            }
-            update.refresh_copy(backend).map_err(of_variable)?;
-        }
-        Ok(())
+        self.overwrite_with_averages(updates)
     }
 
     /// The step of each group, with its hyperparameters as schedules have them in this call. Gives the learning
@@ -369,6 +350,7 @@ impl Lion {
         let by_norm = matches!(self.clipping, Clipping::Global(_) | Clipping::Norm(_));
         Ok(Call {
             backend: self.backend,
+            number: self.iterations,
             outcome,
             ends_window,
             loss_scale,

@@ -22,7 +22,7 @@ use std::borrow::Cow;
 use crate::check::Range;
 use crate::config::one_clip;
 use crate::json::excerpt;
-use crate::{Builder, Dtype, DynamicLossScale, EmaCadence, Error, Hyperparameter, Lion};
+use crate::{Builder, DecayScale, Dtype, DynamicLossScale, EmaCadence, Error, Hyperparameter, Lion};
 
 pub(crate) use setting::Setting;
 pub use value::Value;
@@ -203,6 +203,18 @@ options! {
     ema_cadence(EmaCadence): EmaCadence = EmaCadence::EveryCall, Range::Any, Lacks, FIXED;
     /// The format of momentum, for variables that do not choose one. The parameter's own unless set.
     momentum_dtype(Dtype): Option<Dtype> = None, Range::Any, Lacks, FIXED;
+    /// Rounds bf16 parameters at random when a step stores them, drawn from this seed, so that they move on average
+    /// also where a step is less than half their last place. The draws depend on seed, name, call and element alone.
+    /// Excludes `split_master`. Rounded to nearest unless set.
+    stochastic_rounding(u64): Option<u64> = None, Range::Any, Lacks, FIXED;
+    /// Keeps the low halves of bf16 parameters in the state: the two are an f32 parameter, bit for bit. Excludes
+    /// `stochastic_rounding`. Not unless set.
+    split_master(bool): bool = false, Range::Any, Lacks, FIXED;
+    /// Does not decay elements that the step moves away from zero ("cautious" weight decay, Chen et al., 2025). Decays all
+    /// unless set.
+    cautious_decay(bool): bool = false, Range::Any, Lacks, CHANGES;
+    /// What weight decay is multiplied by. The learning rate unless set.
+    decay_scale(DecayScale): DecayScale = DecayScale::LearningRate, Range::Any, Lacks, CHANGES;
 
     dynamic_loss_scale {
         initial_scale: initial_scale, f64, Range::POSITIVE;
@@ -255,6 +267,15 @@ impl Row {
     /// Sets it if the value has its type.
     pub(crate) fn assign(&self, config: &mut Config, value: &Value) -> Option<()> {
         (self.assign)(config, value)
+    }
+
+    /// Checks its value, which may have been set as a field: then the type allows more than the option does.
+    fn check(&self, config: &Config) -> Result<(), Error> {
+        let value = self.get(config);
+        match self.assign(&mut Config::default(), &value) {
+            Some(()) => self.range.check(self.name, &value),
+            None => Err(Error::argument(self.name, &value, self.expected())),
+        }
     }
 
     /// Checks that it may change if it does.
@@ -320,7 +341,10 @@ impl Config {
             ("global_clipnorm", self.global_clipnorm),
             ("clipvalue", self.clipvalue),
         ])?;
-        TABLE.iter().try_for_each(|row| row.range.check(row.name, &row.get(self)))
+        if self.split_master && self.stochastic_rounding.is_some() {
+            return Err(Error::argument("split_master", true, "false beside stochastic_rounding"));
+        }
+        TABLE.iter().try_for_each(|row| row.check(self))
     }
 }
 
@@ -333,7 +357,7 @@ impl Lion {
     /// let error = optimizer.set("use_ema", true).unwrap_err();
     /// assert_eq!(
     ///     error.to_string(),
-    ///     "use_ema is false for good, as the optimizer is built; learning_rate, beta_1, beta_2, weight_decay may change",
+    ///     "use_ema is false for good, as the optimizer is built; learning_rate, beta_1, beta_2, weight_decay, cautious_decay, decay_scale may change",
     /// );
     /// # Ok::<(), lion::Error>(())
     /// ```

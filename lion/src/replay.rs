@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lion_kernels::{Dtype, TensorRef};
+use lion_kernels::{Dtype, Role, TensorRef};
 
 use crate::tensor_file::{TensorFile, TensorInfo};
 use crate::{Error, Lion, TensorBuf, Update, VariableId};
@@ -47,6 +47,10 @@ impl Recording {
         let variables: Vec<_> = file.tensors().iter().filter(is_parameter).cloned().collect();
         if variables.is_empty() {
             return Err(file.error(None, "is no recorded run: it has no tensor param/<name>"));
+        }
+        if let Some(tensor) = file.tensors().iter().find(|tensor| !tensor.dtype().fits(Role::Gradient)) {
+            let reason = format!("is {}, and must be one of f32, f16, bf16", tensor.dtype());
+            return Err(file.error(Some(tensor.name()), reason));
         }
         let mut steps = BTreeMap::<u64, BTreeMap<usize, TensorInfo>>::new();
         for tensor in file.tensors() {
@@ -158,13 +162,40 @@ impl Gradients {
     }
 }
 
-/// Adds the run's variables to an optimizer, in the order of the run.
+/// Adds the run's variables to an optimizer, in the order of the run. With `split_master` an f32 variable of the run is a
+/// bf16 one with low halves.
 ///
 /// # Errors
 /// Those of [`Lion::register`].
 pub fn register(recording: &Recording, optimizer: &mut Lion) -> Result<Vec<VariableId>, Error> {
-    let register = |(name, shape, dtype)| optimizer.register(name, shape, dtype);
+    let splits = optimizer.config().split_master;
+    let register = |(name, shape, dtype)| {
+        let dtype = if splits && dtype == Dtype::F32 { Dtype::BF16 } else { dtype };
+        optimizer.register(name, shape, dtype)
+    };
     recording.variables().map(register).collect()
+}
+
+/// The initial value of each variable, in the format that it is registered in. Sets the low halves of those that have some.
+///
+/// # Errors
+/// A file that cannot be read, and memory that cannot be had.
+pub fn initial_parameters(
+    recording: &Recording,
+    optimizer: &mut Lion,
+    variables: &[VariableId],
+) -> Result<Vec<TensorBuf>, Error> {
+    let initial = |(tensor, &variable): (&TensorInfo, &VariableId)| {
+        let values = recording.file.read_values(tensor)?;
+        let dtype = optimizer.registered(variable)?.dtype;
+        if values.dtype() == dtype {
+            return Ok(values);
+        }
+        let mut parameter = TensorBuf::zeroed(dtype, values.len())?;
+        optimizer.parameter_from_f32(variable, &values.to_ref().to_f32(), parameter.to_mut())?;
+        Ok(parameter)
+    };
+    recording.variables.iter().zip(variables).map(initial).collect()
 }
 
 /// Applies an optimizer to every call of a run: `variables` and `parameters` are in the order of the run. `after` is told

@@ -5,12 +5,16 @@
 //! scale `dynamic_scale` and `step_counter`, and further `config` (Keras's JSON) and `format_version`. It is written
 //! as [`tensor_file::write`] does it: a crash leaves the old file whole, or the new one.
 //!
-//! Version 2 of the format adds shards: the metadata's `shards` is a JSON object with an entry for each variable of which
+//! Version 2 of the format adds what formats that move fewer bytes need: `low/<name>` in I16, the low halves of a bf16
+//! parameter; a momentum in I8 with its scales, `momentum_scale/<name>` in F32, one for each 64 elements; and in the
+//! metadata `seed`, that of stochastic rounding. And it adds shards: the metadata's `shards` is a JSON object with an entry for each variable of which
 //! the file holds some elements only: `"name": [shape, start, end]`, in row-major order. Its tensors are flat then. A file
 //! that needs no more than version 1 says that it is of version 1.
 
 mod import;
+mod momentum;
 mod optimizer;
+mod section;
 mod shards;
 
 use std::ops::Range;
@@ -21,6 +25,7 @@ use lion_kernels::{Dtype, TensorRef};
 use crate::tensor_file::{self, Entry, TensorFile, TensorInfo};
 use crate::{Config, Error, TensorBuf};
 
+use self::section::{Part, SECTIONS, Section};
 use self::shards::{Shard, Shards};
 
 pub use import::{MomentumNames, import_momentum};
@@ -57,6 +62,9 @@ pub struct Checkpoint<'a> {
     pub dynamic: Option<DynamicState>,
     /// The options, as Keras's JSON.
     pub config_json: Option<String>,
+    /// The seed of stochastic rounding. A run goes on with its own: [`Lion::restore`](crate::Lion::restore) refuses
+    /// another.
+    pub seed: Option<u64>,
 }
 
 /// The state of a dynamic loss scale.
@@ -81,6 +89,8 @@ pub struct VariableState<'a> {
     pub parameter: Option<Tensor<'a>>,
     /// The momentum, which a variable that is overwritten by its gradient does not have.
     pub momentum: Option<Tensor<'a>>,
+    /// The low halves of a bf16 parameter, in i16.
+    pub low: Option<Tensor<'a>>,
     /// The moving average of the parameter, in f32.
     pub ema: Option<Tensor<'a>>,
     /// The sum of the gradients that wait for an update, in f32.
@@ -126,54 +136,10 @@ impl VariableState<'_> {
             shard: None,
             parameter: None,
             momentum: None,
+            low: None,
             ema: None,
             accumulator: None,
         }
-    }
-}
-
-/// The names that a checkpoint's tensors begin with.
-const SECTIONS: [Section; 4] = [Section::Parameter, Section::Momentum, Section::Ema, Section::Accumulator];
-
-#[derive(Clone, Copy)]
-enum Section {
-    Parameter,
-    Momentum,
-    Ema,
-    Accumulator,
-}
-
-impl Section {
-    fn prefix(self) -> &'static str {
-        match self {
-            Section::Parameter => "param/",
-            Section::Momentum => "momentum/",
-            Section::Ema => "ema/",
-            Section::Accumulator => "accumulator/",
-        }
-    }
-
-    fn of<'v, 'a>(self, variable: &'v VariableState<'a>) -> &'v Option<Tensor<'a>> {
-        match self {
-            Section::Parameter => &variable.parameter,
-            Section::Momentum => &variable.momentum,
-            Section::Ema => &variable.ema,
-            Section::Accumulator => &variable.accumulator,
-        }
-    }
-
-    fn of_mut<'v, 'a>(self, variable: &'v mut VariableState<'a>) -> &'v mut Option<Tensor<'a>> {
-        match self {
-            Section::Parameter => &mut variable.parameter,
-            Section::Momentum => &mut variable.momentum,
-            Section::Ema => &mut variable.ema,
-            Section::Accumulator => &mut variable.accumulator,
-        }
-    }
-
-    /// Whether the tensors are f32 whatever the parameter is.
-    fn is_single(self) -> bool {
-        matches!(self, Section::Ema | Section::Accumulator)
     }
 }
 
@@ -187,19 +153,22 @@ impl Checkpoint<'_> {
             .iter()
             .flat_map(|section| self.variables.iter().map(move |variable| (section, variable)))
             .filter_map(|(section, variable)| {
-                let tensor = section.of(variable).as_ref()?;
+                let tensor = section.of(variable).as_ref()?.to_ref();
                 let shape = match &variable.shard {
                     None => variable.shape.clone(),
                     Some(range) => vec![range.len()],
                 };
-                Some((format!("{}{}", section.prefix(), variable.name), shape, tensor.to_ref()))
+                Some(section.entries(&variable.name, shape, tensor))
             })
+            .flatten()
             .collect();
         let entries: Vec<_> =
             named.iter().map(|(name, shape, values)| Entry { name, shape, values: *values }).collect();
         let shards = shards::to_json(&self.variables);
-        let version = if shards.is_some() { "2" } else { "1" };
-        let iterations = self.iterations.to_string();
+        let needs_2 = |(name, ..): &(String, Vec<usize>, TensorRef<'_>)| Section::is_of_version_2(name);
+        let is_1 = shards.is_none() && self.seed.is_none() && !named.iter().any(needs_2);
+        let version = if is_1 { "1" } else { "2" };
+        let (iterations, seed) = (self.iterations.to_string(), self.seed.map(|seed| seed.to_string()));
         let mut metadata = vec![("format_version", version), ("iterations", &iterations)];
         // As f64, so that whoever reads it as one has the same number; as f32 it is the same too.
         let dynamic = self
@@ -210,6 +179,7 @@ impl Checkpoint<'_> {
         }
         metadata.extend(self.config_json.as_deref().map(|config| ("config", config)));
         metadata.extend(shards.as_deref().map(|shards| (shards::KEY, shards)));
+        metadata.extend(seed.as_deref().map(|seed| ("seed", seed)));
         tensor_file::write(path, &entries, &metadata)
     }
 
@@ -244,7 +214,8 @@ impl Checkpoint<'_> {
             _ => return Err(wrong("the metadata has only one of dynamic_scale and step_counter".into())),
         };
         let config_json = file.metadata("config").map(str::to_owned);
-        let mut checkpoint = Checkpoint { variables: Vec::new(), iterations, dynamic, config_json };
+        let seed = number(&file, "seed", whole)?;
+        let mut checkpoint = Checkpoint { variables: Vec::new(), iterations, dynamic, config_json, seed };
         checkpoint.config().map_err(|error| wrong(format!("the metadata's config: {error}")))?;
         checkpoint.variables = read_variables(&file, shards::read(&file)?)?;
         Ok(checkpoint)
@@ -268,36 +239,19 @@ fn number<T: std::str::FromStr>(file: &TensorFile, key: &str, allowed: &str) -> 
     })
 }
 
+/// The tensors of a variable in a file.
+type Found<'f> = Vec<(Part, &'f TensorInfo)>;
+
 /// Checks all before it reads any.
 fn read_variables(file: &TensorFile, mut shards: Shards) -> Result<Vec<VariableState<'static>>, Error> {
-    let mut found = std::collections::BTreeMap::<&str, Vec<(Section, &TensorInfo)>>::new();
+    let mut found = std::collections::BTreeMap::<&str, Found<'_>>::new();
     for tensor in file.tensors() {
         let wrong = |reason: String| file.error(Some(tensor.name()), reason);
-        let section = SECTIONS
-            .iter()
-            .find_map(|section| Some((*section, tensor.name().strip_prefix(section.prefix())?)));
-        let Some((section, name)) = section.filter(|(_, name)| !name.is_empty()) else {
-            let reason = "is no tensor of a checkpoint: these are param/<name>, momentum/<name>, ema/<name> and \
-                          accumulator/<name>";
-            return Err(wrong(reason.into()));
+        let Some((part, name)) = Part::of_name(tensor.name()).filter(|(_, name)| !name.is_empty()) else {
+            return Err(wrong(format!("is no tensor of a checkpoint: these are {}", Part::names())));
         };
-        if section.is_single() && tensor.dtype() != Dtype::F32 {
-            return Err(wrong(format!("is {}, and must be f32", tensor.dtype())));
-        }
-        if let Some(shard) = shards.get(name)
-            && *tensor.shape() != [shard.range.len()]
-        {
-            let (shape, len) = (tensor.shape(), shard.range.len());
-            return Err(wrong(format!("has the shape {shape:?}, and its shard in the metadata has [{len}]")));
-        }
-        let tensors = found.entry(name).or_default();
-        if let Some((_, other)) = tensors.first()
-            && other.shape() != tensor.shape()
-        {
-            let (shape, other_shape) = (tensor.shape(), other.shape());
-            return Err(wrong(format!("has the shape {shape:?}, and {} has {other_shape:?}", other.name())));
-        }
-        tensors.push((section, tensor));
+        part.check_dtype(tensor.dtype()).map_err(wrong)?;
+        found.entry(name).or_default().push((part, tensor));
     }
     if let Some(name) = shards.keys().find(|name| !found.contains_key(name.as_str())) {
         return Err(file.error(
@@ -305,16 +259,48 @@ fn read_variables(file: &TensorFile, mut shards: Shards) -> Result<Vec<VariableS
             format!("the metadata's {} has {name:?}, of which no tensor is there", shards::KEY),
         ));
     }
-    let read = |(name, tensors): (&str, Vec<(Section, &TensorInfo)>)| {
-        let shape = tensors.first().map(|(_, tensor)| tensor.shape()).unwrap_or_default();
-        let mut variable = VariableState::new(name, shape);
+    for (name, tensors) in &found {
+        check_shapes(file, tensors, shards.get(*name))?;
+    }
+    let read = |(name, tensors): (&str, Found<'_>)| {
+        let of_elements = tensors.iter().find(|(part, _)| *part != Part::Scale);
+        let mut variable = VariableState::new(name, of_elements.map_or(&[], |(_, tensor)| tensor.shape()));
         if let Some(Shard { shape, range }) = shards.remove(name) {
             (variable.shape, variable.shard) = (shape, Some(range));
         }
-        for (section, tensor) in tensors {
-            *section.of_mut(&mut variable) = Some(Tensor::Owned(file.read_values(tensor)?));
+        let scale = tensors.iter().find(|(part, _)| *part == Part::Scale).map(|(_, scale)| *scale);
+        for (part, tensor) in tensors {
+            let Part::Section(section) = part else { continue };
+            *section.of_mut(&mut variable) = Some(Tensor::Owned(match scale {
+                Some(scale) if section == Section::Momentum => momentum::read(file, tensor, scale)?,
+                _ => file.read_values(tensor)?,
+            }));
         }
         Ok(variable)
     };
     found.into_iter().map(read).collect()
+}
+
+/// Whether the tensors of a variable have one shape, that of its shard if it is one; and whether codes of momentum have
+/// their scales.
+fn check_shapes(file: &TensorFile, tensors: &Found<'_>, shard: Option<&Shard>) -> Result<(), Error> {
+    let mut first: Option<&TensorInfo> = None;
+    let of = |wanted| tensors.iter().find(|(part, _)| *part == wanted).map(|(_, tensor)| *tensor);
+    for (_, tensor) in tensors.iter().filter(|(part, _)| *part != Part::Scale) {
+        let wrong = |reason: String| file.error(Some(tensor.name()), reason);
+        if let Some(shard) = shard
+            && *tensor.shape() != [shard.range.len()]
+        {
+            let (shape, len) = (tensor.shape(), shard.range.len());
+            return Err(wrong(format!("has the shape {shape:?}, and its shard in the metadata has [{len}]")));
+        }
+        if let Some(other) = first
+            && other.shape() != tensor.shape()
+        {
+            let (shape, other_shape) = (tensor.shape(), other.shape());
+            return Err(wrong(format!("has the shape {shape:?}, and {} has {other_shape:?}", other.name())));
+        }
+        first = first.or(Some(tensor));
+    }
+    momentum::check(file, of(Part::Section(Section::Momentum)), of(Part::Scale))
 }

@@ -31,7 +31,7 @@ pub struct Entry<'a> {
     pub name: &'a str,
     /// Its extents; none for a scalar.
     pub shape: &'a [usize],
-    /// Its elements.
+    /// Its elements, of a format of one stream.
     pub values: TensorRef<'a>,
 }
 
@@ -46,15 +46,17 @@ const METADATA: &str = "__metadata__";
 const LENGTH: usize = size_of::<u64>();
 
 /// The file's name of a dtype of one stream.
-fn name_of(dtype: Dtype) -> &'static str {
-    match dtype.safetensors() {
-        [name] => name,
-        _ => "",
-    }
+fn name_of(dtype: Dtype) -> String {
+    dtype.name().to_ascii_uppercase()
+}
+
+/// Every dtype that a file may have. A tensor of two streams is two tensors of a file.
+fn dtypes() -> impl Iterator<Item = Dtype> {
+    Dtype::ALL.iter().copied().filter(|dtype| dtype.streams().len() == 1)
 }
 
 fn dtype_of(name: &str) -> Option<Dtype> {
-    Dtype::ALL.iter().copied().find(|&dtype| name_of(dtype) == name)
+    dtypes().find(|&dtype| name_of(dtype) == name)
 }
 
 /// The elements as the bytes that they are in memory.

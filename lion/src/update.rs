@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use lion_kernels::{Backend, Task, TensorMut, TensorRef};
+use lion_kernels::{Task, TensorMut, TensorRef};
 
-use crate::variable::Variable;
+use crate::variable::{Variable, joined};
 use crate::{Error, VariableId};
 
 /// A variable's tensors in one call: the parameter, which the call moves, and its gradient, of any format.
@@ -110,7 +110,7 @@ impl<'a> Update<'a> {
         };
         variable.check_parameter("parameter", &self.parameter.to_ref(), expected)?;
         if let Some(gradient) = &self.gradient {
-            variable.check_length("gradient", gradient.len(), expected)?;
+            variable.check_gradient(gradient, expected)?;
         }
         if let Some(source) = &self.source {
             variable.check_parameter("source", source, expected)?;
@@ -129,11 +129,13 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Makes the copy that of the parameter as stored.
-    pub(crate) fn refresh_copy(&mut self, backend: Backend) -> Result<(), lion_kernels::Error> {
-        match &mut self.copy {
-            Some(copy) => Task::convert(self.parameter.to_ref(), copy.reborrow())?.run(backend),
-            None => Ok(()),
-        }
+    /// Makes the copy that of the parameter as stored, with its low halves if it has some.
+    pub(crate) fn refresh_copy<'t>(
+        &'t mut self,
+        low: Option<&'t mut [i16]>,
+    ) -> Result<Option<Task<'t>>, lion_kernels::Error> {
+        let Some(copy) = &mut self.copy else { return Ok(None) };
+        let parameter = joined(self.parameter.reborrow(), low)?;
+        Task::convert(parameter, copy.reborrow()).map(Some)
     }
 }

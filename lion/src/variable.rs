@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lion_kernels::{BLOCK, Dtype, TensorMut, TensorRef};
+use lion_kernels::{BLOCK, Dtype, Role, StochasticRounding, Task, TensorMut, TensorRef, VariableKey};
 
 use crate::{Constraint, Error, GroupId};
 
@@ -39,6 +39,9 @@ pub struct VariableOptions {
     pub constraint: Option<Constraint>,
     /// Whose hyperparameters it has.
     pub group: GroupId,
+    /// Leaves the variable out of the optimizer's `stochastic_rounding` and `split_master`, which are for bf16 parameters
+    /// alone: its parameter is rounded to nearest even, and has no low half.
+    pub nearest_rounding: bool,
     /// Of which elements, in row-major order, the optimizer keeps the state; of all where `None`. A shard's parameters
     /// and gradients come by ranges within it, see [`Update::range`](crate::Update::range). It can have neither
     /// [`overwrite_with_gradient`](Self::overwrite_with_gradient) nor a constraint other than
@@ -62,6 +65,8 @@ pub struct VariableView<'a> {
     pub dtype: Dtype,
     /// The momentum; `None` where the variable is overwritten with its gradient.
     pub momentum: Option<TensorRef<'a>>,
+    /// The low halves of the parameter, with `split_master`.
+    pub low: Option<&'a [i16]>,
     /// The parameter's moving average, where the optimizer keeps one and the variable takes part.
     pub ema: Option<&'a [f32]>,
     /// The gradients accumulated so far, where the optimizer accumulates.
@@ -75,6 +80,8 @@ pub struct StateMut<'a> {
     /// As in [`VariableView`].
     pub momentum: Option<TensorMut<'a>>,
     /// As in [`VariableView`].
+    pub low: Option<&'a mut [i16]>,
+    /// As in [`VariableView`].
     pub ema: Option<&'a mut [f32]>,
     /// As in [`VariableView`].
     pub accumulator: Option<&'a mut [f32]>,
@@ -83,11 +90,11 @@ pub struct StateMut<'a> {
 impl<'a> StateMut<'a> {
     /// Takes away the state of the next `len` elements after `skipped` others, which are dropped.
     pub(crate) fn take(&mut self, skipped: usize, len: usize) -> Result<StateMut<'a>, lion_kernels::Error> {
-        let cut = |tensor: &mut Option<&'a mut [f32]>| {
+        fn cut<'a, T>(tensor: &mut Option<&'a mut [T]>, skipped: usize, len: usize) -> Option<&'a mut [T]> {
             let (taken, rest) = tensor.take()?.split_at_mut(skipped).1.split_at_mut(len);
             *tensor = Some(rest);
             Some(taken)
-        };
+        }
         let momentum = match self.momentum.take() {
             None => None,
             Some(momentum) => {
@@ -96,13 +103,40 @@ impl<'a> StateMut<'a> {
                 Some(taken)
             }
         };
-        Ok(StateMut { momentum, ema: cut(&mut self.ema), accumulator: cut(&mut self.accumulator) })
+        Ok(StateMut {
+            momentum,
+            low: cut(&mut self.low, skipped, len),
+            ema: cut(&mut self.ema, skipped, len),
+            accumulator: cut(&mut self.accumulator, skipped, len),
+        })
     }
 
     pub(crate) fn clear_accumulator(&mut self) {
         if let Some(accumulator) = &mut self.accumulator {
             accumulator.fill(0.0);
         }
+    }
+}
+
+/// How a variable's parameter is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// Rounded to nearest even.
+    Nearest,
+    /// Rounded at random, by a key of the variable.
+    Stochastic(VariableKey),
+    /// With its low halves in the state.
+    Split,
+}
+
+/// A parameter with its low halves, if it has some.
+pub(crate) fn joined<'t>(
+    parameter: TensorMut<'t>,
+    low: Option<&'t mut [i16]>,
+) -> Result<TensorMut<'t>, lion_kernels::Error> {
+    match low {
+        None => Ok(parameter),
+        Some(low) => TensorMut::of_streams(Dtype::Split, parameter, low),
     }
 }
 
@@ -115,6 +149,7 @@ pub(crate) struct Variable {
     /// The elements that the state is of.
     pub(crate) held: Range<usize>,
     pub(crate) dtype: Dtype,
+    pub(crate) store: Store,
     pub(crate) group: GroupId,
     pub(crate) decays: bool,
     pub(crate) overwritten: bool,
@@ -137,6 +172,8 @@ pub(crate) struct Constrained {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) momentum_dtype: Option<Dtype>,
+    pub(crate) stochastic_rounding: Option<u64>,
+    pub(crate) split_master: bool,
     pub(crate) decays: bool,
     pub(crate) ema: bool,
     pub(crate) accumulator: bool,
@@ -153,6 +190,19 @@ impl Variable {
         let Some(len) = elements(shape) else {
             return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });
         };
+        if !(dtype.fits(Role::Parameter) && dtype.streams().len() == 1) {
+            return Err(Error::ParameterDtype { name: name.into(), dtype });
+        }
+        let store = match (wanted.stochastic_rounding, wanted.split_master) {
+            _ if options.nearest_rounding => Store::Nearest,
+            (Some(seed), _) => Store::Stochastic(StochasticRounding::of_variable(seed, name)),
+            (None, true) => Store::Split,
+            (None, false) => Store::Nearest,
+        };
+        if store != Store::Nearest && dtype != Dtype::BF16 {
+            let option = if store == Store::Split { "split_master" } else { "stochastic_rounding" };
+            return Err(Error::NotBf16 { name: name.into(), dtype, option });
+        }
         let constraint = options.constraint.clone().map(|constraint| {
             let norms = constraint
                 .norms(shape)
@@ -176,12 +226,16 @@ impl Variable {
             }
         };
         let momentum_dtype = options.momentum_dtype.or(wanted.momentum_dtype).unwrap_or(dtype);
-        Ok(Variable {
+        if !momentum_dtype.fits(Role::Momentum) {
+            return Err(Error::MomentumDtype { name: name.into(), dtype: momentum_dtype });
+        }
+        let variable = Variable {
             name: name.into(),
             shape: shape.into(),
             len,
             held,
             dtype,
+            store,
             group: options.group,
             decays: wanted.decays && !options.exclude_from_weight_decay,
             overwritten: !trained,
@@ -189,7 +243,24 @@ impl Variable {
             momentum_dtype: trained.then_some(momentum_dtype),
             averaged: wanted.ema && trained,
             accumulated: wanted.accumulator,
-        })
+        };
+        variable.check_cut(&variable.held)?;
+        Ok(variable)
+    }
+
+    /// Whether a range cuts no block of a format, nor of random numbers.
+    fn check_cut(&self, range: &Range<usize>) -> Result<(), Error> {
+        let block = self.momentum_dtype.map_or(1, Dtype::block);
+        let (of, block) = match self.store {
+            _ if block > 1 => ("momentum", block),
+            Store::Stochastic(_) => ("random numbers", Task::ALIGNMENT),
+            _ => return Ok(()),
+        };
+        let whole = |at: usize| at.is_multiple_of(block) || at == self.len;
+        match whole(range.start) && whole(range.end) {
+            true => Ok(()),
+            false => Err(Error::CutBlock { name: self.name.clone(), of, block, range: range.clone() }),
+        }
     }
 
     /// Whether the elements are among those that the state is of.
@@ -200,6 +271,7 @@ impl Variable {
     /// Whether these elements can also be moved without the others of the variable.
     pub(crate) fn check_part(&self, range: &Range<usize>) -> Result<(), Error> {
         self.check_held(range)?;
+        self.check_cut(range)?;
         let reason = match &self.constraint {
             _ if *range == (0..self.len) => return Ok(()),
             _ if self.overwritten => "is overwritten with its gradient",
@@ -219,6 +291,18 @@ impl Variable {
         match found == expected {
             true => Ok(()),
             false => Err(Error::Length { name: self.name.clone(), tensor, found, expected }),
+        }
+    }
+
+    /// Whether a tensor has that length and a format of gradients.
+    pub(crate) fn check_gradient(&self, gradient: &TensorRef<'_>, expected: usize) -> Result<(), Error> {
+        self.check_length("gradient", gradient.len(), expected)?;
+        match gradient.dtype() {
+            dtype if dtype.fits(Role::Gradient) => Ok(()),
+            found => {
+                let expected = "one of f32, f16, bf16".into();
+                Err(self.error(lion_kernels::Error::Format { tensor: "gradient", found, expected }))
+            }
         }
     }
 
@@ -244,7 +328,10 @@ impl Variable {
         let whole = |at: usize| at.is_multiple_of(BLOCK) || at == self.len;
         match whole(range.start) && whole(range.end) {
             true => Ok(()),
-            false => Err(Error::CutBlock { name: self.name.clone(), range: range.clone() }),
+            false => {
+                let (name, range) = (self.name.clone(), range.clone());
+                Err(Error::CutBlock { name, of: "statistics", block: BLOCK, range })
+            }
         }
     }
 

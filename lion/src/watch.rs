@@ -7,7 +7,7 @@ use lion_kernels::Dtype;
 
 use crate::group::Steps;
 use crate::stalled;
-use crate::variable::Variable;
+use crate::variable::{Store, Variable};
 use crate::{Hyperparameter, Outcome, Update, VariableId};
 
 /// At most so many elements of a variable are looked at, so that a check costs little beside a call.
@@ -35,7 +35,7 @@ impl Watch {
         schedule: &Hyperparameter,
         learning_rate: f32,
     ) -> bool {
-        if outcome != Outcome::Updated || self.warned_of_stall {
+        if outcome != Outcome::Updated {
             return false;
         }
         // Ever more seldom: a run of any length pays for a few dozen checks.
@@ -52,6 +52,12 @@ impl Watch {
         !rises
     }
 
+    /// Nothing found yet, in a call that looks for what stalls.
+    pub(crate) fn stalls(&self) -> Stalls {
+        let warns = !self.warned_of_stall;
+        Stalls { warns, first: None, variables: Vec::new(), stalled: 0.0, looked_at: 0.0 }
+    }
+
     /// Warns of what a finished call has left in a state from which no later call gets out: the dynamic loss scale of the
     /// next call, if there is one, and the variables that stall.
     pub(crate) fn warn(&mut self, dynamic_loss_scale: Option<f32>, stalls: Option<&Stalls>) {
@@ -59,7 +65,7 @@ impl Watch {
             Some(scale) if !self.warned_of_loss_scale => self.check_loss_scale(scale),
             _ => {}
         }
-        if let Some(Stalls { first: Some(first), variables }) = stalls {
+        if let Some(Stalls { first: Some(first), variables, .. }) = stalls {
             self.warned_of_stall = true;
             log::warn!("{first}{}", Others(variables.len() - 1));
         }
@@ -81,12 +87,17 @@ impl Watch {
     }
 }
 
-/// The 16-bit variables that most of one call does not move.
-#[derive(Clone, Debug, Default)]
+/// What one call does not move of 16-bit variables.
+#[derive(Clone, Debug)]
 pub(crate) struct Stalls {
+    /// Whether the variables are wanted, for a warning.
+    warns: bool,
     /// Says so of the first.
     first: Option<String>,
     variables: Vec<VariableId>,
+    /// Of all elements that were looked at.
+    stalled: f64,
+    looked_at: f64,
 }
 
 impl Stalls {
@@ -97,23 +108,35 @@ impl Stalls {
             let learning_rate = steps[variable.group.0].rates.learning_rate;
             // Without a gradient, or with a rate of 0, it is meant to stay.
             let moves = update.gradient.is_some() && !variable.overwritten && learning_rate > 0.0;
-            if !moves || variable.dtype == Dtype::F32 || self.variables.contains(&update.variable) {
+            if !moves || variable.dtype == Dtype::F32 || variable.store != Store::Nearest {
                 continue;
             }
+            let elements = update.parameter.len().min(SAMPLE) as f64;
             let share = stalled::fraction_of_sample(update.parameter.to_ref(), learning_rate, SAMPLE);
-            if share >= STALLED {
+            self.stalled += share * elements;
+            self.looked_at += elements;
+            if self.warns && share >= STALLED && !self.variables.contains(&update.variable) {
                 self.first.get_or_insert_with(|| describe(variable, share, learning_rate));
                 self.variables.push(update.variable);
             }
         }
     }
+
+    /// The share of the elements that were looked at.
+    pub(crate) fn share(&self) -> f64 {
+        if self.looked_at == 0.0 { 0.0 } else { self.stalled / self.looked_at }
+    }
 }
 
 fn describe(variable: &Variable, share: f64, learning_rate: f32) -> String {
     let Variable { name, dtype, .. } = variable;
+    let remedy = match dtype {
+        Dtype::BF16 => "stochastic_rounding, split_master, or an f32 parameter with a bf16 copy",
+        _ => "or an f32 parameter with an f16 copy",
+    };
     format!(
         "variable {name:?}: a step of {learning_rate} does not move {:.0} % of its {dtype} elements, to which it rounds \
-         to nothing; use a larger learning rate, or an f32 parameter with a {dtype} copy",
+         to nothing; use a larger learning rate, {remedy}",
         share * 100.0
     )
 }

@@ -76,6 +76,9 @@ impl Error {
             Error::Shape { .. }
             | Error::ShapeTooLarge { .. }
             | Error::Length { .. }
+            | Error::ParameterDtype { .. }
+            | Error::MomentumDtype { .. }
+            | Error::NotBf16 { .. }
             | Error::Dtype { .. } => ErrorKind::Tensor,
             Error::NoGradients
             | Error::OnlyOverwrites

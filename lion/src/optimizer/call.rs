@@ -15,13 +15,15 @@ use crate::group::Steps;
 use crate::memory::Memory;
 use crate::statistics::Statistics;
 use crate::update::Update;
-use crate::variable::{StateMut, Variable};
+use crate::variable::{StateMut, Store, Variable, joined};
 use crate::{Error, Metrics, Outcome, VariableId};
 
 /// A call, as its number and the settings decide it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call {
     pub(super) backend: Backend,
+    /// Its number, from 0.
+    pub(super) number: u64,
     /// Updated, Accumulated or Overwritten.
     pub(super) outcome: Outcome,
     /// Whether it ends a window of accumulation; without accumulation every call does.
@@ -144,20 +146,24 @@ impl Call {
                 let copies = self.copies(variable, update);
                 let step = if variable.decays { &steps.decaying } else { &steps.plain };
                 let step = step.gradient(self.gradient_of(measured)?);
+                let step = match variable.store {
+                    Store::Stochastic(key) => step.stochastic_rounding(key.in_call(self.number)),
+                    Store::Nearest | Store::Split => step,
+                };
                 self.step(step, state, update, gradient, copies, queue)
             }
             // A call with another outcome has come to none of these.
             Some(gradient) => {
-                if let Some(accumulator) = state.accumulator {
+                if let Some(accumulator) = state.accumulator.take() {
                     queue.push(Task::accumulate(&self.gradient, accumulator, gradient)?)?;
                 }
-                self.average(state.ema, update, queue)
+                self.average(state, update, queue)
             }
             None => {
                 if self.outcome == Outcome::Updated {
                     state.clear_accumulator();
                 }
-                self.average(state.ema, update, queue)
+                self.average(state, update, queue)
             }
         }
     }
@@ -187,11 +193,16 @@ impl Call {
         queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
         let momentum = state.momentum.expect("only overwritten variables have no momentum");
-        let mut tensors = match update.source {
-            Some(source) => {
-                StepTensors::out_of_place(source, update.parameter.reborrow(), gradient, momentum)
-            }
-            None => StepTensors::in_place(update.parameter.reborrow(), gradient, momentum),
+        let (start, mut source) = (update.start() as u64, update.source);
+        if state.low.is_some() {
+            // The low halves are read and written in one place, and so are the high ones.
+            update.keep();
+            source = None;
+        }
+        let parameter = joined(update.parameter.reborrow(), state.low)?;
+        let mut tensors = match source {
+            Some(source) => StepTensors::out_of_place(source, parameter, gradient, momentum),
+            None => StepTensors::in_place(parameter, gradient, momentum),
         };
         if let Some(accumulator) = state.accumulator {
             tensors = tensors.accumulator(accumulator);
@@ -203,7 +214,8 @@ impl Call {
         if let (true, Some(copy)) = (copies, &mut update.copy) {
             tensors = tensors.copy(copy.reborrow());
         }
-        queue.push(Task::step(step, tensors)?)
+        let task = Task::step(step, tensors)?;
+        queue.push(if step.is_stochastic() { task.starting_at(start)? } else { task })
     }
 
     /// Makes the gradient the parameter's value, at the end of a window.
@@ -214,14 +226,16 @@ impl Call {
         gradient: TensorRef<'_>,
     ) -> Result<(), KernelError> {
         let Some(accumulator) = state.accumulator else {
-            return Task::convert(gradient, update.parameter.reborrow())?.run(self.backend);
+            let parameter = joined(update.parameter.reborrow(), state.low)?;
+            return Task::convert(gradient, parameter)?.run(self.backend);
         };
         accumulate_max(accumulator, gradient);
         if !self.ends_window {
             update.keep();
             return Ok(());
         }
-        Task::convert(&accumulator[..], update.parameter.reborrow())?.run(self.backend)?;
+        let parameter = joined(update.parameter.reborrow(), state.low)?;
+        Task::convert(&accumulator[..], parameter)?.run(self.backend)?;
         accumulator.fill(0.0);
         Ok(())
     }
@@ -229,13 +243,13 @@ impl Call {
     /// Leaves a parameter as it is, to its moving average.
     fn average<'t>(
         &self,
-        average: Option<&'t mut [f32]>,
+        state: StateMut<'t>,
         update: &'t mut Update<'_>,
         queue: &mut Queue<'_, 't>,
     ) -> Result<(), KernelError> {
         update.keep();
-        if let (Some(ema), Some(average)) = (&self.ema, average) {
-            queue.push(Task::update_ema(ema, average, update.parameter.reborrow())?)?;
+        if let (Some(ema), Some(average)) = (&self.ema, state.ema) {
+            queue.push(Task::update_ema(ema, average, joined(update.parameter.reborrow(), state.low)?)?)?;
         }
         Ok(())
     }
@@ -245,6 +259,7 @@ impl Call {
         &self,
         variable: &Variable,
         update: &mut Update<'_>,
+        low: Option<&mut [i16]>,
         room: &mut Room,
     ) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
@@ -255,12 +270,13 @@ impl Call {
             return constraint.apply_with(shape, values, &mut room.norms);
         }
         let of_variable = |source| variable.error(source);
+        let mut parameter = joined(update.parameter.reborrow(), low).map_err(of_variable)?;
         room.values.clear();
-        room.values.resize(update.parameter.len(), 0.0);
-        let widen = Task::convert(update.parameter.to_ref(), &mut room.values[..]);
+        room.values.resize(parameter.len(), 0.0);
+        let widen = Task::convert(parameter.to_ref(), &mut room.values[..]);
         widen.and_then(|mut task| task.run(self.backend)).map_err(of_variable)?;
         constraint.apply_with(shape, &mut room.values, &mut room.norms)?;
-        let round = Task::convert(&room.values[..], update.parameter.reborrow());
+        let round = Task::convert(&room.values[..], parameter.reborrow());
         round.and_then(|mut task| task.run(self.backend)).map_err(of_variable)
     }
 }

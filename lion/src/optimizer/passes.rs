@@ -10,7 +10,7 @@ use super::call::Call;
 use super::queue::Queue;
 use super::{Lion, Scratch};
 use crate::memory::{Memory, StatesMut};
-use crate::variable::{StateMut, Variable};
+use crate::variable::{StateMut, Variable, joined};
 use crate::{Error, Outcome, Update, VariableId};
 
 impl Lion {
@@ -66,17 +66,56 @@ impl Lion {
     ) -> Result<(), Error> {
         let Scratch { tasks, room, .. } = &mut self.scratch;
         let mut queue = Queue::new(&self.profile, Operation::Convert, tasks, updates.len());
+        let mut walk = Walk::new(&self.variables, &mut self.memory);
         for update in updates {
-            let variable = &self.variables[update.variable.0];
+            let (variable, mut state) = walk.to(update).map_err(Error::Kernels)?;
             if update.gradient.is_some() && !variable.overwritten {
-                call.constrain(variable, update, room)?;
+                call.constrain(variable, update, state.low.as_deref_mut(), room)?;
             }
-            if let (false, Some(copy)) = (call.copies(variable, update), &mut update.copy) {
-                let task = Task::convert(update.parameter.to_ref(), copy.reborrow());
-                task.and_then(|task| queue.push(task)).map_err(|source| variable.error(source))?;
+            if call.copies(variable, update) {
+                continue;
             }
+            let task = update.refresh_copy(state.low).map_err(|source| variable.error(source))?;
+            task.map_or(Ok(()), |task| queue.push(task)).map_err(|source| variable.error(source))?;
         }
         Ok(queue.finish(tasks)?)
+    }
+
+    /// What becomes of parameters in a call that moves none: they are where they are written, and in their copies.
+    pub(super) fn keep_all(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        let backend = self.backend;
+        let mut walk = Walk::new(&self.variables, &mut self.memory);
+        for update in updates {
+            let (variable, state) = walk.to(update).map_err(Error::Kernels)?;
+            update.keep();
+            let task = update.refresh_copy(state.low);
+            let done = task.and_then(|task| task.map_or(Ok(()), |mut task| task.run(backend)));
+            done.map_err(|source| variable.error(source))?;
+        }
+        Ok(())
+    }
+
+    /// Makes each parameter its moving average, if it has one.
+    pub(super) fn overwrite_with_averages(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+        let backend = self.backend;
+        let mut walk = Walk::new(&self.variables, &mut self.memory);
+        for update in updates {
+            let (variable, StateMut { mut low, ema, .. }) = walk.to(update).map_err(Error::Kernels)?;
+            let of_variable = |source| variable.error(source);
+            match ema {
+                Some(ema) => {
+                    let parameter =
+                        joined(update.parameter.reborrow(), low.as_deref_mut()).map_err(of_variable)?;
+                    let task = Task::convert(&ema[..], parameter);
+                    task.and_then(|mut task| task.run(backend)).map_err(of_variable)?;
+                }
+                None => update.keep(),
+            }
+            let task = update.refresh_copy(low);
+            let done = task.and_then(|task| task.map_or(Ok(()), |mut task| task.run(backend)));
+            done.map_err(of_variable)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,12 @@
 //! What an optimizer tells of itself between calls, and lets be changed.
 
 use lion_autotune::Profile;
-use lion_kernels::{Backend, TensorRef, with_ieee_state};
+use lion_kernels::{Backend, Dtype, Task, TensorMut, TensorRef, with_ieee_state};
 
 use super::Lion;
 use crate::group::Rates;
 use crate::loss_scale::LossScale;
-use crate::variable::{StateMut, Variable, VariableView};
+use crate::variable::{StateMut, Store, Variable, VariableView, joined};
 use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, sign_agreement, stalled};
 
 impl Lion {
@@ -179,6 +179,60 @@ impl Lion {
         self.view(variable)?.momentum
     }
 
+    /// The parameter as f32, with its low halves if it has some (`split_master`): exact for every format.
+    ///
+    /// ```
+    /// use half::bf16;
+    /// use lion::{Dtype, Lion, Update};
+    ///
+    /// let mut optimizer = Lion::builder().learning_rate(1e-4).split_master(true).build()?;
+    /// let weights = optimizer.register("weights", &[2], Dtype::BF16)?;
+    /// let mut parameter = [bf16::ZERO; 2];
+    /// optimizer.parameter_from_f32(weights, &[1.001, -3.3], &mut parameter)?;
+    /// optimizer.apply(&mut [Update::new(weights, &mut parameter, &[1.0_f32, 1.0])])?;
+    ///
+    /// let mut values = [0.0; 2];
+    /// optimizer.parameter_to_f32(weights, &parameter, &mut values)?;
+    /// assert_eq!(values, [1.001 - 1e-4, -3.3 - 1e-4]);
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A parameter that is not the variable's, or values of another length.
+    pub fn parameter_to_f32<'a>(
+        &self,
+        variable: VariableId,
+        parameter: impl Into<TensorRef<'a>>,
+        values: &mut [f32],
+    ) -> Result<(), Error> {
+        let (parameter, found) = (parameter.into(), self.registered(variable)?);
+        found.check_parameter("parameter", &parameter, found.held.len())?;
+        found.check_length("values", values.len(), found.held.len())?;
+        let parameter = match self.memory.view(variable, found).low {
+            Some(low) => TensorRef::of_streams(Dtype::Split, parameter, low)?,
+            None => parameter,
+        };
+        Ok(Task::convert(parameter, values)?.run(self.backend)?)
+    }
+
+    /// Stores values as the parameter: exactly where the variable has low halves, which are set too, else rounded to
+    /// nearest even.
+    ///
+    /// # Errors
+    /// As [`parameter_to_f32`](Self::parameter_to_f32).
+    pub fn parameter_from_f32<'a>(
+        &mut self,
+        variable: VariableId,
+        values: &[f32],
+        parameter: impl Into<TensorMut<'a>>,
+    ) -> Result<(), Error> {
+        let (parameter, backend, found) = (parameter.into(), self.backend, self.registered(variable)?);
+        found.check_parameter("parameter", &parameter.to_ref(), found.held.len())?;
+        found.check_length("values", values.len(), found.held.len())?;
+        let low = self.state_mut(variable).and_then(|state| state.low);
+        Ok(Task::convert(values, joined(parameter, low)?)?.run(backend)?)
+    }
+
     /// The variable's name.
     pub fn name(&self, variable: VariableId) -> Option<&str> {
         self.variables.get(variable.0).map(|variable| variable.name.as_str())
@@ -192,9 +246,10 @@ impl Lion {
     /// The share of the parameter's elements that the next call cannot move, from 0 to 1: those for which its
     /// learning rate is below half a unit in the last place, so that rounding gives them back whichever the sign.
     ///
-    /// With a learning rate of 1e-4 that is every bf16 parameter above 1/32. A momentum or master copy in f32 does
-    /// not help where the parameter itself is 16 bits; a larger rate or an f32 parameter with
-    /// [`Update::copy`](crate::Update::copy) does. Decay and averages are not looked at. An infinite or NaN element
+    /// With a learning rate of 1e-4 that is every bf16 parameter above 1/32. A momentum in f32 does not help where the
+    /// parameter itself is 16 bits; a larger rate, the options `stochastic_rounding` and `split_master`, or an f32
+    /// parameter with [`Update::copy`](crate::Update::copy) do. Of a variable that is rounded at random the share is 0;
+    /// with low halves it is that of the f32 parameter. Decay and averages are not looked at. An infinite or NaN element
     /// does not count, and of no elements the share is 0.
     ///
     /// [`apply`](Self::apply) looks at a sample of the elements itself, after its first call and ever more seldom, and
@@ -221,7 +276,12 @@ impl Lion {
         let parameter = parameter.into();
         let found = self.registered(variable)?;
         found.check_parameter("parameter", &parameter, found.held.len())?;
-        Ok(with_ieee_state(|| stalled::fraction(parameter, self.rates(found).learning_rate)))
+        let values = match (found.store, self.memory.view(variable, found).low) {
+            (Store::Stochastic(_), _) => return Ok(0.0),
+            (_, Some(low)) => TensorRef::of_streams(Dtype::Split, parameter, low)?,
+            _ => parameter,
+        };
+        Ok(with_ieee_state(|| stalled::fraction(values, self.rates(found).learning_rate)))
     }
 
     /// The share of elements, from 0 to 1, for which the next call steps against the sign of this gradient, so that the
@@ -255,7 +315,7 @@ impl Lion {
     ) -> Result<f64, Error> {
         let gradient = gradient.into();
         let found = self.registered(variable)?;
-        found.check_length("gradient", gradient.len(), found.held.len())?;
+        found.check_gradient(&gradient, found.held.len())?;
         let Some(momentum) = self.momentum(variable) else {
             return Err(Error::NoMomentum { name: found.name.clone() });
         };

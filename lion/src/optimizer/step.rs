@@ -104,7 +104,7 @@ impl Lion {
         for gradient in gradients.iter() {
             let (variable, range) = (self.registered(gradient.variable)?, elements(gradient));
             let expected = gradient.range.as_ref().map_or(variable.len, |range| range.len());
-            variable.check_length("gradient", gradient.values.len(), expected)?;
+            variable.check_gradient(&gradient.values, expected)?;
             variable.check_held(&range)?;
             variable.check_blocks(&range)?;
             let given = match before {
@@ -189,7 +189,7 @@ impl Lion {
             gradients: false,
             trained: false,
             elsewhere: options.elsewhere,
-            stalls: stalls.then(Stalls::default),
+            stalls: stalls.then(|| self.watch.stalls()),
         });
         Ok(id)
     }

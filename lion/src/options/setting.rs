@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use lion_kernels::Role;
+
 use super::Value;
-use crate::{Dtype, DynamicLossScale, EmaCadence, Hyperparameter};
+use crate::{DecayScale, Dtype, DynamicLossScale, EmaCadence, Hyperparameter};
 
 /// The type of an option.
 pub(crate) trait Setting: Sized {
@@ -62,20 +64,26 @@ settings! {
     Hyperparameter: "a number or a serialized schedule",
         Value::Schedule(schedule) => Some(schedule.clone().into()),
         number @ (Value::Integer(_) | Value::Float(_)) => f64::of(number).map(Hyperparameter::Constant);
-    Dtype: one_of(Dtype::ALL), Value::Text(name) => find(Dtype::ALL, name);
-    EmaCadence: one_of(EmaCadence::ALL), Value::Text(name) => find(EmaCadence::ALL, name);
+    // The only option of this type is the momentum's.
+    Dtype: one_of(Dtype::of_role(Role::Momentum)), Value::Text(name) => find(Dtype::of_role(Role::Momentum), name);
+    EmaCadence: one_of(cadences()), Value::Text(name) => find(cadences(), name);
+    DecayScale: DecayScale::ALLOWED, Value::Text(text) => text.parse().ok();
 }
 
 const TWO_64: f64 = 18_446_744_073_709_551_616.0;
 
+fn cadences() -> impl Iterator<Item = EmaCadence> {
+    EmaCadence::ALL.iter().copied()
+}
+
 /// The names of a type's values.
-fn one_of<T: ToString>(all: &[T]) -> String {
-    let names: Vec<_> = all.iter().map(T::to_string).collect();
+fn one_of(all: impl Iterator<Item: ToString>) -> String {
+    let names: Vec<_> = all.map(|one| one.to_string()).collect();
     format!("one of {}", names.join(", "))
 }
 
-fn find<T: ToString + Copy>(all: &[T], name: &str) -> Option<T> {
-    all.iter().copied().find(|one| one.to_string() == name)
+fn find<T: ToString>(mut all: impl Iterator<Item = T>, name: &str) -> Option<T> {
+    all.find(|one| one.to_string() == name)
 }
 
 /// What can be off.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value as Json;
 
 use crate::json::{self, excerpt};
-use crate::{Dtype, EmaCadence, Error, Hyperparameter, Schedule};
+use crate::{DecayScale, Dtype, EmaCadence, Error, Hyperparameter, Schedule};
 
 /// The value of an option by its name, as C, Python and commands give it.
 ///
@@ -127,6 +127,7 @@ values! {
     Vec<String>: |texts| Value::List(texts);
     Dtype: |dtype| Value::Text(dtype.to_string());
     EmaCadence: |cadence| Value::Text(cadence.to_string());
+    DecayScale: |scale| Value::Text(scale.to_string());
     Schedule: |schedule| Value::Schedule(schedule);
     Hyperparameter: |value| match value {
         Hyperparameter::Constant(number) => Value::Float(number),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
+use lion_kernels::Role;
 use regex::Regex;
 
 use crate::tensor_file::{TensorFile, TensorInfo};
@@ -191,11 +192,12 @@ pub fn import_momentum<'v>(
     let mut elsewhere = None;
     for (name, shape) in variables {
         let candidates = names.candidates(name, &names.patterns);
-        let mut there: Vec<_> = candidates.iter().filter_map(|candidate| file.find(candidate)).collect();
+        let find = |candidate: &String| file.find(candidate).filter(|it| it.dtype().fits(Role::Gradient));
+        let mut there: Vec<_> = candidates.iter().filter_map(find).collect();
         if there.is_empty() {
             let patterns = elsewhere.get_or_insert_with(|| names.elsewhere.patterns(file.tensors()));
             let others = names.candidates(name, patterns);
-            there = others.iter().filter_map(|candidate| file.find(candidate)).collect();
+            there = others.iter().filter_map(find).collect();
         }
         let tensor = match there.as_slice() {
             [tensor] => *tensor,

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use lion_kernels::TensorMut;
 
-use super::{Checkpoint, DynamicState, Section, Tensor, VariableState};
+use super::section::{SECTIONS, Section};
+use super::{Checkpoint, DynamicState, Tensor, VariableState};
 use crate::variable::{VariableView, elements};
 use crate::{Error, Lion};
 
@@ -23,6 +24,7 @@ impl Lion {
             iterations: self.iterations(),
             dynamic: dynamic.map(|(scale, step_counter)| DynamicState { scale, step_counter }),
             config_json: self.config().to_lion_json().ok(),
+            seed: self.config().stochastic_rounding,
         })
     }
 
@@ -46,6 +48,7 @@ impl Lion {
             let part = start..start + held.len();
             let state = self.state_mut(id).expect("the variable has been found above");
             copy(&saved.momentum, part.clone(), state.momentum);
+            copy(&saved.low, part.clone(), state.low.map(TensorMut::from));
             copy(&saved.ema, part.clone(), state.ema.map(TensorMut::from));
             copy(&saved.accumulator, part, state.accumulator.map(TensorMut::from));
         }
@@ -61,6 +64,16 @@ impl Lion {
             }
             (None, Some(_)) => return wrong("dynamic_scale".into(), "is missing".into()),
             _ => {}
+        }
+        let seed = |seed: Option<u64>| seed.map_or("none".into(), |seed| seed.to_string());
+        let (found, own) = (checkpoint.seed, self.config().stochastic_rounding);
+        if found != own {
+            let reason = format!(
+                "is {}, and must be {} as the optimizer's stochastic_rounding",
+                seed(found),
+                seed(own)
+            );
+            return wrong("seed".into(), reason);
         }
         let mut ids = Vec::new();
         for saved in &checkpoint.variables {
@@ -91,6 +104,7 @@ impl<'a> From<VariableView<'a>> for VariableState<'a> {
     fn from(view: VariableView<'a>) -> Self {
         VariableState {
             momentum: view.momentum.map(Tensor::from),
+            low: view.low.map(Tensor::from),
             ema: view.ema.map(Tensor::from),
             accumulator: view.accumulator.map(Tensor::from),
             shard: (Some(view.held.len()) != elements(view.shape)).then(|| view.held.clone()),
@@ -104,7 +118,7 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
     let whole = 0..elements(&saved.shape).unwrap_or_default();
     let range = saved.shard.as_ref().unwrap_or(&whole);
     let holds_all = range.start <= own.held.start && own.held.end <= range.end;
-    for section in [Section::Parameter, Section::Momentum, Section::Ema, Section::Accumulator] {
+    for section in SECTIONS {
         let tensor = section.of(saved).as_ref().map(Tensor::to_ref);
         let expected = match section {
             // The caller's: it may be there or not.
@@ -129,7 +143,14 @@ fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(
             }
             (None, _) => "is missing".into(),
             (Some(_), None) => "is there, and the optimizer has none".into(),
-            (Some(found), Some(expected)) => format!("is {found}, and must be {expected} as the optimizer's"),
+            (Some(found), Some(expected)) => {
+                let hint = if section == Section::Momentum {
+                    "; Checkpoint::convert_momentum converts it"
+                } else {
+                    ""
+                };
+                format!("is {found}, and must be {expected} as the optimizer's{hint}")
+            }
         };
         return Err(Error::State { tensor: format!("{}{}", section.prefix(), own.name), reason });
     }

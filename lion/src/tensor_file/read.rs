@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lion_kernels::{Dtype, TensorMut};
 
 use super::header::{self, Header, RawTensor};
-use super::{LENGTH, LONGEST_HEADER, Place, TOO_MANY, bytes_mut, dtype_of, reorder};
+use super::{LENGTH, LONGEST_HEADER, Place, TOO_MANY, bytes_mut, dtype_of, dtypes, name_of, reorder};
 use crate::variable::elements;
 use crate::{Error, TensorBuf, first_bytes};
 
@@ -75,7 +75,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be read, and [`Error::File`] where it is not a whole and valid one of
-    /// tensors of F32, F16 and BF16.
+    /// tensors of F32, F16, BF16, I16 and I8.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with(path.as_ref(), true)
     }
@@ -269,7 +269,10 @@ fn check(
         let Some(dtype) = dtype_of(&dtype) else {
             if strict {
                 let dtype = dtype.chars().take(20).collect::<String>();
-                return Err(place.is(format!("its dtype is {dtype:?}, and must be F32, F16 or BF16")));
+                let known: Vec<_> = dtypes().map(name_of).collect();
+                return Err(
+                    place.is(format!("its dtype is {dtype:?}, and must be one of {}", known.join(", ")))
+                );
             }
             continue;
         };

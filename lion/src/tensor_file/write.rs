@@ -17,7 +17,8 @@ use crate::variable::elements;
 /// it that of the names. The same tensors and metadata make the same bytes.
 ///
 /// # Errors
-/// [`Error::File`] for a name that is there twice or reserved, and for a shape that is not that of the values;
+/// [`Error::File`] for a name that is there twice or reserved, a shape that is not that of the values, and values of a
+/// format of two streams;
 /// [`Error::Io`] where the file cannot be written.
 pub fn write(path: impl AsRef<Path>, tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<(), Error> {
     let path = path.as_ref();
@@ -54,6 +55,12 @@ fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Resu
         }
         if elements(shape) != Some(values.len()) {
             return Err(place.is(format!("the shape {shape:?} does not have its {} elements", values.len())));
+        }
+        if values.dtype().streams().len() > 1 {
+            return Err(place.is(format!(
+                "a {} tensor has two streams, which are two tensors of a file",
+                values.dtype()
+            )));
         }
         let end = begin + bytes(values).len() as u64;
         if text.len() > 1 {

@@ -1,0 +1,97 @@
+//! Momentum in a checkpoint: in 8 bits it is two tensors, and it can be converted to another format.
+
+use lion_kernels::{Backend, Dtype, Role, Task};
+
+use super::{Checkpoint, Tensor};
+use crate::tensor_file::{TensorFile, TensorInfo};
+use crate::{Error, TensorBuf};
+
+impl Checkpoint<'_> {
+    /// Stores every momentum in another format: rounded to nearest even, or for [`Dtype::Q8`] coded in blocks of 64. So a
+    /// run goes on with 8-bit momentum that has begun with f32, or the other way.
+    ///
+    /// ```
+    /// use lion::state::{Checkpoint, Tensor, VariableState};
+    /// use lion::{Dtype, Lion};
+    ///
+    /// let mut bias = VariableState::new("bias", &[2]);
+    /// bias.momentum = Some(Tensor::from(&[0.5_f32, -0.5]));
+    /// let mut checkpoint = Checkpoint { variables: vec![bias], iterations: 7, ..Checkpoint::default() };
+    ///
+    /// let mut optimizer = Lion::builder().momentum_dtype(Dtype::Q8).build()?;
+    /// let bias = optimizer.register("bias", &[2], Dtype::F32)?;
+    /// checkpoint.convert_momentum(Dtype::Q8)?;
+    /// optimizer.restore(&checkpoint)?;
+    /// assert_eq!(optimizer.momentum(bias).map(|momentum| momentum.to_f32()), Some(vec![0.5, -0.5]));
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::MomentumDtype`] for a format that no momentum has; memory that cannot be had. The checkpoint is then as it
+    /// was, but for variables before the one that memory was wanted for.
+    pub fn convert_momentum(&mut self, dtype: Dtype) -> Result<(), Error> {
+        for variable in &mut self.variables {
+            if !dtype.fits(Role::Momentum) {
+                return Err(Error::MomentumDtype { name: variable.name.clone(), dtype });
+            }
+            let Some(momentum) = variable.momentum.as_ref().map(Tensor::to_ref) else { continue };
+            if momentum.dtype() == dtype {
+                continue;
+            }
+            let mut converted = TensorBuf::zeroed(dtype, momentum.len())?;
+            Task::convert(momentum, converted.to_mut())?.run(Backend::best())?;
+            variable.momentum = Some(Tensor::Owned(converted));
+        }
+        Ok(())
+    }
+}
+
+/// Whether codes come with as many scales as they need, and scales with codes.
+pub(super) fn check(
+    file: &TensorFile,
+    momentum: Option<&TensorInfo>,
+    scale: Option<&TensorInfo>,
+) -> Result<(), Error> {
+    let codes = momentum.filter(|momentum| momentum.dtype() == Dtype::I8);
+    match (codes, scale) {
+        (None, None) => Ok(()),
+        (Some(codes), None) => {
+            Err(file.error(Some(codes.name()), "is i8, and its momentum_scale is missing"))
+        }
+        (None, Some(scale)) => Err(file.error(Some(scale.name()), "is there, and its momentum is not i8")),
+        (Some(codes), Some(scale)) => {
+            let blocks = codes.elements().div_ceil(Dtype::Q8.block());
+            match *scale.shape() == [blocks] {
+                true => Ok(()),
+                false => {
+                    let reason = format!(
+                        "has the shape {:?}, and must have [{blocks}], one scale for each {} elements",
+                        scale.shape(),
+                        Dtype::Q8.block()
+                    );
+                    Err(file.error(Some(scale.name()), reason))
+                }
+            }
+        }
+    }
+}
+
+/// Reads codes and scales that have been checked to belong together.
+pub(super) fn read(file: &TensorFile, codes: &TensorInfo, scale: &TensorInfo) -> Result<TensorBuf, Error> {
+    let mut momentum = TensorBuf::zeroed(Dtype::Q8, codes.elements())?;
+    let mut whole = momentum.to_mut();
+    for (index, tensor) in [codes, scale].into_iter().enumerate() {
+        if let Some(stream) = whole.stream_mut(index) {
+            file.read(tensor, stream)?;
+        }
+    }
+    let scales = momentum.to_ref().stream(1).and_then(|scales| scales.as_slice::<f32>()).unwrap_or_default();
+    let wrong = scales.iter().position(|scale| !scale.is_finite() || scale.is_sign_negative());
+    match wrong.and_then(|block| Some((block, scales.get(block)?))) {
+        None => Ok(momentum),
+        Some((block, found)) => {
+            let reason = format!("the scale of block {block} is {found}, and must be in [0, inf)");
+            Err(file.error(Some(scale.name()), reason))
+        }
+    }
+}
