@@ -2,7 +2,8 @@
 //!
 //! Each line times [`Lion::apply`] and the streaming limit in turn: a pass over tensors of the same formats, with the same
 //! traffic, on as many threads, that does nothing but one bit operation per vector. One tensor is streamed in its own
-//! memory; of many, the limit is that of one tensor with the same bytes.
+//! memory; of many, the limit is that of one tensor with the same bytes. `--limit` names the formats of another limit, on
+//! memory of its own: what a format that moves fewer bytes saves is its ratio to the limit of f32.
 //!
 //! [`Lion::apply`]: lion::Lion::apply
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use lion::{Backend, Dtype, Plan};
 use lion_autotune::measure::{Calls, Comparison};
-use lion_autotune::{Dtypes, Machine};
+use lion_autotune::{Dtypes, Machine, Operation};
 
 use self::model::{Model, Tensors};
 use self::table::Table;
@@ -37,6 +38,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "P/G/M,…", value_delimiter = ',')]
     #[arg(default_value = "f32/f32/f32,bf16/bf16/bf16")]
     dtypes: Vec<Dtypes>,
+    /// The formats whose streaming limit calls are held against; without this their own
+    #[arg(long, value_name = "P/G/M")]
+    limit: Option<Dtypes>,
+    /// Rounds bf16 parameters at random
+    #[arg(long)]
+    stochastic_rounding: bool,
     /// Numbers of threads; without this 1, and as many as there are
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = crate::threads)]
     threads: Vec<NonZeroUsize>,
@@ -84,6 +91,9 @@ pub(crate) enum Pages {
 pub(crate) struct Line {
     tensors: Tensors,
     dtypes: Dtypes,
+    /// Of the limit, if it is not that of the call's own tensors.
+    limit: Option<Dtypes>,
+    stochastic: bool,
     pipeline: Pipeline,
     pages: Pages,
     calls: Calls,
@@ -151,8 +161,20 @@ fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
         for tensors in &tensors {
             for &threads in &threads {
                 let plan = Plan::new(backend).threads(threads.get());
-                let &Arguments { pipeline, pages, calls, .. } = arguments;
-                lines.push(Line { tensors: tensors.clone(), dtypes, pipeline, pages, calls, plan, threads });
+                let &Arguments { limit, stochastic_rounding: stochastic, pipeline, pages, calls, .. } =
+                    arguments;
+                let tensors = tensors.clone();
+                lines.push(Line {
+                    tensors,
+                    dtypes,
+                    limit,
+                    stochastic,
+                    pipeline,
+                    pages,
+                    calls,
+                    plan,
+                    threads,
+                });
             }
         }
     }
@@ -167,20 +189,29 @@ fn measure(line: &Line, time: Duration) -> Result<Comparison, Failure> {
 impl Line {
     /// Bytes that a call moves: each tensor is read, and parameter, momentum and average are written.
     fn bytes(&self) -> usize {
-        let Dtypes { parameter, gradient, momentum } = self.dtypes;
-        let plain = 2 * parameter.size() + gradient.size() + 2 * momentum.size();
+        let elements = self.tensors.elements();
         let more = match self.pipeline {
             Pipeline::Plain => 0,
             // The gradient once more for its norm, and the average.
-            Pipeline::Full => gradient.size() + 2 * Dtype::F32.size(),
+            Pipeline::Full => self.dtypes.gradient.bytes(elements) + 2 * Dtype::F32.bytes(elements),
         };
-        self.tensors.elements() * (plain + more)
+        Operation::Step.traffic(self.dtypes, elements) + more
+    }
+
+    /// The format of the caller's parameters: of a split parameter its high halves.
+    fn parameter_dtype(&self) -> Dtype {
+        self.dtypes.parameter.streams().first().map_or(Dtype::F32, |stream| stream.dtype)
     }
 }
 
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Line { tensors, dtypes, threads, .. } = self;
-        write!(f, "{dtypes} {tensors}, {threads} thread{}", if threads.get() == 1 { "" } else { "s" })
+        let stochastic = if self.stochastic { " stochastic" } else { "" };
+        write!(
+            f,
+            "{dtypes}{stochastic} {tensors}, {threads} thread{}",
+            if threads.get() == 1 { "" } else { "s" }
+        )
     }
 }

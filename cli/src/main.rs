@@ -36,7 +36,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Replay(replay::Arguments),
+    Replay(Box<replay::Arguments>),
     Bench(bench::Arguments),
     Doctor(doctor::Arguments),
     Tune(tune::Arguments),

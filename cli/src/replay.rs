@@ -50,15 +50,34 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// The format of the momentum; without this, that of each parameter
-    #[arg(long, value_name = "f32|f16|bf16", value_parser = |text: &str| option("momentum_dtype", text))]
+    #[arg(long, value_name = "f32|f16|bf16|q8", value_parser = |text: &str| option("momentum_dtype", text))]
     momentum_dtype: Option<Value>,
+    /// Rounds bf16 parameters at random when a step stores them, drawn from this seed
+    #[arg(long, value_name = "SEED", value_parser = |text: &str| option("stochastic_rounding", text))]
+    stochastic_rounding: Option<Value>,
+    /// Keeps the low halves of parameters: bf16 ones then have f32's bits, and f32 ones are split
+    #[arg(long)]
+    split_master: bool,
+    /// Does not decay elements that the step moves away from zero
+    #[arg(long)]
+    cautious_decay: bool,
+    /// What weight decay is multiplied by; without this, the learning rate
+    #[arg(long, value_name = "lr|relative:TO|corrected:TO", value_parser = |text: &str| option("decay_scale", text))]
+    decay_scale: Option<Value>,
 }
 
 impl Arguments {
     /// The options that are given, which are stronger than the config.
-    fn options(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        let options = [("momentum_dtype", &self.momentum_dtype)];
-        options.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)))
+    fn options(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let on = |flag: bool| flag.then_some(Value::Bool(true));
+        let options = [
+            ("momentum_dtype", self.momentum_dtype.clone()),
+            ("stochastic_rounding", self.stochastic_rounding.clone()),
+            ("split_master", on(self.split_master)),
+            ("cautious_decay", on(self.cautious_decay)),
+            ("decay_scale", self.decay_scale.clone()),
+        ];
+        options.into_iter().filter_map(|(name, value)| Some((name, value?)))
     }
 }
 
@@ -84,7 +103,7 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
     let mut optimizer = optimizer::build(&config, backend, arguments)?;
     let ids = replay::register(&recording, &mut optimizer)?;
     let mut parameters = match &arguments.state {
-        None => recording.parameters()?,
+        None => replay::initial_parameters(&recording, &mut optimizer, &ids)?,
         Some(path) => resume(path, &recording, &mut optimizer)?,
     };
 

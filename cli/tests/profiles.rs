@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use lion::{Dtype, TensorBuf, TensorRef};
 use lion_autotune::profile::{Document, Entry, Written};
 use lion_autotune::{Dtypes, Machine, Operation, SizeClass};
-use lion_kernels::Backend;
+use lion_kernels::{Backend, Role};
 use lion_tests::{Rng, safetensors};
 use tempfile::tempdir;
 
@@ -37,8 +37,13 @@ fn legal(rng: &mut Rng) -> Document {
     let backends: Vec<_> = Backend::available().collect();
     let mut document = Document::new(&Machine::detect(), "random", &[]);
     for _ in 0..rng.usize(0..30) {
-        let mut dtype = || Dtype::ALL[rng.usize(..Dtype::ALL.len())];
-        let dtypes = Dtypes { parameter: dtype(), gradient: dtype(), momentum: dtype() };
+        let mut dtype = |role| {
+            let dtypes: Vec<_> = Dtype::of_role(role).collect();
+            dtypes[rng.usize(..dtypes.len())]
+        };
+        let [parameter, gradient, momentum] =
+            [Role::Parameter, Role::Gradient, Role::Momentum].map(&mut dtype);
+        let dtypes = Dtypes { parameter, gradient, momentum };
         let plan = Written {
             backend: backends[rng.usize(..backends.len())].name().into(),
             threads: [None, Some(1), Some(2), Some(3), Some(64)][rng.usize(..5)],

@@ -50,7 +50,7 @@ impl Table {
         }
         text + &format!(
             "{:<16} {:>12} {:>7} {:>9.4} {:>8.2} {:>6.2}  {:.2} to {:.2}\n",
-            line.dtypes.to_string(),
+            format!("{}{}", line.dtypes, if line.stochastic { " stochastic" } else { "" }),
             line.tensors.to_string(),
             line.threads,
             per_element(line, found.work.median),
@@ -87,6 +87,8 @@ fn object(line: &Line, found: &Comparison) -> String {
         "param": line.dtypes.parameter.name(),
         "grad": line.dtypes.gradient.name(),
         "momentum": line.dtypes.momentum.name(),
+        "stochastic_rounding": line.stochastic,
+        "limit_of": line.limit.unwrap_or(line.dtypes).to_string(),
         "pipeline": match line.pipeline { Pipeline::Plain => "plain", Pipeline::Full => "full" },
         "elements": line.tensors.elements(),
         "tensors": line.tensors.lengths().len(),

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use lion::{Dtype, Error, Lion, TensorMut, TensorRef, Update, VariableId};
+use lion::{Dtype, Error, Lion, StateMut, TensorMut, TensorRef, Update, VariableId};
+use lion_autotune::Dtypes;
 use lion_autotune::measure::{Comparison, compare};
 use lion_kernels::{Arena, BLOCK, Backend, Plan, Task, run};
 
@@ -16,25 +17,22 @@ pub(super) fn measure(line: &Line, time: Duration) -> Result<Comparison, Error> 
     }
 }
 
-/// The call and the limit on the same memory.
+/// The call and the limit on the same memory, unless the limit is of other formats.
 fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
     let (mut optimizer, ids) = optimizer(line)?;
-    let mut parameter = Tensor::ones(line.pages, line.dtypes.parameter, len)?;
+    let mut parameter = Tensor::ones(line.pages, line.parameter_dtype(), len)?;
     let gradient = Tensor::ones(line.pages, line.dtypes.gradient, len)?;
+    let mut other = line.limit.map(|dtypes| Limit::new(line, dtypes)).transpose()?;
     let Some(&id) = ids.first() else { return Err(Error::NoGradients) };
     let mut failed = Ok(());
     // Both are one closure's, because each borrows the optimizer and the parameter.
     let mut call = |limit: bool| {
-        let done = if limit {
-            let state = optimizer.state_mut(id);
-            let (momentum, ema) =
-                state.map_or((None, None), |state| (state.momentum, state.ema.map(TensorMut::from)));
-            match momentum {
-                Some(momentum) => stream(line, parameter.slice_mut(), gradient.slice(), momentum, ema),
-                None => Ok(()),
+        let done = match (limit, &mut other) {
+            (false, _) => {
+                optimizer.apply(&mut [Update::new(id, parameter.slice_mut(), gradient.slice())]).map(drop)
             }
-        } else {
-            optimizer.apply(&mut [Update::new(id, parameter.slice_mut(), gradient.slice())]).map(drop)
+            (true, Some(other)) => other.stream(line),
+            (true, None) => own_limit(line, optimizer.state_mut(id), parameter.slice_mut(), gradient.slice()),
         };
         if let (Err(error), Ok(())) = (done, &failed) {
             failed = Err(error);
@@ -44,37 +42,69 @@ fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
     failed.map(|()| found)
 }
 
+/// The limit on the tensors of a call.
+fn own_limit(
+    line: &Line,
+    state: Option<StateMut<'_>>,
+    parameter: TensorMut<'_>,
+    gradient: TensorRef<'_>,
+) -> Result<(), Error> {
+    let Some(StateMut { momentum: Some(momentum), low, ema, .. }) = state else { return Ok(()) };
+    let parameter = match low {
+        Some(low) => TensorMut::of_streams(Dtype::Split, parameter, low)?,
+        None => parameter,
+    };
+    stream(line, parameter, gradient, momentum, ema.map(TensorMut::from))
+}
+
 /// The call on many tensors, the limit on one of the same bytes.
 fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
     let (mut optimizer, ids) = optimizer(line)?;
     let arena = |dtype| ones(line.pages, dtype, line.tensors.lengths());
-    let (mut parameters, gradients) = (arena(line.dtypes.parameter)?, arena(line.dtypes.gradient)?);
+    let (mut parameters, gradients) = (arena(line.parameter_dtype())?, arena(line.dtypes.gradient)?);
     let tensors = parameters.tensors_mut().zip(ids).enumerate();
     let updates = tensors.filter_map(|(index, (p, id))| Some(Update::new(id, p, gradients.tensor(index)?)));
     let mut updates: Vec<_> = updates.collect();
-
-    let whole = |dtype| Tensor::ones(line.pages, dtype, line.tensors.elements());
-    let (mut parameter, gradient) = (whole(line.dtypes.parameter)?, whole(line.dtypes.gradient)?);
-    // The state is on huge pages whatever the parameters are on.
-    let mut momentum = Tensor::ones(Pages::Huge, line.dtypes.momentum, line.tensors.elements())?;
-    let mut ema = match line.pipeline {
-        Pipeline::Plain => None,
-        Pipeline::Full => Some(Tensor::ones(Pages::Huge, Dtype::F32, line.tensors.elements())?),
-    };
+    let mut limit = Limit::new(line, line.limit.unwrap_or(line.dtypes))?;
     let mut failed = Ok(());
-    let mut call = |limit: bool| {
-        let done = if limit {
-            let ema = ema.as_mut().map(Tensor::slice_mut);
-            stream(line, parameter.slice_mut(), gradient.slice(), momentum.slice_mut(), ema)
-        } else {
-            optimizer.apply(&mut updates).map(drop)
-        };
+    let mut call = |is_limit: bool| {
+        let done = if is_limit { limit.stream(line) } else { optimizer.apply(&mut updates).map(drop) };
         if let (Err(error), Ok(())) = (done, &failed) {
             failed = Err(error);
         }
     };
     let found = compare(time, line.calls, &mut call, |call| call(false), |call| call(true));
     failed.map(|()| found)
+}
+
+/// Tensors for a limit on memory of its own.
+struct Limit {
+    parameter: Tensor,
+    gradient: Tensor,
+    momentum: Tensor,
+    ema: Option<Tensor>,
+}
+
+impl Limit {
+    fn new(line: &Line, dtypes: Dtypes) -> Result<Self, Error> {
+        // The state is on huge pages whatever the parameters are on.
+        let whole = |pages, dtype| Tensor::ones(pages, dtype, line.tensors.elements());
+        Ok(Limit {
+            parameter: whole(line.pages, dtypes.parameter)?,
+            gradient: whole(line.pages, dtypes.gradient)?,
+            momentum: whole(Pages::Huge, dtypes.momentum)?,
+            ema: match line.pipeline {
+                Pipeline::Plain => None,
+                Pipeline::Full => Some(whole(Pages::Huge, Dtype::F32)?),
+            },
+        })
+    }
+
+    fn stream(&mut self, line: &Line) -> Result<(), Error> {
+        let Limit { parameter, gradient, momentum, ema } = self;
+        let ema = ema.as_mut().map(Tensor::slice_mut);
+        stream(line, parameter.slice_mut(), gradient.slice(), momentum.slice_mut(), ema)
+    }
 }
 
 /// The line's optimizer, with its variables.
@@ -85,10 +115,12 @@ fn optimizer(line: &Line) -> Result<(Lion, Vec<VariableId>), Error> {
         Pipeline::Plain => builder,
         Pipeline::Full => builder.loss_scale_factor(1024.0).global_clipnorm(1.0).weight_decay(0.1).ema(0.99),
     };
+    let builder = builder.split_master(line.dtypes.parameter == Dtype::Split);
+    let builder = if line.stochastic { builder.stochastic_rounding(1) } else { builder };
     let mut optimizer = builder.build()?;
     let lengths = line.tensors.lengths().iter().enumerate();
     let ids = lengths
-        .map(|(index, &len)| optimizer.register(&format!("tensor.{index}"), &[len], line.dtypes.parameter));
+        .map(|(index, &len)| optimizer.register(&format!("tensor.{index}"), &[len], line.parameter_dtype()));
     let ids = ids.collect::<Result<_, _>>()?;
     Ok((optimizer, ids))
 }

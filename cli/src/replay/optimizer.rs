@@ -12,7 +12,7 @@ pub(crate) fn build(config: &Config, backend: Backend, arguments: &Arguments) ->
     let profile = profile(backend, arguments, Environment::of_process());
     let mut builder = Builder::from(config.clone()).profile(profile);
     for (name, value) in arguments.options() {
-        builder = builder.set(name, value.clone());
+        builder = builder.set(name, value);
     }
     // These are beside those of the config.
     for pattern in &arguments.exclude_from_weight_decay {
