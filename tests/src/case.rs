@@ -203,6 +203,9 @@ pub fn settings(pass: &Settings) -> Result<LionStep, Error> {
     if let Some(momentum) = pass.ema_momentum {
         step = step.ema(Ema::new(momentum)?.overwrite(pass.ema_overwrite));
     }
+    if let Some(rate) = pass.decay_rate {
+        step = step.decay_rate(rate)?;
+    }
     let step = step.masked_decay(pass.masked_decay).maximize(pass.maximize);
     Ok(step.gradient(gradient_settings(pass)?))
 }

@@ -49,12 +49,14 @@ pub mod safetensors;
 pub mod scenario;
 pub mod simulated;
 mod state;
+mod stored;
 mod values;
 
 pub use case::{Case, settings};
 pub use fastrand::Rng;
 pub use guarded::Guarded;
 pub use state::checkpoint_text;
+pub use stored::{Draws, Stored, StoredCase};
 pub use values::{Sample, bits, fill, ordinary, tensor_bits, values, widened};
 
 use lion_kernels::Backend;

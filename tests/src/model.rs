@@ -1,12 +1,14 @@
 //! Keras's Lion as plain, slow loops: one call of `apply`, operation by operation, over tensors held as f32.
 //!
 //! Written from the description of the optimizer and to be checked against it by reading. It shares no code with the
-//! optimizer or the kernels, nor with their reference: it has its own norms, conversions and options.
+//! optimizer or the kernels. With their reference it shares 8-bit momentum and stochastic rounding; it has its own norms,
+//! conversions and options.
 
 // Written as the description writes it.
 #![allow(clippy::assign_op_pattern, clippy::eq_op, clippy::manual_is_multiple_of)]
 
 use half::{bf16, f16};
+use lion_kernels::reference;
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +17,29 @@ pub enum Storage {
     F32,
     F16,
     BF16,
+    /// Momentum in codes of 8 bits, in blocks of 64.
+    Q8,
 }
 
 impl Storage {
     /// The nearest number of the format.
     pub fn rounded(self, value: f32) -> f32 {
         match self {
-            Storage::F32 => value,
+            // In 8 bits a number depends on those around it: see the step.
+            Storage::F32 | Storage::Q8 => value,
             Storage::F16 => f16::from_f32(value).to_f32(),
             Storage::BF16 => bf16::from_f32(value).to_f32(),
         }
     }
+}
+
+/// What weight decay is multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum DecayScale {
+    LearningRate,
+    Relative(f32),
+    Corrected(f32),
 }
 
 /// How gradients are clipped.
@@ -67,6 +81,9 @@ pub struct Options {
     pub beta_1: f32,
     pub beta_2: f32,
     pub weight_decay: Option<f32>,
+    /// Decays only where the step does not move an element away from zero.
+    pub cautious_decay: bool,
+    pub decay_scale: DecayScale,
     pub clip: Clip,
     pub ema_momentum: Option<f32>,
     pub ema_overwrite_frequency: Option<u64>,
@@ -81,7 +98,10 @@ pub struct Options {
 #[allow(missing_docs)]
 pub struct Variable {
     pub values: Vec<f32>,
+    /// F32 of a parameter in two halves, too.
     pub storage: Storage,
+    /// The seed and the name by which a bf16 parameter is rounded at random.
+    pub stochastic: Option<(u64, String)>,
     pub momentum_storage: Storage,
     pub excluded_from_weight_decay: bool,
     pub overwritten: bool,
@@ -261,16 +281,31 @@ impl Model {
             let Some(gradient) = gradient else { continue };
             // A negative zero is zero.
             let lr = rate * variable.learning_rate_multiplier + 0.0;
+            let scale = match self.options.decay_scale {
+                DecayScale::LearningRate => lr,
+                DecayScale::Relative(to) => (f64::from(lr) / f64::from(to)) as f32,
+                DecayScale::Corrected(to) => (f64::from(lr) * f64::from(lr) / f64::from(to)) as f32,
+            };
             let tensors = variable.values.iter_mut().zip(&mut variable.momentum).zip(gradient);
-            for ((value, momentum), &g) in tensors {
+            for (index, ((value, momentum), &g)) in tensors.enumerate() {
                 let (mut p, m) = (*value, *momentum);
-                if let (Some(wd), false) = (self.options.weight_decay, variable.excluded_from_weight_decay) {
-                    p = p - (p * wd) * lr;
-                }
                 let c = m * b1 + g * (1.0 - b1);
+                let decays = !self.options.cautious_decay || sign(c) * p >= 0.0;
+                if let (Some(wd), false, true) =
+                    (self.options.weight_decay, variable.excluded_from_weight_decay, decays)
+                {
+                    p = p - (p * wd) * scale;
+                }
                 p = p - lr * sign(c);
-                *value = variable.storage.rounded(p);
+                *value = match &variable.stochastic {
+                    None => variable.storage.rounded(p),
+                    Some((seed, name)) => reference::stochastic(p, *seed, name, n, index as u64).to_f32(),
+                };
                 *momentum = variable.momentum_storage.rounded(m * b2 + g * (1.0 - b2));
+            }
+            if variable.momentum_storage == Storage::Q8 {
+                let (codes, scales) = reference::q8_encode(&variable.momentum);
+                variable.momentum = reference::q8_decode(&codes, &scales);
             }
         }
     }

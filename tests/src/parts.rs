@@ -38,11 +38,13 @@ pub fn agrees_in_parts(scenario: &Scenario, backend: Backend, seed: u64) {
         let statistics = measured_by_all(scenario, &mut ranks, call, &mut rng);
         for rank in &mut ranks {
             let metrics = rank.step(scenario, call, &statistics, count > 1, &mut rng).expect("stepped");
-            assert_eq!(
-                format!("{metrics:?}"),
-                format!("{expected:?}"),
-                "call {call} of {scenario:?}, cut by {seed}"
-            );
+            // How often a rank looks at its parameters is its own affair.
+            let told = |metrics: &Metrics| {
+                let mut metrics = *metrics;
+                metrics.stalled = None;
+                format!("{metrics:?}")
+            };
+            assert_eq!(told(&metrics), told(&expected), "call {call} of {scenario:?}, cut by {seed}");
             rank.must_agree_with(&whole, || {
                 format!("call {call} of {scenario:?} on {backend}, cut by {seed}")
             });
@@ -148,7 +150,7 @@ impl Rank {
                 (&scenario.variables[index], &self.held[index], &gradients[index]);
             let whole =
                 variable.overwritten || matches!(variable.rule, Some(Rule::MaxNorm(_) | Rule::Halved));
-            let ranges = if whole { vec![held.clone()] } else { cuts(rng, held, 1) };
+            let ranges = if whole { vec![held.clone()] } else { cuts(rng, held, scenario.unit()) };
             let mut rest = parameter.to_mut();
             for range in ranges {
                 let (part, after) = rest.split_at(range.len()).expect("within");
@@ -187,6 +189,8 @@ impl Rank {
             let parameters = (Some(self.parameters[index].to_ref()), Some(whole.parameters[index].to_ref()));
             assert!(same(parameters.0, parameters.1, held), "parameter {index} in {}", place());
             assert!(same(found.momentum, expected.momentum, held), "momentum {index} in {}", place());
+            let low = (found.low.map(Into::into), expected.low.map(Into::into));
+            assert!(same(low.0, low.1, held), "low halves {index} in {}", place());
             assert!(
                 same(found.ema.map(Into::into), expected.ema.map(Into::into), held),
                 "EMA {index} in {}",

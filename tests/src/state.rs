@@ -8,14 +8,15 @@ use crate::tensor_bits;
 
 /// All that a checkpoint holds, the bits of every element included. NaNs are alike.
 pub fn checkpoint_text(checkpoint: &Checkpoint<'_>) -> String {
-    let Checkpoint { variables, iterations, dynamic, config_json } = checkpoint;
-    let mut text = format!("{iterations} {dynamic:?} {config_json:?}\n");
+    let Checkpoint { variables, iterations, dynamic, config_json, seed } = checkpoint;
+    let mut text = format!("{iterations} {dynamic:?} {config_json:?} {seed:?}\n");
     for variable in variables {
         let bits = |tensor: &Option<Tensor<'_>>| {
             tensor.as_ref().map(|tensor| (tensor.dtype(), tensor_bits(tensor.to_ref())))
         };
         let tensors =
-            [&variable.parameter, &variable.momentum, &variable.ema, &variable.accumulator].map(bits);
+            [&variable.parameter, &variable.momentum, &variable.low, &variable.ema, &variable.accumulator]
+                .map(bits);
         let (name, shape, shard) = (&variable.name, &variable.shape, &variable.shard);
         writeln!(text, "{name:?} {shape:?} {shard:?} {tensors:?}").expect("a string takes everything");
     }

@@ -1,6 +1,6 @@
 use half::{bf16, f16};
-use lion_kernels::reference::Float;
-use lion_kernels::{Element, TensorMut, TensorRef};
+use lion_kernels::reference::{self, Float};
+use lion_kernels::{Dtype, Element, TensorMut, TensorRef};
 
 use crate::Rng;
 
@@ -35,6 +35,26 @@ macro_rules! sample {
 sample!(f32, u32);
 sample!(f16, u16);
 sample!(bf16, u16);
+
+macro_rules! integer {
+    ($($type:ty)+) => {$(
+        impl Sample for $type {
+            fn from_low_bits(bits: u32) -> Self {
+                bits as $type
+            }
+
+            fn low_bits(self) -> u32 {
+                self as u32
+            }
+
+            fn comparable(self) -> u32 {
+                self.low_bits()
+            }
+        }
+    )+};
+}
+
+integer! { i8 i16 }
 
 /// `len` values of every class, in random order: zeros of both signs, subnormals, ordinary numbers near one another,
 /// numbers of every exponent, the largest ones, infinities, NaNs, any bits, and values halfway between two numbers of
@@ -76,7 +96,8 @@ pub fn bits<T: Sample>(values: &[T]) -> Vec<u32> {
     values.iter().map(|value| value.comparable()).collect()
 }
 
-/// Evaluates an expression with a type alias bound to the element type of a dtype: the tests' own list of formats.
+/// Evaluates an expression with a type alias bound to the element type of a dtype of one stream: the tests' own list of
+/// formats.
 #[macro_export]
 macro_rules! with_sample {
     ($dtype:expr, $T:ident => $body:expr) => {
@@ -93,24 +114,53 @@ macro_rules! with_sample {
                 type $T = half::bf16;
                 $body
             }
+            lion_kernels::Dtype::I16 => {
+                type $T = i16;
+                $body
+            }
+            lion_kernels::Dtype::I8 => {
+                type $T = i8;
+                $body
+            }
+            dtype => panic!("a {dtype} tensor has two streams"),
         }
     };
 }
 
-/// The bits of a tensor of any format, with every NaN the same.
+/// The bits of a tensor of any format, stream after stream, with every NaN the same.
 pub fn tensor_bits(tensor: TensorRef<'_>) -> Vec<u32> {
-    with_sample!(tensor.dtype(), T => bits(tensor.as_slice::<T>().expect("its dtype")))
+    let streams = (0..).map_while(|index| tensor.stream(index));
+    let bits = |stream: TensorRef<'_>| with_sample!(stream.dtype(), T => bits(stream.as_slice::<T>().expect("its dtype")));
+    streams.flat_map(bits).collect()
 }
 
 /// The elements of a tensor of any format as f32, widened by the reference.
 pub fn widened(tensor: TensorRef<'_>) -> Vec<f32> {
-    with_sample!(tensor.dtype(), T => {
-        tensor.as_slice::<T>().expect("its dtype").iter().map(|value| value.widen()).collect()
-    })
+    let stream = |index| tensor.stream(index).expect("it has two");
+    match tensor.dtype() {
+        Dtype::Split => {
+            let (high, low) = (stream(0), stream(1));
+            let halves =
+                high.as_slice::<bf16>().expect("bf16").iter().zip(low.as_slice::<i16>().expect("i16"));
+            halves.map(|(&high, &low)| reference::join(high, low)).collect()
+        }
+        Dtype::Q8 => {
+            let (codes, scales) = (stream(0), stream(1));
+            reference::q8_decode(codes.as_slice().expect("i8"), scales.as_slice().expect("f32"))
+        }
+        dtype => with_sample!(dtype, T => {
+            tensor.as_slice::<T>().expect("its dtype").iter().map(|value| value.widen()).collect()
+        }),
+    }
 }
 
-/// Writes values of every class, or numbers in (-1, 1), to a tensor of any format.
+/// Writes values of every class, or numbers in (-1, 1), to a tensor of any format. Those of a format of two streams are
+/// numbers.
 pub fn fill(rng: &mut Rng, tensor: &mut TensorMut<'_>, every_class: bool) {
+    if tensor.dtype().streams().len() > 1 {
+        let numbers = ordinary::<f32>(rng, tensor.len());
+        return tensor.write_f32(0, &numbers).expect("all of it");
+    }
     with_sample!(tensor.dtype(), T => {
         let elements = tensor.as_slice_mut::<T>().expect("its dtype");
         let made: Vec<T> =

@@ -72,15 +72,19 @@ fn arenas_hold_every_tensor_apart_and_zero() {
             let dtype = Dtype::ALL[rng.usize(..Dtype::ALL.len())];
             let len = if rng.usize(..20) == 0 { rng.usize(..1 << 20) } else { rng.usize(..300) };
             assert_eq!(arena.push(dtype, len), Ok(expected.len()), "round {round}, tensor {turn}");
-            expected.push((dtype, vec![0; len]));
+            let entries: usize = dtype.streams().iter().map(|stream| len.div_ceil(stream.per)).sum();
+            expected.push((dtype, vec![0; entries]));
             if rng.usize(..4) == 0 {
                 // Writes to all of the tensor, and to no other.
                 let place = rng.usize(..arena.len());
                 let fill = rng.u32(1..100);
                 let mut tensor = arena.tensor_mut(place).expect("is there");
-                with_sample!(tensor.dtype(), T => {
-                    tensor.as_slice_mut::<T>().expect("its dtype").fill(T::from_low_bits(fill));
-                });
+                for stream in 0..tensor.dtype().streams().len() {
+                    let mut stream = tensor.stream_mut(stream).expect("it has as many");
+                    with_sample!(stream.dtype(), T => {
+                        stream.as_slice_mut::<T>().expect("its dtype").fill(T::from_low_bits(fill));
+                    });
+                }
                 expected[place].1.fill(fill);
             }
         }
@@ -97,7 +101,7 @@ fn arenas_hold_every_tensor_apart_and_zero() {
             let writable = arena.tensors_mut();
             assert_eq!(writable.len(), expected.len());
             for (tensor, (dtype, bits)) in writable.zip(&expected) {
-                assert_eq!((tensor.dtype(), tensor.len()), (*dtype, bits.len()));
+                assert_eq!((tensor.dtype(), tensor_bits(tensor.to_ref()).len()), (*dtype, bits.len()));
                 assert!(start(&tensor).is_multiple_of(64));
             }
         }

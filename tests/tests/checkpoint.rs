@@ -40,11 +40,12 @@ fn what_is_written_comes_back() {
             iterations: u64::MAX,
             dynamic: Some(DynamicState { scale, step_counter: 12 }),
             config_json: Some(config.clone()),
+            seed: Some(u64::MAX),
         };
         checkpoint.write(&path).expect("written");
         let read = Checkpoint::read(&path).expect("read");
         assert_eq!(read.dynamic.map(|it| it.scale.to_bits()), Some(scale.to_bits()));
-        assert_eq!(read.iterations, u64::MAX);
+        assert_eq!((read.iterations, read.seed), (u64::MAX, Some(u64::MAX)));
         assert_eq!(read.config().expect("valid"), Some(Config::default()));
         let names: Vec<_> = read.variables.iter().map(|variable| variable.name.as_str()).collect();
         assert_eq!(names, ["b", "momentum/param/x"]);

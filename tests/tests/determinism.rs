@@ -12,7 +12,7 @@ use rayon::ThreadPoolBuilder;
 use sha2::{Digest, Sha256};
 
 /// The digest that the README states.
-const STATED: &str = "0c5f135a1ef658fe2a0eba80c073fc2e8fe8110ce32503c7496d7241d72feffc";
+const STATED: &str = "c5b6fab73fdacb5420e6817e228361ed9f5b50dc536d8dfb6f16ab3ed9a4c997";
 
 on_each_backend!(one_digest);
 
@@ -87,28 +87,43 @@ fn starts(from: usize, len: usize, each: usize) -> impl Iterator<Item = std::ops
 }
 
 fn feed(digest: &mut Sha256, tensor: TensorRef<'_>) {
-    with_sample!(tensor.dtype(), T => {
-        for element in tensor.as_slice::<T>().expect("its dtype") {
-            digest.update(element.to_le_bytes());
-        }
-    });
+    for stream in (0..).map_while(|index| tensor.stream(index)) {
+        with_sample!(stream.dtype(), T => {
+            for element in stream.as_slice::<T>().expect("its dtype") {
+                digest.update(element.to_le_bytes());
+            }
+        });
+    }
 }
 
 /// Decay, a schedule, accumulation, clipping by the norm over all tensors, a moving average that overwrites, a dynamic
 /// loss scale that doubles and halves.
-fn optimizer(plan: Plan, momentum: Dtype) -> Lion {
+fn optimizer(plan: Plan, momentum: Dtype, store: Store) -> Lion {
     let mut scale = DynamicLossScale::default();
     (scale.initial_scale, scale.dynamic_growth_steps) = (256.0, 2);
     let builder = Lion::builder().learning_rate(CosineDecay::new(0.01, 20.0).expect("valid"));
     let builder = builder.weight_decay(0.1).global_clipnorm(30.0);
     let builder = builder.gradient_accumulation_steps(2).ema(0.9).ema_overwrite_frequency(2);
+    let builder = match store {
+        Store::Nearest => builder,
+        Store::Stochastic => builder.stochastic_rounding(11).cautious_decay(true),
+        Store::Split => builder.split_master(true).decay_scale(DecayScale::Relative(0.1)),
+    };
     builder.dynamic_loss_scale(scale).momentum_dtype(momentum).plan(plan).build().expect("valid")
 }
 
-fn run(digest: &mut Sha256, plan: Plan, layout: Layout, [p, g, m]: [Dtype; 3]) {
+/// How the parameter is stored.
+#[derive(Clone, Copy)]
+enum Store {
+    Nearest,
+    Stochastic,
+    Split,
+}
+
+fn run(digest: &mut Sha256, plan: Plan, layout: Layout, [p, g, m]: [Dtype; 3], store: Store) {
     let [values, gradients @ ..] = &*VALUES;
     let mut parameter = Tensor::new(layout, p, values);
-    let mut optimizer = optimizer(plan, m);
+    let mut optimizer = optimizer(plan, m, store);
     let each = values.len() / layout.pieces;
     let ids: Vec<_> = (0..layout.pieces)
         .map(|piece| optimizer.register(&format!("v{piece}"), &[each], p).expect("new"))
@@ -123,6 +138,7 @@ fn run(digest: &mut Sha256, plan: Plan, layout: Layout, [p, g, m]: [Dtype; 3]) {
     parameter.pieces(each).into_iter().for_each(|piece| feed(digest, piece));
     let views: Vec<_> = optimizer.variables().collect();
     views.iter().filter_map(|view| view.momentum).for_each(|tensor| feed(digest, tensor));
+    views.iter().filter_map(|view| view.low).for_each(|tensor| feed(digest, tensor.into()));
     views.iter().filter_map(|view| view.ema).for_each(|tensor| feed(digest, tensor.into()));
     views.iter().filter_map(|view| view.accumulator).for_each(|tensor| feed(digest, tensor.into()));
     let (scale, counter) = optimizer.dynamic_loss_scale().expect("is on");
@@ -132,8 +148,12 @@ fn run(digest: &mut Sha256, plan: Plan, layout: Layout, [p, g, m]: [Dtype; 3]) {
 
 fn digest(plan: Plan, layout: Layout) -> String {
     let mut digest = Sha256::new();
-    run(&mut digest, plan, layout, [Dtype::F32; 3]);
-    run(&mut digest, plan, layout, [Dtype::BF16, Dtype::F16, Dtype::F32]);
+    run(&mut digest, plan, layout, [Dtype::F32; 3], Store::Nearest);
+    run(&mut digest, plan, layout, [Dtype::BF16, Dtype::F16, Dtype::F32], Store::Nearest);
+    // Random numbers and scales are of a variable: of others they are others.
+    let layout = Layout { pieces: PIECES, ..layout };
+    run(&mut digest, plan, layout, [Dtype::BF16; 3], Store::Stochastic);
+    run(&mut digest, plan, layout, [Dtype::BF16, Dtype::BF16, Dtype::Q8], Store::Split);
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

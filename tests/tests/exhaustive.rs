@@ -1,4 +1,4 @@
-//! All 2^32 bit patterns of f32 through the stores of both 16-bit formats.
+//! All 2^32 bit patterns of f32 through the stores of both 16-bit formats, and through the exact split and back.
 //!
 //! The reference and the half crate are compared element by element, once; each backend's results are compared with
 //! theirs through a digest, since every backend, emulated ones too, must see every pattern. A digest that differs is
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use lion_kernels::{Backend, TensorMut};
+use lion_kernels::{Backend, Dtype, TensorBuf, TensorMut};
 use lion_tests::alone::convert;
 use lion_tests::{Sample, on_each_backend};
 
@@ -20,7 +20,7 @@ const BF16: u64 = 8_524_268_825_026_073_192;
 /// Patterns that a thread takes at a time.
 const CHUNK: u32 = 1 << 16;
 
-on_each_backend!(every_f32_stored_as_f16, every_f32_stored_as_bf16);
+on_each_backend!(every_f32_stored_as_f16, every_f32_stored_as_bf16, every_f32_split_and_joined);
 
 fn every_f32_stored_as_f16(backend: Backend) {
     every_f32_stored::<f16>(backend, F16);
@@ -49,6 +49,26 @@ fn every_f32_stored<T: Sample>(backend: Backend, expected: u64) {
         }
     });
     panic!("the digest of {} has changed, and the reference with it", T::DTYPE);
+}
+
+/// Two halves hold every number, and the high one alone is the nearest bfloat16.
+fn every_f32_split_and_joined(backend: Backend) {
+    each_chunk(|index, patterns| {
+        let mut split = TensorBuf::zeroed(Dtype::Split, patterns.len()).expect("memory");
+        convert(backend, patterns, split.to_mut()).expect("a conversion");
+        let mut joined = vec![0.0; patterns.len()];
+        convert(backend, split.to_ref(), TensorMut::from(&mut joined)).expect("a conversion");
+        let same = patterns.iter().zip(&joined).all(|(value, joined)| {
+            value.to_bits() == joined.to_bits() || value.is_nan() && joined.to_bits() == f32::NAN.to_bits()
+        });
+        assert!(same, "upper half {index:#x}");
+        let high = split.to_ref().stream(0).expect("halves").as_slice::<bf16>().expect("bf16");
+        let nearest = patterns.iter().zip(high).all(|(value, high)| {
+            let away_from_zero = (value.to_bits().wrapping_add(0x8000) >> 16) as u16;
+            high.to_bits() == if value.is_nan() { 0x7fc0 } else { away_from_zero }
+        });
+        assert!(nearest, "high halves of upper half {index:#x}");
+    });
 }
 
 #[test]

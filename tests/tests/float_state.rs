@@ -12,8 +12,8 @@ use half::{bf16, f16};
 use lion::prelude::*;
 use lion_kernels::reference::Settings;
 use lion_kernels::{
-    BLOCK, Backend, Clip, Ema, GradientStatistics, GradientTransform, LionStep, Plan, StepTensors, Task,
-    TensorBuf, TensorMut, TensorRef, run,
+    BLOCK, Backend, Clip, Ema, GradientStatistics, GradientTransform, LionStep, Plan, Role, StepTensors,
+    Task, TensorBuf, TensorMut, TensorRef, run,
 };
 use lion_tests::{Rng, Sample, bits, fill, for_each_triple, on_each_backend, settings, tensor_bits};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -326,7 +326,8 @@ fn a_training(backend: Backend) {
     const CALLS: usize = 4;
     let mut rng = Rng::with_seed(0xf4);
     let hosts = Hosts::new();
-    let shapes: Vec<_> = Dtype::ALL.iter().flat_map(|&dtype| [(dtype, 30), (dtype, LEN)]).collect();
+    let shapes: Vec<_> =
+        Dtype::of_role(Role::Gradient).flat_map(|dtype| [(dtype, 30), (dtype, LEN)]).collect();
     let mut tensors = || -> Vec<TensorBuf> {
         let tensor = |&(dtype, len): &(Dtype, usize)| {
             let mut tensor = TensorBuf::zeroed(dtype, len).expect("memory");

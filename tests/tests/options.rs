@@ -129,10 +129,29 @@ fn samples() -> Vec<Sample> {
             ..sample("ema_cadence", "every_call".into())
         },
         Sample {
-            inside: same(["f32".into(), "f16".into(), "bf16".into(), Value::None]),
-            wrong: ("f64".into(), "\"f64\"", "one of f32, f16, bf16"),
+            inside: same(["f32".into(), "f16".into(), "bf16".into(), "q8".into(), Value::None]),
+            wrong: ("split".into(), "\"split\"", "one of f32, f16, bf16, q8"),
             keras: false,
             ..sample("momentum_dtype", Value::None)
+        },
+        Sample {
+            inside: same([0.into(), u64::MAX.into(), Value::None]),
+            wrong: (Value::from(-1), "-1", COUNT),
+            keras: false,
+            ..sample("stochastic_rounding", Value::None)
+        },
+        Sample { keras: false, ..switch("split_master") },
+        Sample { keras: false, changes: true, ..switch("cautious_decay") },
+        Sample {
+            inside: same(["lr".into(), "relative:0.001".into(), "corrected:0.5".into()]),
+            wrong: (
+                "relative:0".into(),
+                "\"relative:0\"",
+                "lr, relative:TO or corrected:TO, with TO in (0, inf)",
+            ),
+            keras: false,
+            changes: true,
+            ..sample("decay_scale", "lr".into())
         },
         Sample { inside: vec![(256.into(), 256.0.into())], ..limit("initial_scale") },
         Sample {
@@ -225,8 +244,8 @@ fn changes_if_it_may(row: &Row, given: Value, config: Config) {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "{} is {} for good, as the optimizer is built; learning_rate, beta_1, beta_2, weight_decay \
-                     may change",
+                    "{} is {} for good, as the optimizer is built; learning_rate, beta_1, beta_2, weight_decay, \
+                     cautious_decay, decay_scale may change",
                     row.name,
                     row.default()
                 )
@@ -320,7 +339,7 @@ fn what_is_wrong_in_the_object_lion_is_named() {
         (r#"{"lion": null}"#, "lion is null, and must be an object"),
         (
             r#"{"lion": {"momentum_dtype": "f8"}}"#,
-            r#"lion.momentum_dtype is "f8", and must be one of f32, f16, bf16"#,
+            r#"lion.momentum_dtype is "f8", and must be one of f32, f16, bf16, q8"#,
         ),
         (
             r#"{"lion": {"exclude_from_weight_decay": [1]}}"#,
@@ -328,7 +347,7 @@ fn what_is_wrong_in_the_object_lion_is_named() {
         ),
         (
             r#"{"lion": {"use_ema": true}}"#,
-            "lion.use_ema is not known here; known: exclude_from_weight_decay, ema_cadence, momentum_dtype",
+            "lion.use_ema is not known here; known: exclude_from_weight_decay, ema_cadence, momentum_dtype, stochastic_rounding, split_master, cautious_decay, decay_scale",
         ),
     ] {
         assert_eq!(Config::from_json(text).unwrap_err().to_string(), expected);

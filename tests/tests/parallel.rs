@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use lion_kernels::{
     Arena, BLOCK, Backend, Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep, Plan,
-    Prefetch, StepTensors, Task, TensorMut, TensorRef, run, run_on,
+    Prefetch, Role, StepTensors, Task, TensorMut, TensorRef, run, run_on,
 };
 use lion_tests::alone::{accumulate, apply, block_statistics, convert, update_ema};
 use lion_tests::{Rng, Sample, on_each_backend, tensor_bits, values, with_sample};
@@ -33,6 +33,13 @@ fn fill<T: Sample>(rng: &mut Rng, tensor: &mut [T]) {
     }
 }
 
+fn fill_streams(rng: &mut Rng, mut tensor: TensorMut<'_>) {
+    for stream in 0..tensor.dtype().streams().len() {
+        let stream = tensor.stream_mut(stream).expect("it has as many");
+        with_sample!(stream.dtype(), T => fill(rng, stream.into_slice::<T>().expect("its dtype")));
+    }
+}
+
 impl Job {
     fn new(rng: &mut Rng) -> Self {
         let len = match rng.usize(0..6) {
@@ -42,14 +49,18 @@ impl Job {
             3 => rng.usize(1..6) * BLOCK,
             _ => rng.usize(1..5 * BLOCK),
         };
-        let mut dtype = || Dtype::ALL[rng.usize(..Dtype::ALL.len())];
-        let [p, g, m, copy] = [dtype(), dtype(), dtype(), dtype()];
+        let mut dtype = |role| {
+            let dtypes: Vec<_> = Dtype::of_role(role).collect();
+            dtypes[rng.usize(..dtypes.len())]
+        };
+        let roles = [Role::Parameter, Role::Gradient, Role::Momentum, Role::Gradient];
+        let [p, g, m, copy] = roles.map(&mut dtype);
         let mut tensors = Arena::new();
         for dtype in [p, g, m, copy, p, Dtype::F32, Dtype::F32] {
             tensors.push(dtype, len).expect("memory");
         }
         for tensor in tensors.tensors_mut() {
-            with_sample!(tensor.dtype(), T => fill(rng, tensor.into_slice::<T>().expect("its dtype")));
+            fill_streams(rng, tensor);
         }
         let gradient =
             GradientTransform::new().loss_scale(3.0).and_then(|it| it.average_over(2)).expect("valid");

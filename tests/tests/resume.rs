@@ -10,7 +10,7 @@ use lion::schedule::{
     CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseSquareRoot, InverseTimeDecay, OneCycle,
     PolynomialDecay,
 };
-use lion::state::{Checkpoint, Tensor};
+use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Config, Hyperparameter, Lion, TensorBuf, VariableId};
 use lion_kernels::Backend;
 use lion_tests::model::{Clip, Rule};
@@ -122,6 +122,11 @@ fn cut(mut scenario: Scenario, places: [u8; 3]) -> (Scenario, Scenario) {
     if matches!(scenario.options.clip, Clip::Norm(_) | Clip::GlobalNorm(_)) {
         scenario.options.clip = Clip::Off;
     }
+    // Blocks and random numbers are of a variable, by its name.
+    scenario.stochastic_rounding = None;
+    if scenario.unit() > 1 {
+        scenario.momentum_dtype = None;
+    }
     for variable in &mut scenario.variables {
         variable.rule = variable.rule.filter(|rule| !matches!(rule, Rule::MaxNorm(_)));
     }
@@ -155,11 +160,12 @@ fn cut(mut scenario: Scenario, places: [u8; 3]) -> (Scenario, Scenario) {
 }
 
 /// The bits of every tensor, one after the other: those of a section after those of another.
-fn sections(training: &Training) -> [Vec<u32>; 4] {
+fn sections(training: &Training) -> [Vec<u32>; 5] {
     let checkpoint = training.checkpoint();
-    let mut all = [vec![], vec![], vec![], vec![]];
+    let mut all: [Vec<u32>; 5] = Default::default();
     for variable in &checkpoint.variables {
-        let tensors = [&variable.parameter, &variable.momentum, &variable.ema, &variable.accumulator];
+        let VariableState { parameter, momentum, low, ema, accumulator, .. } = variable;
+        let tensors = [parameter, momentum, low, ema, accumulator];
         for (bits_of, tensor) in all.iter_mut().zip(tensors) {
             bits_of.extend(tensor.iter().flat_map(|tensor| bits(&widened(tensor.to_ref()))));
         }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;
-use lion_kernels::{Backend, Clip, Dtype, Ema, Error, GradientTransform, LionStep, StepTensors, Task};
+use lion_kernels::{Backend, Clip, Dtype, Ema, Error, GradientTransform, LionStep, Role, StepTensors, Task};
 use lion_tests::alone::apply;
 use lion_tests::{Case, Guarded, Rng, Sample, bits, for_each_triple, on_each_backend, settings, values};
 use proptest::prelude::*;
@@ -31,6 +31,7 @@ const PLAIN: Settings = Settings {
     beta_1: 0.9,
     beta_2: 0.99,
     weight_decay: None,
+    decay_rate: None,
     masked_decay: false,
     maximize: false,
     loss_scale: None,
@@ -107,7 +108,11 @@ fn combinations() -> Vec<Settings> {
         learning_rate: -0.0,
         ..pass
     }]);
-    extend(&[&|pass| pass, &|pass| Settings { weight_decay: Some(0.01), ..pass }]);
+    extend(&[&|pass| pass, &|pass| Settings { weight_decay: Some(0.01), ..pass }, &|pass| Settings {
+        weight_decay: Some(0.01),
+        decay_rate: Some(0.3),
+        ..pass
+    }]);
     extend(&[&|pass| pass, &|pass| Settings { loss_scale: Some(1024.0), ..pass }]);
     extend(&[&|pass| pass, &|pass| Settings { accumulation_steps: Some(4), ..pass }]);
     extend(&[
@@ -156,18 +161,27 @@ fn any_settings_and_lengths(backend: Backend) {
     let strategy = (
         (0.0_f32..10.0, 1e-3_f32..=1.0, 0.0_f32..=1.0, 0_usize..3000, any::<u64>(), any::<bool>()),
         (optional(0.0..2.0), any::<bool>(), any::<bool>(), optional(1e-6..1e6), prop::option::of(2_u32..100)),
-        (0..4, 1e-3_f32..1e3, 0.0_f32..1e6, prop::option::of(0.0_f32..=1.0), any::<bool>(), 0..4_usize),
+        (
+            0..4,
+            1e-3_f32..1e3,
+            0.0_f32..1e6,
+            prop::option::of(0.0_f32..=1.0),
+            any::<bool>(),
+            0..4_usize,
+            optional(0.0..2.0),
+        ),
     );
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) };
     proptest!(config, |((rates, gradient, rest) in strategy)| {
         let (learning_rate, beta_1, beta_2, len, seed, in_place) = rates;
         let (weight_decay, masked_decay, maximize, unscale, accumulation_steps) = gradient;
-        let (clip, limit, norm, ema_momentum, ema_overwrite, copy) = rest;
+        let (clip, limit, norm, ema_momentum, ema_overwrite, copy, decay_rate) = rest;
         let pass = Settings {
             learning_rate,
             beta_1,
             beta_2,
             weight_decay,
+            decay_rate,
             masked_decay,
             maximize,
             loss_scale: unscale,
@@ -178,7 +192,7 @@ fn any_settings_and_lengths(backend: Backend) {
             ema_momentum,
             ema_overwrite,
         };
-        let copy = Dtype::ALL.get(copy).copied();
+        let copy = Dtype::of_role(Role::Gradient).nth(copy);
         let mut rng = Rng::with_seed(seed);
         Case::<f32, f32, f32>::new(&mut rng, pass, copy, len).check_step(in_place, by(backend));
         Case::<bf16, bf16, bf16>::new(&mut rng, pass, copy, len).check_step(in_place, by(backend));

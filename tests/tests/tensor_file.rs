@@ -276,7 +276,7 @@ fn headers_that_lie() {
         ("[0,8]", "[4,8]", "comes after a gap: its data begins at 4"),
         ("[0,8]", "[0,8,8]", "the header is not a valid one"),
         ("[0,8]", "[0]", "the header is not a valid one"),
-        ("F32", "F64", "its dtype is \"F64\", and must be F32, F16 or BF16"),
+        ("F32", "F64", "its dtype is \"F64\", and must be one of F32, F16, BF16, I16, I8"),
         ("F32", "I64", "its dtype is \"I64\""),
         ("F32", "f32", "its dtype is \"f32\""),
         ("\"dtype\":\"F32\",", "", "dtype is missing"),

@@ -1,0 +1,354 @@
+//! The formats that move fewer bytes against the reference, by bits: stochastic rounding, the exact split, 8-bit momentum,
+//! with every other format beside them.
+
+use half::bf16;
+use lion_kernels::reference::{self, Float, Settings};
+use lion_kernels::{
+    BLOCK, Backend, Dtype, Error, LionStep, Plan, Role, StepTensors, StochasticRounding, Task, TensorMut,
+    TensorRef, run,
+};
+use lion_tests::alone::convert;
+use lion_tests::{Draws, Rng, Stored, StoredCase, on_each_backend, values};
+use proptest::prelude::*;
+
+on_each_backend!(
+    every_length,
+    every_misalignment,
+    every_option,
+    cut_for_threads,
+    any_settings,
+    every_code_of_q8,
+    every_pair_of_halves,
+    the_rounding_is_unbiased,
+    a_nan_spoils_its_own_element,
+);
+
+const PLAIN: Settings = Settings {
+    learning_rate: 1e-3,
+    beta_1: 0.9,
+    beta_2: 0.99,
+    weight_decay: None,
+    decay_rate: None,
+    masked_decay: false,
+    maximize: false,
+    loss_scale: None,
+    accumulation_steps: None,
+    clip_value: None,
+    clip_norm: None,
+    global_clip_norm: None,
+    ema_momentum: None,
+    ema_overwrite: false,
+};
+
+const DECAYED: Settings = Settings { weight_decay: Some(0.1), decay_rate: Some(0.25), ..PLAIN };
+
+const FULL: Settings = Settings {
+    loss_scale: Some(3.0),
+    accumulation_steps: Some(3),
+    global_clip_norm: Some((1.5, 2.0)),
+    ema_momentum: Some(0.99),
+    masked_decay: true,
+    ..DECAYED
+};
+
+/// The random bits of a step over a variable that begins at this element.
+fn draws(rng: &mut Rng) -> Draws {
+    // At the ends of the indices' halves, too.
+    let first = [0, 1 << 33, (1 << 33) - BLOCK as u64, BLOCK as u64 * rng.u64(..1 << 40)][rng.usize(..4)];
+    let name = ["w", "layers.0/kernel", "größe"][rng.usize(..3)];
+    Draws { seed: rng.u64(..), name, call: rng.u64(..1 << 40), first }
+}
+
+/// Formats of parameter, gradient and momentum with at least one that is new, and whether the parameter is rounded at
+/// random.
+fn combinations() -> impl Iterator<Item = ([Dtype; 3], bool)> {
+    let parameters = Dtype::of_role(Role::Parameter).map(|it| (it, false)).chain([(Dtype::BF16, true)]);
+    parameters.flat_map(|(parameter, stochastic)| {
+        Dtype::of_role(Role::Gradient).flat_map(move |gradient| {
+            Dtype::of_role(Role::Momentum).filter_map(move |momentum| {
+                let new = stochastic || parameter == Dtype::Split || momentum == Dtype::Q8;
+                new.then_some(([parameter, gradient, momentum], stochastic))
+            })
+        })
+    })
+}
+
+#[test]
+fn there_are_33_new_combinations() {
+    assert_eq!(combinations().count(), 33);
+}
+
+fn case(rng: &mut Rng, pass: Settings, dtypes: [Dtype; 3], stochastic: bool, len: usize) -> StoredCase {
+    let copy = [None, Some(Dtype::BF16), Some(Dtype::F32)][rng.usize(..3)];
+    StoredCase {
+        pass,
+        dtypes,
+        copy: copy.filter(|_| pass.ema_momentum.is_some()),
+        draws: stochastic.then(|| draws(rng)),
+        values: std::array::from_fn(|_| values::<f32>(rng, len)),
+        misalignment: [rng.usize(..64), rng.usize(..64), rng.usize(..64)],
+    }
+}
+
+fn by(backend: Backend) -> impl FnOnce(LionStep, StepTensors<'_>, u64) -> Result<(), Error> {
+    move |step, tensors, first| Task::step(step, tensors)?.starting_at(first)?.run(backend)
+}
+
+/// Four blocks of q8, and one element: more than four times the lanes.
+fn every_length(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1001);
+    for (dtypes, stochastic) in combinations() {
+        for len in 0..=4 * 64 + 1 {
+            for pass in [PLAIN, DECAYED, FULL] {
+                case(&mut rng, pass, dtypes, stochastic, len).check(len % 2 == 0, by(backend));
+            }
+        }
+    }
+}
+
+fn every_misalignment(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1002);
+    for (dtypes, stochastic) in combinations() {
+        for tensor in 0..3 {
+            for misalignment in 0..64 {
+                let mut case = case(&mut rng, PLAIN, dtypes, stochastic, 67);
+                case.misalignment = [0; 3];
+                case.misalignment[tensor] = misalignment;
+                case.check(true, by(backend));
+            }
+        }
+    }
+}
+
+fn every_option(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1003);
+    let options: [fn(Settings) -> Settings; 9] = [
+        |pass| Settings { learning_rate: 0.0, ..pass },
+        |pass| Settings { maximize: true, ..pass },
+        |pass| Settings { masked_decay: true, ..pass },
+        |pass| Settings { loss_scale: Some(1024.0), ..pass },
+        |pass| Settings { accumulation_steps: Some(4), ..pass },
+        |pass| Settings { clip_value: Some(0.25), ..pass },
+        |pass| Settings { clip_norm: Some((1.0, 7.0)), ..pass },
+        |pass| Settings { ema_momentum: Some(0.9), ..pass },
+        |pass| Settings { ema_momentum: Some(0.9), ema_overwrite: true, ..pass },
+    ];
+    for (dtypes, stochastic) in combinations() {
+        for pass in [PLAIN, DECAYED] {
+            for option in options {
+                for len in [53, 600] {
+                    case(&mut rng, option(pass), dtypes, stochastic, len).check(true, by(backend));
+                }
+            }
+        }
+    }
+}
+
+/// Tensors of several blocks on one and more threads, in one piece and in two tasks.
+fn cut_for_threads(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1004);
+    for (dtypes, stochastic) in combinations() {
+        for threads in [1, 3] {
+            let pass = if threads == 1 { PLAIN } else { FULL };
+            let case = case(&mut rng, pass, dtypes, stochastic, 3 * BLOCK + 77);
+            let plan = Plan::new(backend).threads(threads).chunk_elements(BLOCK).parallel_threshold(0);
+            case.check(true, |step, tensors, first| {
+                run(&plan, &mut [Task::step(step, tensors)?.starting_at(first)?])
+            });
+        }
+    }
+}
+
+fn any_settings(backend: Backend) {
+    let combinations: Vec<_> = combinations().collect();
+    let strategy = (
+        (0..combinations.len(), 0_usize..2000, any::<u64>(), any::<bool>()),
+        (
+            0.0_f32..10.0,
+            1e-3_f32..=1.0,
+            0.0_f32..=1.0,
+            prop::option::of(0.0_f32..2.0),
+            prop::option::of(0.0_f32..2.0),
+        ),
+        (
+            any::<bool>(),
+            prop::option::of(1e-6_f32..1e6),
+            prop::option::of(2_u32..100),
+            prop::option::of(0.0_f32..=1.0),
+        ),
+    );
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) };
+    proptest!(config, |(((index, len, seed, in_place), rates, rest) in strategy)| {
+        let (dtypes, stochastic) = combinations[index];
+        let (learning_rate, beta_1, beta_2, weight_decay, decay_rate) = rates;
+        let (masked_decay, loss_scale, accumulation_steps, ema_momentum) = rest;
+        let pass = Settings {
+            learning_rate, beta_1, beta_2, weight_decay, decay_rate, masked_decay, loss_scale, accumulation_steps,
+            ema_momentum, ema_overwrite: seed % 2 == 0, ..PLAIN
+        };
+        let mut rng = Rng::with_seed(seed);
+        case(&mut rng, pass, dtypes, stochastic, len).check(in_place, by(backend));
+    });
+}
+
+/// Values to a format and back, by a backend.
+fn stored(backend: Backend, dtype: Dtype, values: &[f32]) -> Stored {
+    let mut found = Stored::new(dtype, &vec![0.0; values.len()], 3);
+    convert(backend, values, found.tensor_mut()).expect("equal lengths");
+    found
+}
+
+/// Each code at many scales: read as the reference reads it, and written as it was, if the block has its largest.
+fn every_code_of_q8(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1005);
+    let ends = [f32::MIN_POSITIVE, f32::MAX, 1.0, 1e-30, f32::from_bits(0x0080_0001), 0.0];
+    let scales = ends.into_iter().chain((0..300).map(|_| f32::from_bits(rng.u32(0x0080_0000..0x7f80_0000))));
+    for scale in scales {
+        let codes: Vec<i8> =
+            (i8::MIN..=i8::MAX).flat_map(|code| [127; 63].into_iter().chain([code])).collect();
+        let scales = vec![scale; codes.len() / 64];
+        let tensor = TensorRef::of_streams(Dtype::Q8, &codes, &scales).expect("its streams");
+        let mut found = vec![0.0; codes.len()];
+        convert(backend, tensor, TensorMut::from(&mut found)).expect("equal lengths");
+        let expected = reference::q8_decode(&codes, &scales);
+        assert_eq!(lion_tests::bits(&found), lion_tests::bits(&expected), "scale {scale:e}");
+        // The smallest code is 4e-9 of the scale: below 2^-98 it is a subnormal number, which has fewer places.
+        if scale >= 2.0_f32.powi(-98) {
+            let again = stored(backend, Dtype::Q8, &found);
+            let again = again.tensor().stream(0).expect("codes").as_slice::<i8>().expect("i8");
+            let changed = codes.iter().zip(again).find(|(code, again)| code != again);
+            assert_eq!(changed, None, "scale {scale:e}");
+        }
+    }
+}
+
+/// Every high half with low halves of each kind, and every low half with high halves of each kind.
+fn every_pair_of_halves(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1006);
+    let lows: Vec<i16> =
+        [i16::MIN, -1, 0, 1, i16::MAX].into_iter().chain((0..3).map(|_| rng.i16(..))).collect();
+    let some: Vec<u16> = [0, 0x8000, 0x7f7f, 0x7f80, 0xff80, 0x7fc0, 0x0001, 0x3f80].to_vec();
+    let every = (0..=u16::MAX).flat_map(|high| lows.iter().map(move |&low| (high, low)));
+    let pairs = every.chain(some.iter().flat_map(|&high| (i16::MIN..=i16::MAX).map(move |low| (high, low))));
+    let (high, low): (Vec<bf16>, Vec<i16>) = pairs.map(|(high, low)| (bf16::from_bits(high), low)).unzip();
+    let tensor = TensorRef::of_streams(Dtype::Split, &high, &low).expect("its streams");
+    let mut found = vec![0.0; high.len()];
+    convert(backend, tensor, TensorMut::from(&mut found)).expect("equal lengths");
+    let expected: Vec<f32> = high.iter().zip(&low).map(|(&high, &low)| reference::join(high, low)).collect();
+    assert_eq!(lion_tests::bits(&found), lion_tests::bits(&expected));
+    let again = stored(backend, Dtype::Split, &found);
+    again.assert_same(&Stored::new(Dtype::Split, &expected, 3), "split again");
+}
+
+/// A value that is no bfloat16, rounded at random: the step goes to it from the nearest one.
+fn rounded(backend: Backend, value: f32, indices: u64, call: u64) -> Vec<bf16> {
+    let len = indices as usize;
+    let mut parameter = vec![bf16::from_f32(value); len];
+    let (gradient, mut momentum) = (vec![bf16::ZERO; len], vec![bf16::ZERO; len]);
+    // From the nearest bfloat16 to the value: c is positive, so that the step is down by the difference.
+    let difference = bf16::from_f32(value).to_f32() - value;
+    momentum.fill(if difference > 0.0 { bf16::ONE } else { bf16::NEG_ONE });
+    let step = LionStep::new(difference.abs(), 0.9, 0.99).expect("valid");
+    let step = step.stochastic_rounding(StochasticRounding::new(11, "p", call));
+    let mut task =
+        Task::step(step, StepTensors::in_place(&mut parameter, &gradient, &mut momentum)).expect("fits");
+    task.run(backend).expect("a step");
+    parameter
+}
+
+/// The mean over many draws is the value, to what so many draws let expect.
+fn the_rounding_is_unbiased(backend: Backend) {
+    for value in [1.001_f32, -0.300_9, 3.1e-5, 65_500.3, -1.999_999] {
+        const DRAWS: u64 = 1 << 18;
+        let found = rounded(backend, value, DRAWS, 3);
+        let below = bf16::from_bits((value.to_bits() >> 16) as u16);
+        let above = bf16::from_bits((value.to_bits() >> 16) as u16 + 1);
+        let ups = found.iter().filter(|&&it| it == above).count();
+        assert_eq!(ups + found.iter().filter(|&&it| it == below).count(), found.len(), "only neighbours");
+        let expected = f64::from(value.to_bits() & 0xffff) / 65536.0;
+        let share = ups as f64 / DRAWS as f64;
+        let deviation = (expected * (1.0 - expected) / DRAWS as f64).sqrt();
+        assert!((share - expected).abs() < 5.0 * deviation, "{value}: {share} of {expected} up");
+    }
+}
+
+/// All 2^16 random numbers, each once: the sum of what the values are rounded to is exactly their sum.
+#[test]
+fn the_mean_over_all_draws_is_the_value() {
+    for bits in [0x3f80_0001_u32, 0x3f80_8000, 0x3f80_ffff, 0xbe12_3456, 0x0000_0001, 0x0041_1234] {
+        let up =
+            (0..1_u64 << 16).filter(|draw| (u64::from(bits) + draw) >> 16 != u64::from(bits) >> 16).count();
+        assert_eq!(up, (bits & 0xffff) as usize, "{bits:#x}");
+    }
+}
+
+fn a_nan_spoils_its_own_element(backend: Backend) {
+    let len = 200;
+    let (mut p, mut g) = (vec![bf16::ONE; len], vec![bf16::ONE; len]);
+    (g[70], g[71]) = (bf16::NAN, bf16::INFINITY);
+    let mut momentum = Stored::new(Dtype::Q8, &vec![0.5; len], 0);
+    let step = LionStep::new(0.5, 0.9, 0.99).expect("valid");
+    let mut task = Task::step(step, StepTensors::in_place(&mut p, &g, momentum.tensor_mut())).expect("fits");
+    task.run(backend).expect("a step");
+    for (index, (p, m)) in p.iter().zip(momentum.values()).enumerate() {
+        assert_eq!(p.is_nan(), index == 70, "parameter {index}");
+        assert_eq!(m.is_nan(), [70, 71].contains(&index), "momentum {index}");
+        assert!(m.is_nan() || (m - 0.505).abs() < 0.01, "momentum {index} is {m}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let text = |found: Result<Task<'_>, Error>| found.unwrap_err().to_string();
+    let (mut p, g, mut m) = ([0.0_f32; 8], [0.0_f32; 8], [0.0_f32; 8]);
+    let step = LionStep::new(0.5, 0.9, 0.99).expect("valid");
+    let stochastic = step.stochastic_rounding(StochasticRounding::new(0, "p", 0));
+    assert_eq!(
+        text(Task::step(stochastic, StepTensors::in_place(&mut p, &g, &mut m))),
+        "the parameter is f32; expected bf16, for stochastic rounding"
+    );
+    let mut q8 = Stored::new(Dtype::Q8, &[0.0; 8], 0);
+    assert_eq!(
+        text(Task::step(step, StepTensors::in_place(q8.tensor_mut(), &g, &mut m))),
+        "the parameter is q8; expected one of f32, f16, bf16, split"
+    );
+    let mut split = Stored::new(Dtype::Split, &[0.0; 8], 0);
+    assert_eq!(
+        text(Task::step(step, StepTensors::in_place(&mut p, &g, split.tensor_mut()))),
+        "the momentum is split; expected one of f32, f16, bf16, q8"
+    );
+    assert_eq!(
+        text(Task::step(step, StepTensors::in_place(&mut p, q8.tensor(), &mut m))),
+        "the gradient is q8; expected one of f32, f16, bf16"
+    );
+    assert_eq!(step.decay_rate(-1.0).unwrap_err().to_string(), "decay_rate is -1, and must be in [0, inf)");
+    let text = |found: Result<TensorRef<'_>, Error>| found.unwrap_err().to_string();
+    let (codes, scales) = ([0_i8; 65], [0.0_f32; 1]);
+    assert_eq!(
+        text(TensorRef::of_streams(Dtype::Q8, &codes, &scales)),
+        "the second stream has 1 elements, and must have 2 as the first stream has"
+    );
+    assert_eq!(
+        text(TensorRef::of_streams(Dtype::Q8, &scales, &scales)),
+        "the first stream is f32; expected i8"
+    );
+    assert_eq!(
+        text(TensorRef::of_streams(Dtype::F32, &scales, &scales)),
+        "a f32 tensor has 1 stream(s), and 2 were given"
+    );
+}
+
+/// Integers are streams of other formats: stored to the nearest.
+#[test]
+fn integers_are_rounded_to_the_nearest() {
+    let values =
+        [0.5, 1.5, -2.5, 127.4, 127.5, -128.6, 32767.5, -40000.0, f32::NAN, f32::INFINITY, 8_388_609.0];
+    for backend in Backend::available() {
+        let (mut bytes, mut words) = ([0_i8; 11], [0_i16; 11]);
+        convert(backend, &values, TensorMut::from(&mut bytes)).expect("equal lengths");
+        convert(backend, &values, TensorMut::from(&mut words)).expect("equal lengths");
+        assert_eq!(bytes, values.map(<i8 as Float>::round));
+        assert_eq!(words, values.map(<i16 as Float>::round));
+        assert_eq!(words, [0, 2, -2, 127, 128, -129, 32767, -32768, 0, 32767, 32767]);
+    }
+}
