@@ -186,9 +186,11 @@ const fn is_of_a_step(dtype: Dtype) -> bool {
 }
 
 fn all_dtypes() -> impl Iterator<Item = Dtypes> {
-    let each = || Dtype::ALL.iter().copied().take(FORMATS);
-    each().flat_map(move |parameter| {
-        each().flat_map(move |gradient| each().map(move |momentum| Dtypes { parameter, gradient, momentum }))
+    let format = |place: usize| Dtype::ALL[place % FORMATS];
+    (0..FORMATS * FORMATS * FORMATS).map(move |place| Dtypes {
+        parameter: format(place / (FORMATS * FORMATS)),
+        gradient: format(place / FORMATS),
+        momentum: format(place),
     })
 }
 

@@ -16,7 +16,7 @@ use core::ops::{Deref, DerefMut};
 
 pub use self::arena::{Arena, TensorsMut};
 use self::memory::Allocation;
-pub use self::pages::{HugePages, advise_huge_pages};
+pub use self::pages::{HugePages, advise_huge_pages, advise_huge_pages_at};
 use crate::column::{TensorMut, TensorRef};
 use crate::error::Error;
 use crate::format::{Dtype, Element, MAX_STREAMS};

@@ -57,7 +57,9 @@ mod statistics;
 #[allow(unsafe_code)]
 mod task;
 
-pub use buffer::{AlignedBuffer, Arena, HugePages, TensorBuf, TensorsMut, advise_huge_pages};
+pub use buffer::{
+    AlignedBuffer, Arena, HugePages, TensorBuf, TensorsMut, advise_huge_pages, advise_huge_pages_at,
+};
 pub use column::{TensorMut, TensorRef};
 pub use dispatch::Backend;
 pub use error::Error;

@@ -1,6 +1,7 @@
-use lion_autotune::{Dtypes, Operation, Overrides, Profile};
-use lion_kernels::{Backend, Dtype, Plan};
+use lion_autotune::{Overrides, Profile};
+use lion_kernels::{Backend, Plan};
 
+use crate::optimizer::backend_of;
 use crate::options::Value;
 use crate::{Config, Error, Lion, pattern};
 
@@ -115,8 +116,7 @@ impl Builder {
             Some(_) => profile.overridden(&Overrides { backend, ..Overrides::default() }),
             None => profile,
         };
-        // A plan may have been made for another machine.
-        let backend = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0).backend.ensure_available()?;
+        let backend = backend_of(&profile)?;
         let cadence = self.config.ema_cadence;
         Ok(Lion::new(self.config, cadence, patterns, profile, backend))
     }

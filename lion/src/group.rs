@@ -8,6 +8,19 @@ use crate::{Config, DecayScale, Error, Hyperparameter, check};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub(crate) usize);
 
+impl GroupId {
+    /// The group's number, in the order in which groups were added: for bindings to other languages. 0 is the optimizer's
+    /// own hyperparameters.
+    pub fn index(self) -> usize {
+        self.0
+    }
+
+    /// The group of that number. Calls refuse a number that the optimizer does not have.
+    pub fn from_index(index: usize) -> Self {
+        GroupId(index)
+    }
+}
+
 /// In what a group of variables differs from the optimizer's own hyperparameters: in nothing at first.
 ///
 /// ```

@@ -39,6 +39,14 @@ pub(crate) fn parse(text: &str) -> Result<Value, Error> {
     })
 }
 
+/// The entries of an object, in the order of their keys.
+pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Error> {
+    match parse(text)? {
+        Value::Object(entries) => Ok(entries),
+        other => Err(wrong("the text", &other, "an object")),
+    }
+}
+
 /// More than a config has.
 const DEEPEST_SHOWN: usize = 8;
 

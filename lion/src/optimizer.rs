@@ -9,7 +9,7 @@ mod step;
 
 use std::collections::HashMap;
 
-use lion_autotune::Profile;
+use lion_autotune::{Dtypes, Operation, Profile};
 use lion_kernels::{Backend, Dtype, GradientStatistics, GradientTransform, Task, with_ieee_state};
 use regex::Regex;
 
@@ -22,6 +22,7 @@ use crate::builder::Builder;
 use crate::clip::{Clipping, Found};
 use crate::ema::Averaging;
 use crate::group::{Rates, Steps};
+use crate::host_threads::HostThreads;
 use crate::loss_scale::LossScale;
 use crate::memory::Memory;
 use crate::statistics::Statistics;
@@ -63,6 +64,8 @@ use crate::{
 pub struct Lion {
     pub(crate) config: Config,
     profile: Profile,
+    /// The threads of calls, if not rayon's.
+    pub(crate) host: Option<HostThreads>,
     /// For what no profile is about.
     backend: Backend,
     patterns: Vec<Regex>,
@@ -130,6 +133,7 @@ impl Lion {
     ) -> Self {
         with_ieee_state(|| Lion {
             profile,
+            host: None,
             backend,
             patterns,
             clipping: Clipping::new(&config),
@@ -366,4 +370,13 @@ impl Lion {
         let (index, groups) = (id.0, self.groups.len());
         if index < groups { Ok(()) } else { Err(Error::UnknownGroup { index, groups }) }
     }
+}
+
+/// The instruction set for what a profile is not about.
+///
+/// # Errors
+/// One that this machine lacks: a plan may have been made for another.
+pub(crate) fn backend_of(profile: &Profile) -> Result<Backend, Error> {
+    let plan = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0);
+    Ok(plan.backend.ensure_available()?)
 }

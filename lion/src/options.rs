@@ -21,7 +21,7 @@ use std::borrow::Cow;
 
 use crate::check::Range;
 use crate::config::one_clip;
-use crate::json::excerpt;
+use crate::json::{self, excerpt};
 use crate::{Builder, DecayScale, Dtype, DynamicLossScale, EmaCadence, Error, Hyperparameter, Lion};
 
 pub(crate) use setting::Setting;
@@ -318,6 +318,31 @@ impl Config {
         let mut changed = self.clone();
         row.assign(&mut changed, &value).ok_or_else(|| Error::argument(row.name, &value, row.expected()))?;
         row.range.check(row.name, &row.get(&changed))?;
+        *self = changed;
+        Ok(())
+    }
+
+    /// Sets the options of a JSON object, by their names, each to a value as [`Value::from_json`] reads it.
+    ///
+    /// ```
+    /// let mut config = lion::Config::default();
+    /// config.set_json(r#"{"weight_decay": 0.1, "momentum_dtype": "bf16", "exclude_from_weight_decay": ["bias$"]}"#)?;
+    /// assert_eq!(config.momentum_dtype, Some(lion::Dtype::BF16));
+    /// let error = config.set_json(r#"{"weight_decay": null, "beta_1": 2}"#).unwrap_err();
+    /// assert_eq!(error.to_string(), "beta_1 is 2, and must be in (0, 1]");
+    /// assert!(config.weight_decay.is_some());
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`set`](Self::set), and text that is not such an object. The config is then as it was.
+    pub fn set_json(&mut self, text: &str) -> Result<(), Error> {
+        let mut changed = self.clone();
+        for (name, value) in json::object(text)? {
+            let row = Row::find(&name)?;
+            let value = Value::read(value).map_err(|error| error.under(row.name))?;
+            changed.set(row.name, value)?;
+        }
         *self = changed;
         Ok(())
     }

@@ -70,6 +70,19 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// All at once, as bindings to other languages have it: what the methods below add is an argument each.
+    #[inline]
+    pub fn from_tensors(
+        variable: VariableId,
+        range: Option<Range<usize>>,
+        source: Option<TensorRef<'a>>,
+        parameter: TensorMut<'a>,
+        gradient: Option<TensorRef<'a>>,
+        copy: Option<TensorMut<'a>>,
+    ) -> Self {
+        Update { variable, range, source, parameter, gradient, copy }
+    }
+
     /// The tensors are those of some elements of the variable only, in row-major order.
     pub fn range(self, range: Range<usize>) -> Self {
         Update { range: Some(range), ..self }

@@ -10,6 +10,18 @@ use crate::{Constraint, Error, GroupId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VariableId(pub(crate) usize);
 
+impl VariableId {
+    /// The variable's place in the order of registration, from 0: for bindings to other languages.
+    pub fn index(self) -> usize {
+        self.0
+    }
+
+    /// The variable of that place. Calls refuse a place that the optimizer does not have.
+    pub fn from_index(index: usize) -> Self {
+        VariableId(index)
+    }
+}
+
 /// What is special about a variable: nothing by default.
 ///
 /// ```

@@ -424,3 +424,25 @@ fn no_cause_is_printed_twice() {
         assert_eq!(printed.matches("the cause").count() + printed.matches("\"f8\"").count(), 1, "{printed}");
     }
 }
+
+#[test]
+fn options_by_json() {
+    let mut config = Config::default();
+    config.set_json(r#"{"beta_2": 0.5, "exclude_from_weight_decay": ["bias$"], "use_ema": true}"#).unwrap();
+    let mut one_by_one = Config::default();
+    one_by_one.set("beta_2", 0.5).unwrap();
+    one_by_one.set("exclude_from_weight_decay", vec!["bias$"]).unwrap();
+    one_by_one.set("use_ema", true).unwrap();
+    assert_eq!(config, one_by_one);
+    config.set_json("{}").unwrap();
+    for (text, expected) in [
+        (r#"{"beta_1": 0.5, "beta_2": -1}"#, "beta_2 is -1, and must be in [0, 1]"),
+        (r#"{"beta": 0.5}"#, r#"there is no option "beta"; nearest: beta_1, beta_2"#),
+        (r#"{"beta_1": ["1"]}"#, "beta_1 is a list of 1, and must be a number or a serialized schedule"),
+        (r#"1"#, "the text is 1, and must be an object"),
+        (r#"{"beta_1": 0.5, "beta_1": 0.5}"#, "beta_1: the key is there twice at line 1 column 24"),
+    ] {
+        assert_eq!(config.set_json(text).unwrap_err().to_string(), expected);
+        assert_eq!(config, one_by_one);
+    }
+}

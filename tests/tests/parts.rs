@@ -213,6 +213,21 @@ fn what_needs_a_whole_variable_takes_no_range() {
     );
 }
 
+/// The norm is along the variable's own axes, also where its elements are given as a range.
+#[test]
+fn a_range_that_is_the_variable_has_its_shape() {
+    let constrained = |ranged: bool| {
+        let mut optimizer = Lion::builder().learning_rate(0.5).build().expect("valid");
+        let options = VariableOptions { constraint: Some(Constraint::unit_norm(1)), ..Default::default() };
+        let id = optimizer.register_with("a", &[2, 3], Dtype::F32, options).expect("registered");
+        let mut parameter = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let update = Update::new(id, &mut parameter, &[1.0_f32; 6]);
+        optimizer.apply(&mut [if ranged { update.range(0..6) } else { update }]).expect("applied");
+        parameter.map(f32::to_bits)
+    };
+    assert_eq!(constrained(true), constrained(false));
+}
+
 #[test]
 fn an_average_needs_every_element() {
     let (mut optimizer, [a, b]) = optimizer(|it| it.ema(0.9));

@@ -32,13 +32,21 @@ pub struct HugePages {
 /// ```
 pub fn advise_huge_pages<T: Element>(memory: &mut [T]) -> HugePages {
     let bytes = size_of_val(memory);
-    let before = memory.as_ptr().cast::<u8>().align_offset(HUGE_PAGE);
+    // SAFETY: the memory is borrowed.
+    unsafe { advise_huge_pages_at(NonNull::from(memory).cast(), bytes) }
+}
+
+/// As [`advise_huge_pages`], for memory that Rust does not own, initialised or not.
+///
+/// # Safety
+/// The memory is the caller's, from `start` for so many bytes.
+pub unsafe fn advise_huge_pages_at(start: NonNull<u8>, bytes: usize) -> HugePages {
+    let before = start.align_offset(HUGE_PAGE);
     let whole = bytes.saturating_sub(before) / HUGE_PAGE;
-    let start = NonNull::from(memory).cast::<u8>();
     if whole == 0 {
         return HugePages::default();
     }
-    // SAFETY: the whole pages lie within the borrowed memory.
+    // SAFETY: the whole pages lie within the caller's memory.
     unsafe {
         let first = start.add(before);
         let advised = advise(first, whole * HUGE_PAGE, true);

@@ -265,7 +265,8 @@ impl Call {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let constraint = &constrained.constraint;
         let part = [update.parameter.len()];
-        let shape = if update.range.is_some() { &part[..] } else { &variable.shape };
+        let whole = update.parameter.len() == variable.len;
+        let shape = if whole { &variable.shape } else { &part[..] };
         if let Some(values) = update.parameter.as_slice_mut::<f32>() {
             return constraint.apply_with(shape, values, &mut room.norms);
         }

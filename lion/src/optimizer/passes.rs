@@ -25,7 +25,8 @@ impl Lion {
         });
         let Scratch { statistics, measured, tasks, .. } = &mut self.scratch;
         statistics.reset(self.iterations, variables)?;
-        let mut queue = Queue::new(&self.profile, Operation::Statistics, tasks, updates.len());
+        let mut queue =
+            Queue::new(&self.profile, self.host.as_ref(), Operation::Statistics, tasks, updates.len());
         call.measure_all(gradients, variables, &self.memory, statistics, &mut queue)?;
         queue.finish(tasks)?;
         call.found = statistics.summarize(self.clipping, dynamic, variables, measured);
@@ -43,7 +44,7 @@ impl Lion {
             Outcome::Accumulated => Operation::Accumulate,
             _ => Operation::Step,
         };
-        let mut queue = Queue::new(&self.profile, operation, tasks, updates.len());
+        let mut queue = Queue::new(&self.profile, self.host.as_ref(), operation, tasks, updates.len());
         let mut walk = Walk::new(&self.variables, &mut self.memory);
         let mut waits = false;
         for update in updates {
@@ -65,7 +66,8 @@ impl Lion {
         updates: &mut [Update<'_>],
     ) -> Result<(), Error> {
         let Scratch { tasks, room, .. } = &mut self.scratch;
-        let mut queue = Queue::new(&self.profile, Operation::Convert, tasks, updates.len());
+        let mut queue =
+            Queue::new(&self.profile, self.host.as_ref(), Operation::Convert, tasks, updates.len());
         let mut walk = Walk::new(&self.variables, &mut self.memory);
         for update in updates {
             let (variable, mut state) = walk.to(update).map_err(Error::Kernels)?;

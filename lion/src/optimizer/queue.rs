@@ -1,7 +1,9 @@
 //! The passes of a call on their way to the threads.
 
 use lion_autotune::{Dtypes, Operation, Profile};
-use lion_kernels::{Error, Task, run};
+use lion_kernels::{Error, Task};
+
+use crate::host_threads::HostThreads;
 
 /// Passes that run together. More make neither a call faster nor its memory small.
 const LONGEST: usize = 512;
@@ -10,6 +12,7 @@ const LONGEST: usize = 512;
 #[derive(Debug)]
 pub(super) struct Queue<'p, 't> {
     profile: &'p Profile,
+    host: Option<&'p HostThreads>,
     /// What most of the passes do.
     operation: Operation,
     tasks: Vec<Task<'t>>,
@@ -19,13 +22,14 @@ impl<'p, 't> Queue<'p, 't> {
     /// An empty queue for about this many passes, in the memory of `spare`.
     pub(super) fn new(
         profile: &'p Profile,
+        host: Option<&'p HostThreads>,
         operation: Operation,
         spare: &mut Vec<Task<'static>>,
         expected: usize,
     ) -> Self {
         let mut tasks: Vec<Task<'t>> = std::mem::take(spare);
         tasks.reserve_exact(expected.min(LONGEST));
-        Queue { profile, operation, tasks }
+        Queue { profile, host, operation, tasks }
     }
 
     pub(super) fn push(&mut self, task: Task<'t>) -> Result<(), Error> {
@@ -52,6 +56,6 @@ impl<'p, 't> Queue<'p, 't> {
         let [parameter, gradient, momentum] = first.dtypes();
         let bytes = self.tasks.iter().map(Task::bytes).fold(0, usize::saturating_add);
         let plan = self.profile.plan(self.operation, Dtypes { parameter, gradient, momentum }, bytes);
-        run(plan, &mut self.tasks)
+        HostThreads::run(self.host, plan, &mut self.tasks)
     }
 }

@@ -3,7 +3,7 @@
 use lion_autotune::Profile;
 use lion_kernels::{Backend, Dtype, Task, TensorMut, TensorRef, with_ieee_state};
 
-use super::Lion;
+use super::{Lion, backend_of};
 use crate::group::Rates;
 use crate::loss_scale::LossScale;
 use crate::variable::{StateMut, Store, Variable, VariableView, joined};
@@ -35,6 +35,16 @@ impl Lion {
     /// How the work of calls is cut and where it runs.
     pub fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    /// Sets how the work of calls is cut and where it runs, from the next call on. The result is the same, bit for bit.
+    ///
+    /// # Errors
+    /// An instruction set that this machine lacks. The profile is then as it was.
+    pub fn set_profile(&mut self, profile: Profile) -> Result<(), Error> {
+        self.backend = backend_of(&profile)?;
+        self.profile = profile;
+        Ok(())
     }
 
     /// The learning rate of the next call, without the multiplier of a group.

@@ -119,8 +119,8 @@ impl Lion {
         let call = self.call(false)?;
         let found = gradients.iter().map(|gradient| (gradient.variable, elements(gradient), gradient.values));
         let tasks = &mut self.scratch.tasks;
-        let mut queue =
-            Queue::new(&self.profile, lion_autotune::Operation::Statistics, tasks, gradients.len());
+        let (operation, host) = (lion_autotune::Operation::Statistics, self.host.as_ref());
+        let mut queue = Queue::new(&self.profile, host, operation, tasks, gradients.len());
         call.measure_all(found, &self.variables, &self.memory, statistics, &mut queue)?;
         Ok(queue.finish(tasks)?)
     }

@@ -41,10 +41,15 @@ impl Value {
     /// # Errors
     /// [`Error::Json`], the errors of a schedule's config, and [`Error::Argument`] for a list of other things than texts.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        match json::parse(text)? {
+        Self::read(json::parse(text)?).map_err(|error| error.named("the value"))
+    }
+
+    /// The value that a text holds.
+    pub(crate) fn read(value: Json) -> Result<Self, Error> {
+        match value {
             object @ Json::Object(_) => Schedule::read(object).map(Value::Schedule),
             value => Self::of_json(&value)
-                .ok_or_else(|| json::wrong("the value", &value, "a scalar, a list of strings or a schedule")),
+                .ok_or_else(|| json::wrong("", &value, "a scalar, a list of strings or a schedule")),
         }
     }
 

@@ -1,0 +1,131 @@
+//! What the last call did, and what the next one will begin with.
+
+use lion::Outcome;
+
+use crate::optimizer::{LionOptimizer, State, call};
+use crate::status::LionStatus;
+use crate::structs::{self, Struct};
+
+/// An outcome: there was no call yet, or it named no variable.
+pub const LION_NOTHING: u32 = 0;
+/// An outcome: the call moved the parameters.
+pub const LION_UPDATED: u32 = 1;
+/// An outcome: the call added the gradients to the accumulators.
+pub const LION_ACCUMULATED: u32 = 2;
+/// An outcome: only variables that are overwritten with their gradient had one.
+pub const LION_OVERWRITTEN: u32 = 3;
+/// An outcome: a gradient was not finite, so the dynamic loss scale was halved, and nothing else happened.
+pub const LION_SKIPPED: u32 = 4;
+/// An outcome that this version has no number for.
+const UNKNOWN: u32 = u32::MAX;
+
+/// A bit of `known`: `loss_scale`.
+pub const LION_KNOWS_LOSS_SCALE: u32 = 1;
+/// A bit of `known`: `gradient_norm`.
+pub const LION_KNOWS_GRADIENT_NORM: u32 = 2;
+/// A bit of `known`: `clipped_norm`.
+pub const LION_KNOWS_CLIPPED_NORM: u32 = 4;
+/// A bit of `known`: `clipped`.
+pub const LION_KNOWS_CLIPPED: u32 = 8;
+/// A bit of `known`: `non_finite`.
+pub const LION_KNOWS_NON_FINITE: u32 = 16;
+
+/// What the last step did and found, and what the next one begins with. What a step did not have to find out anyway is not
+/// known: its bit of `known` is 0, and so is the field.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LionMetrics {
+    /// `sizeof(LionMetrics)`, which the caller sets.
+    pub struct_size: usize,
+    /// What the last step did: `LION_NOTHING`, `LION_UPDATED` or another outcome.
+    pub outcome: u32,
+    /// Which of the fields are known: the bits `LION_KNOWS_...`.
+    pub known: u32,
+    /// The learning rate of the last step.
+    pub learning_rate: f32,
+    /// What the gradients were divided by, if the loss is scaled.
+    pub loss_scale: f32,
+    /// The L2 norm over all gradients of an update before they were clipped: known with `clipnorm`, `global_clipnorm` and
+    /// dynamic loss scaling.
+    pub gradient_norm: f32,
+    /// The same after they were clipped: not known with `clipvalue`.
+    pub clipped_norm: f32,
+    /// 1 if clipping changed a gradient by more than rounding.
+    pub clipped: u32,
+    /// The learning rate of the next step.
+    pub next_learning_rate: f32,
+    /// What the loss of the next step must be multiplied by; 1 without a loss scale.
+    pub next_loss_scale: f32,
+    /// Zero.
+    pub reserved: u32,
+    /// How many elements of the gradients were infinite or NaN.
+    pub non_finite: u64,
+    /// The steps so far, without those that a dynamic loss scale skipped. It is the step that schedules see next.
+    pub iterations: u64,
+}
+
+// SAFETY: `repr(C)`, words and pairs of 4 bytes alone.
+unsafe impl Struct for LionMetrics {
+    const NAME: &'static str = "LionMetrics";
+    const DEFAULT: Self = LionMetrics {
+        struct_size: size_of::<Self>(),
+        outcome: LION_NOTHING,
+        known: 0,
+        learning_rate: 0.0,
+        loss_scale: 0.0,
+        gradient_norm: 0.0,
+        clipped_norm: 0.0,
+        clipped: 0,
+        next_learning_rate: 0.0,
+        next_loss_scale: 0.0,
+        reserved: 0,
+        non_finite: 0,
+        iterations: 0,
+    };
+}
+
+impl State {
+    fn metrics(&self) -> LionMetrics {
+        let mut found = LionMetrics {
+            next_learning_rate: self.lion.learning_rate(),
+            next_loss_scale: self.lion.scale_loss(1.0),
+            iterations: self.lion.iterations(),
+            ..LionMetrics::DEFAULT
+        };
+        let Some(metrics) = &self.metrics else { return found };
+        found.outcome = match metrics.outcome {
+            Outcome::Nothing => LION_NOTHING,
+            Outcome::Updated => LION_UPDATED,
+            Outcome::Accumulated => LION_ACCUMULATED,
+            Outcome::Overwritten => LION_OVERWRITTEN,
+            Outcome::Skipped => LION_SKIPPED,
+            _ => UNKNOWN,
+        };
+        let mut known = |bit: u32, is_known: bool| found.known |= if is_known { bit } else { 0 };
+        known(LION_KNOWS_LOSS_SCALE, metrics.loss_scale.is_some());
+        known(LION_KNOWS_GRADIENT_NORM, metrics.gradient_norm.is_some());
+        known(LION_KNOWS_CLIPPED_NORM, metrics.clipped_norm.is_some());
+        known(LION_KNOWS_CLIPPED, metrics.clipped.is_some());
+        known(LION_KNOWS_NON_FINITE, metrics.non_finite.is_some());
+        found.learning_rate = metrics.learning_rate;
+        found.loss_scale = metrics.loss_scale.unwrap_or_default();
+        found.gradient_norm = metrics.gradient_norm.unwrap_or_default();
+        found.clipped_norm = metrics.clipped_norm.unwrap_or_default();
+        found.clipped = u32::from(metrics.clipped.unwrap_or_default());
+        found.non_finite = metrics.non_finite.unwrap_or_default();
+        found
+    }
+}
+
+/// Writes what the last step did, of `lion_apply` or `lion_finish`, and what the next one begins with.
+///
+/// # Safety
+/// `optimizer` is of `lion_new` and not freed. `metrics` is null, or begins with its size and is writable for as many bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lion_metrics(
+    optimizer: *mut LionOptimizer,
+    metrics: *mut LionMetrics,
+) -> LionStatus {
+    // SAFETY: by this function's contract.
+    unsafe { call(optimizer, |optimizer| structs::write("metrics", metrics, optimizer.metrics())) }
+}

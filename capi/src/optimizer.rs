@@ -1,0 +1,234 @@
+//! The optimizer as C has it: an address, which one call at a time may use.
+//!
+//! A word beside the optimizer says whether a call is in it. A call that finds another one there returns
+//! [`LION_ERROR_BUSY`]; so does one that the host makes from its own function for threads. A call that panics leaves a mark
+//! there, since nobody knows what state it left.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_char;
+use std::fmt;
+use std::mem;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use lion::options::Value;
+use lion::{Config, Lion, Metrics, Statistics, Update, VariableId};
+use lion_kernels::with_ieee_state;
+
+use crate::options::LionOptions;
+use crate::status::{
+    Failure, LION_ERROR_BUSY, LION_ERROR_PANIC, LION_OK, LionStatus, guarded, silence_panics,
+};
+use crate::structs;
+use crate::tensor::Spans;
+
+/// An optimizer. One call at a time may use it; another thread's call at the same time returns `LION_ERROR_BUSY`.
+pub struct LionOptimizer {
+    entry: AtomicU8,
+    state: UnsafeCell<State>,
+}
+
+const FREE: u8 = 0;
+const BUSY: u8 = 1;
+const BROKEN: u8 = 2;
+
+impl fmt::Debug for LionOptimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LionOptimizer").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// What a call on an optimizer works on.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) lion: Lion,
+    /// What the last call did.
+    pub(crate) metrics: Option<Metrics>,
+    /// Of the gradients of the next step, as far as they have been measured.
+    pub(crate) statistics: Option<Statistics>,
+    /// What the step that was last abandoned had written.
+    pub(crate) abandoned: Vec<(VariableId, Range<usize>)>,
+    /// Empty between calls.
+    pub(crate) updates: Vec<Update<'static>>,
+    pub(crate) spans: Spans,
+}
+
+impl LionOptimizer {
+    fn new(lion: Lion) -> Self {
+        let state = State {
+            lion,
+            metrics: None,
+            statistics: None,
+            abandoned: Vec::new(),
+            updates: Vec::new(),
+            spans: Spans::default(),
+        };
+        LionOptimizer { entry: AtomicU8::new(FREE), state: UnsafeCell::new(state) }
+    }
+
+    /// Keeps other calls out. A panic before [`leave`](Inside::leave) leaves the optimizer broken.
+    fn enter(&self) -> Result<Inside<'_>, Box<Failure>> {
+        match self.entry.compare_exchange(FREE, BUSY, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => Ok(Inside { entry: &self.entry }),
+            Err(BUSY) => Err(Failure::new(LION_ERROR_BUSY, "the optimizer is in another call")),
+            Err(_) => Err(Failure::new(
+                LION_ERROR_PANIC,
+                "a call on this optimizer panicked before, so that its state is not known; free it",
+            )),
+        }
+    }
+}
+
+/// That this call is the one in an optimizer.
+struct Inside<'a> {
+    entry: &'a AtomicU8,
+}
+
+impl Inside<'_> {
+    fn leave(self) {
+        self.entry.store(FREE, Ordering::Release);
+        mem::forget(self);
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.entry.store(BROKEN, Ordering::Release);
+    }
+}
+
+/// Does a function's work on an optimizer.
+///
+/// # Safety
+/// The pointer is null, or of [`lion_new`] and not freed.
+#[inline]
+pub(crate) unsafe fn call(
+    optimizer: *mut LionOptimizer,
+    work: impl FnOnce(&mut State) -> Result<(), Box<Failure>>,
+) -> LionStatus {
+    guarded(|| {
+        structs::check_pointer("optimizer", optimizer)?;
+        // SAFETY: not null, and by this function's contract an optimizer.
+        let optimizer = unsafe { &*optimizer };
+        let inside = optimizer.enter()?;
+        // SAFETY: no other call is inside.
+        let done = work(unsafe { &mut *optimizer.state.get() });
+        inside.leave();
+        done
+    })
+}
+
+/// Makes an optimizer with these options; null for the defaults. `lion_free` ends it.
+///
+/// # Safety
+/// `options` is null or readable for the size that it says; its texts end with a zero. `optimizer` is null or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lion_new(
+    options: *const LionOptions,
+    optimizer: *mut *mut LionOptimizer,
+) -> LionStatus {
+    let build = || {
+        // SAFETY: by this function's contract.
+        let builder = unsafe { structs::read_or_default("options", options)?.builder()? };
+        Ok(builder.build()?)
+    };
+    // SAFETY: by this function's contract.
+    unsafe { make(optimizer, build) }
+}
+
+/// Makes an optimizer from Keras's JSON: `optimizer.get_config()`, `keras.optimizers.serialize(optimizer)`, a
+/// `LossScaleOptimizer` around it, or a model's config that has its optimizer in it.
+///
+/// # Safety
+/// `json` is null or a text that ends with a zero. `optimizer` is null or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lion_new_from_config(
+    json: *const c_char,
+    optimizer: *mut *mut LionOptimizer,
+) -> LionStatus {
+    let build = || {
+        // SAFETY: by this function's contract.
+        let json = unsafe { structs::text("json", json)? };
+        Ok(Lion::from_config(Config::from_json(json)?)?)
+    };
+    // SAFETY: by this function's contract.
+    unsafe { make(optimizer, build) }
+}
+
+/// # Safety
+/// `optimizer` is null or writable.
+unsafe fn make(
+    optimizer: *mut *mut LionOptimizer,
+    build: impl FnOnce() -> Result<Lion, Box<Failure>>,
+) -> LionStatus {
+    silence_panics();
+    guarded(|| {
+        structs::check_pointer("optimizer", optimizer)?;
+        // SAFETY: by this function's contract.
+        unsafe { optimizer.write(std::ptr::null_mut()) };
+        let lion = with_ieee_state(build)?;
+        // SAFETY: as above.
+        unsafe { optimizer.write(Box::into_raw(Box::new(LionOptimizer::new(lion)))) };
+        Ok(())
+    })
+}
+
+/// Ends an optimizer. Null is no error; an optimizer that another thread is in is one, and is not ended.
+///
+/// # Safety
+/// `optimizer` is null, or of `lion_new` and not freed; no call uses it from now on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lion_free(optimizer: *mut LionOptimizer) -> LionStatus {
+    if optimizer.is_null() {
+        return LION_OK;
+    }
+    guarded(|| {
+        structs::check_pointer("optimizer", optimizer)?;
+        // SAFETY: by this function's contract.
+        match unsafe { &*optimizer }.enter() {
+            Ok(inside) => mem::forget(inside),
+            // A broken one can only be freed.
+            Err(failure) if failure.status == LION_ERROR_PANIC => {}
+            Err(failure) => return Err(failure),
+        }
+        // SAFETY: it was made by `Box::into_raw`, and nobody is inside.
+        drop(unsafe { Box::from_raw(optimizer) });
+        Ok(())
+    })
+}
+
+/// Sets an option by its name, from the next step on: `learning_rate`, `beta_1`, `beta_2` and `weight_decay` may change after
+/// the optimizer is made; for the others, which are those of `lion::options::TABLE`, the error says so. The value is JSON: a
+/// number, `null` for off, or a schedule as Keras serializes it.
+///
+/// # Safety
+/// `optimizer` is of `lion_new` and not freed. The texts are null or end with a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lion_set(
+    optimizer: *mut LionOptimizer,
+    name: *const c_char,
+    value: *const c_char,
+) -> LionStatus {
+    let work = |optimizer: &mut State| {
+        // SAFETY: by this function's contract.
+        let (name, value) = unsafe { (structs::text("name", name)?, structs::text("value", value)?) };
+        Ok(with_ieee_state(|| optimizer.lion.set(name, Value::from_json(value)?))?)
+    };
+    // SAFETY: by this function's contract.
+    unsafe { call(optimizer, work) }
+}
+
+/// Sets the learning rate from the next step on, in [0, inf), in place of a number or a schedule.
+///
+/// # Safety
+/// `optimizer` is of `lion_new` and not freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lion_set_learning_rate(
+    optimizer: *mut LionOptimizer,
+    learning_rate: f64,
+) -> LionStatus {
+    // SAFETY: by this function's contract.
+    unsafe {
+        call(optimizer, |optimizer| Ok(with_ieee_state(|| optimizer.lion.set_learning_rate(learning_rate))?))
+    }
+}
