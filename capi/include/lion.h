@@ -16,10 +16,10 @@
  * done nothing, unless it says otherwise. No function exits, prints, or lets a panic out.
  *
  * Every struct begins with struct_size, which the caller sets to sizeof: a library that knows more fields takes them as
- * absent. What a caller does not use is zero, but in LionOptions, which lion_options_init fills in.
+ * absent. Fields that a caller does not use are zero, but in LionOptions, which lion_options_init fills in.
  *
- * One thread at a time may use an optimizer; different optimizers are independent. What the library cannot see of its
- * arguments, the caller upholds: each function names it under "Safety".
+ * One thread at a time may use an optimizer; different optimizers are independent. The caller upholds what the
+ * library cannot see of its arguments: each function names it under "Safety".
  */
 
 
@@ -78,8 +78,7 @@
 /// An optimizer. One call at a time may use it; another thread's call at the same time returns `LION_ERROR_BUSY`.
 typedef struct LionOptimizer LionOptimizer;
 
-/// What a function returns: `LION_OK`, or a negative number that says what the error is about. `lion_last_error` has the
-/// message. The numbers stay the same in all versions; later versions may add some.
+/// The result of a function: `LION_OK`, or a negative number by the kind of error. `lion_last_error` has the message. The numbers stay the same in all versions; later versions may add some.
 typedef int32_t LionStatus;
 
 /// How the work of a call is cut and where it runs. A field of zero leaves it to the profile that `lion tune` has written
@@ -98,7 +97,7 @@ typedef struct LionPlan {
     size_t parallel_threshold;
 } LionPlan;
 
-/// What an optimizer computes, and how it is fast. `lion_options_init` fills in the defaults.
+/// Options of an optimizer: the common few as fields, all others by name. `lion_options_init` fills in the defaults.
 typedef struct LionOptions {
     /// `sizeof(LionOptions)`.
     size_t struct_size;
@@ -114,12 +113,12 @@ typedef struct LionOptions {
     /// `{"global_clipnorm": 1, "momentum_dtype": "bf16", "exclude_from_weight_decay": ["bias$"]}`. An option that is also a
     /// field above may be a schedule here, and is then the stronger one. Null for none.
     const char *json;
-    /// How the work is cut and where it runs; null for what `lion tune` has found on this machine, or else the defaults. It
-    /// changes no bit of a result.
+    /// How the work is cut and where it runs; null for the profile that `lion tune` has written on this machine, or else the
+    /// defaults. It changes no bit of a result.
     const struct LionPlan *plan;
 } LionOptions;
 
-/// What is special about a variable. All zeros but the size is nothing.
+/// Options of one variable. Zero is the default of each.
 typedef struct LionVariableOptions {
     /// `sizeof(LionVariableOptions)`.
     size_t struct_size;
@@ -141,7 +140,7 @@ typedef struct LionVariableOptions {
 /// A variable of the optimizer that registered it: its number in the order of registration, from 0.
 typedef uint64_t LionVariable;
 
-/// A variable's tensors in one call: the parameter, which the call moves, and its gradient. What is not used is zero.
+/// A variable's tensors in one call: the parameter, which the call moves, and its gradient. Unused fields are zero.
 typedef struct LionUpdate {
     /// `sizeof(LionUpdate)`.
     size_t struct_size;
@@ -173,18 +172,18 @@ typedef struct LionUpdate {
     uint32_t reserved;
 } LionUpdate;
 
-/// What the last step did and found, and what the next one begins with. What a step did not have to find out anyway is not
-/// known: its bit of `known` is 0, and so is the field.
+/// Metrics of the last step, and the learning rate and loss scale of the next. Metrics cost nothing: a value that the step did
+/// not need is unknown, its bit of `known` is 0, and so is the field.
 typedef struct LionMetrics {
     /// `sizeof(LionMetrics)`, which the caller sets.
     size_t struct_size;
-    /// What the last step did: `LION_NOTHING`, `LION_UPDATED` or another outcome.
+    /// The outcome of the last step: `LION_NOTHING`, `LION_UPDATED` or another outcome.
     uint32_t outcome;
-    /// Which of the fields are known: the bits `LION_KNOWS_...`.
+    /// The fields that are known, as bits `LION_KNOWS_...`.
     uint32_t known;
     /// The learning rate of the last step.
     float learning_rate;
-    /// What the gradients were divided by, if the loss is scaled.
+    /// The divisor of the gradients, if the loss is scaled.
     float loss_scale;
     /// The L2 norm over all gradients of an update before they were clipped: known with `clipnorm`, `global_clipnorm` and
     /// dynamic loss scaling.
@@ -195,7 +194,7 @@ typedef struct LionMetrics {
     uint32_t clipped;
     /// The learning rate of the next step.
     float next_learning_rate;
-    /// What the loss of the next step must be multiplied by; 1 without a loss scale.
+    /// The factor for the loss of the next step; 1 without a loss scale.
     float next_loss_scale;
     /// Zero.
     uint32_t reserved;
@@ -259,7 +258,7 @@ typedef void (*LionWork)(void *work, size_t index);
 /// from calls on the same optimizer.
 typedef void (*LionParallelFor)(void *context, size_t n, LionWork run, void *work);
 
-/// The tensors of one step of `lion_step`, all of the same length. What is not used is zero.
+/// The tensors of one step of `lion_step`, all of the same length. Unused fields are zero.
 typedef struct LionStepTensors {
     /// `sizeof(LionStepTensors)`.
     size_t struct_size;
@@ -285,7 +284,7 @@ typedef struct LionStepTensors {
     void *copy;
 } LionStepTensors;
 
-/// What `lion_advise_huge_pages` achieved.
+/// The result of `lion_advise_huge_pages`.
 typedef struct LionHugePages {
     /// `sizeof(LionHugePages)`, which the caller sets.
     size_t struct_size;
@@ -352,8 +351,8 @@ uint32_t lion_abi_version(void);
 /// thread overwrites the text; a call that succeeds leaves it.
 const char *lion_last_error(void);
 
-/// Sets how the work of calls is cut and where it runs, from the next call on. It changes no bit of a result. Null for what
-/// `lion tune` has found on this machine, or else the defaults.
+/// Sets how the work of calls is cut and where it runs, from the next call on. It changes no bit of a result. Null for the
+/// profile that `lion tune` has written on this machine, or else the defaults.
 ///
 /// # Safety
 /// As for every function: `optimizer` is of `lion_new` and not freed. `plan` is null or readable for the size that it says;
@@ -441,7 +440,7 @@ LionStatus lion_finalize(struct LionOptimizer *optimizer,
                          const struct LionUpdate *updates,
                          size_t n);
 
-/// Writes what the last step did, of `lion_apply` or `lion_finish`, and what the next one begins with.
+/// Writes the metrics of the last step, by `lion_apply` or `lion_finish`, and the numbers that the next one begins with.
 ///
 /// # Safety
 /// `optimizer` is of `lion_new` and not freed. `metrics` is null, or begins with its size and is writable for as many bytes.

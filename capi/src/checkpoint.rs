@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use lion::VariableId;
 use lion::state::{Checkpoint, Tensor};
 
+use crate::metrics::LionMetrics;
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::{Failure, LION_ERROR_STATE, LionStatus};
-use crate::structs::{self, Array};
+use crate::structs::{self, Array, Struct};
 use crate::tensor::Raw;
 use crate::update::LionUpdate;
 use crate::variable::id;
@@ -109,7 +110,7 @@ pub unsafe extern "C" fn lion_load(
         }
         optimizer.lion.restore(&checkpoint)?;
         optimizer.statistics = None;
-        optimizer.metrics = None;
+        optimizer.metrics = LionMetrics::DEFAULT;
         for (variable, parameter) in given {
             let (tensor, held) = saved(optimizer, &checkpoint, variable)?;
             // SAFETY: the parameter has been checked; the rest is this function's contract.

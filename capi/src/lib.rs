@@ -6,8 +6,8 @@
 //! becomes a number and a text of the thread, a panic too (`status`), and two threads in one optimizer are told apart
 //! (`optimizer`).
 //!
-//! What cannot be seen is the caller's to uphold, and each function's documentation names it: that an address has the memory
-//! that a length says, that the memory is initialised, that no other thread uses it, that an optimizer is one of
+//! The caller upholds what cannot be seen, and each function's documentation names it: that an address has the memory that a
+//! length says, that the memory is initialised, that no other thread uses it, that an optimizer is one of
 //! [`lion_new`]'s and has not been freed.
 
 #![allow(unsafe_code)]

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use crate::status::{Failure, LionStatus, guarded, silence_panics};
 use crate::structs::{self, Struct};
 
-/// What `lion_advise_huge_pages` achieved.
+/// The result of `lion_advise_huge_pages`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionHugePages {

@@ -1,6 +1,6 @@
-//! What the last call did, and what the next one will begin with.
+//! Metrics of the last step, and what the next one begins with.
 
-use lion::Outcome;
+use lion::{Metrics, Outcome};
 
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::LionStatus;
@@ -30,20 +30,20 @@ pub const LION_KNOWS_CLIPPED: u32 = 8;
 /// A bit of `known`: `non_finite`.
 pub const LION_KNOWS_NON_FINITE: u32 = 16;
 
-/// What the last step did and found, and what the next one begins with. What a step did not have to find out anyway is not
-/// known: its bit of `known` is 0, and so is the field.
+/// Metrics of the last step, and the learning rate and loss scale of the next. Metrics cost nothing: a value that the step did
+/// not need is unknown, its bit of `known` is 0, and so is the field.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionMetrics {
     /// `sizeof(LionMetrics)`, which the caller sets.
     pub struct_size: usize,
-    /// What the last step did: `LION_NOTHING`, `LION_UPDATED` or another outcome.
+    /// The outcome of the last step: `LION_NOTHING`, `LION_UPDATED` or another outcome.
     pub outcome: u32,
-    /// Which of the fields are known: the bits `LION_KNOWS_...`.
+    /// The fields that are known, as bits `LION_KNOWS_...`.
     pub known: u32,
     /// The learning rate of the last step.
     pub learning_rate: f32,
-    /// What the gradients were divided by, if the loss is scaled.
+    /// The divisor of the gradients, if the loss is scaled.
     pub loss_scale: f32,
     /// The L2 norm over all gradients of an update before they were clipped: known with `clipnorm`, `global_clipnorm` and
     /// dynamic loss scaling.
@@ -54,7 +54,7 @@ pub struct LionMetrics {
     pub clipped: u32,
     /// The learning rate of the next step.
     pub next_learning_rate: f32,
-    /// What the loss of the next step must be multiplied by; 1 without a loss scale.
+    /// The factor for the loss of the next step; 1 without a loss scale.
     pub next_loss_scale: f32,
     /// Zero.
     pub reserved: u32,
@@ -84,16 +84,23 @@ unsafe impl Struct for LionMetrics {
     };
 }
 
-impl State {
-    fn metrics(&self) -> LionMetrics {
-        let mut found = LionMetrics {
-            next_learning_rate: self.lion.learning_rate(),
-            next_loss_scale: self.lion.scale_loss(1.0),
-            iterations: self.lion.iterations(),
-            ..LionMetrics::DEFAULT
-        };
-        let Some(metrics) = &self.metrics else { return found };
-        found.outcome = match metrics.outcome {
+impl LionMetrics {
+    /// Takes over the metrics of a step. Field by field: the step has just written them so, and a processor stalls if it
+    /// reads more at once than was written.
+    #[inline]
+    pub(crate) fn set(&mut self, metrics: &Metrics) {
+        let Metrics {
+            outcome,
+            learning_rate,
+            loss_scale,
+            gradient_norm,
+            clipped_norm,
+            clipped,
+            non_finite,
+            ..
+        } = metrics;
+        let known = |bit: u32, is_known: bool| if is_known { bit } else { 0 };
+        self.outcome = match outcome {
             Outcome::Nothing => LION_NOTHING,
             Outcome::Updated => LION_UPDATED,
             Outcome::Accumulated => LION_ACCUMULATED,
@@ -101,23 +108,32 @@ impl State {
             Outcome::Skipped => LION_SKIPPED,
             _ => UNKNOWN,
         };
-        let mut known = |bit: u32, is_known: bool| found.known |= if is_known { bit } else { 0 };
-        known(LION_KNOWS_LOSS_SCALE, metrics.loss_scale.is_some());
-        known(LION_KNOWS_GRADIENT_NORM, metrics.gradient_norm.is_some());
-        known(LION_KNOWS_CLIPPED_NORM, metrics.clipped_norm.is_some());
-        known(LION_KNOWS_CLIPPED, metrics.clipped.is_some());
-        known(LION_KNOWS_NON_FINITE, metrics.non_finite.is_some());
-        found.learning_rate = metrics.learning_rate;
-        found.loss_scale = metrics.loss_scale.unwrap_or_default();
-        found.gradient_norm = metrics.gradient_norm.unwrap_or_default();
-        found.clipped_norm = metrics.clipped_norm.unwrap_or_default();
-        found.clipped = u32::from(metrics.clipped.unwrap_or_default());
-        found.non_finite = metrics.non_finite.unwrap_or_default();
-        found
+        self.known = known(LION_KNOWS_LOSS_SCALE, loss_scale.is_some())
+            | known(LION_KNOWS_GRADIENT_NORM, gradient_norm.is_some())
+            | known(LION_KNOWS_CLIPPED_NORM, clipped_norm.is_some())
+            | known(LION_KNOWS_CLIPPED, clipped.is_some())
+            | known(LION_KNOWS_NON_FINITE, non_finite.is_some());
+        self.learning_rate = *learning_rate;
+        self.loss_scale = loss_scale.unwrap_or_default();
+        self.gradient_norm = gradient_norm.unwrap_or_default();
+        self.clipped_norm = clipped_norm.unwrap_or_default();
+        self.clipped = u32::from(clipped.unwrap_or_default());
+        self.non_finite = non_finite.unwrap_or_default();
     }
 }
 
-/// Writes what the last step did, of `lion_apply` or `lion_finish`, and what the next one begins with.
+impl State {
+    fn metrics(&self) -> LionMetrics {
+        LionMetrics {
+            next_learning_rate: self.lion.learning_rate(),
+            next_loss_scale: self.lion.scale_loss(1.0),
+            iterations: self.lion.iterations(),
+            ..self.metrics
+        }
+    }
+}
+
+/// Writes the metrics of the last step, by `lion_apply` or `lion_finish`, and the numbers that the next one begins with.
 ///
 /// # Safety
 /// `optimizer` is of `lion_new` and not freed. `metrics` is null, or begins with its size and is writable for as many bytes.

@@ -1,8 +1,8 @@
-//! The optimizer as C has it: an address, which one call at a time may use.
+//! The opaque optimizer: an address, which one call at a time may use.
 //!
 //! A word beside the optimizer says whether a call is in it. A call that finds another one there returns
 //! [`LION_ERROR_BUSY`]; so does one that the host makes from its own function for threads. A call that panics leaves a mark
-//! there, since nobody knows what state it left.
+//! there, since its state is then unknown.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_char;
@@ -12,15 +12,16 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use lion::options::Value;
-use lion::{Config, Lion, Metrics, Statistics, Update, VariableId};
+use lion::{Config, Lion, Statistics, VariableId};
 use lion_kernels::with_ieee_state;
 
+use crate::metrics::LionMetrics;
 use crate::options::LionOptions;
 use crate::status::{
     Failure, LION_ERROR_BUSY, LION_ERROR_PANIC, LION_OK, LionStatus, guarded, silence_panics,
 };
-use crate::structs;
-use crate::tensor::Spans;
+use crate::structs::{self, Struct};
+use crate::update::Checked;
 
 /// An optimizer. One call at a time may use it; another thread's call at the same time returns `LION_ERROR_BUSY`.
 pub struct LionOptimizer {
@@ -38,30 +39,27 @@ impl fmt::Debug for LionOptimizer {
     }
 }
 
-/// What a call on an optimizer works on.
+/// The state that a call on an optimizer works on.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) lion: Lion,
-    /// What the last call did.
-    pub(crate) metrics: Option<Metrics>,
-    /// Of the gradients of the next step, as far as they have been measured.
+    /// The metrics of the last step.
+    pub(crate) metrics: LionMetrics,
+    /// Statistics of the gradients of the next step, measured so far.
     pub(crate) statistics: Option<Statistics>,
-    /// What the step that was last abandoned had written.
+    /// The elements that the step had written which was last abandoned.
     pub(crate) abandoned: Vec<(VariableId, Range<usize>)>,
-    /// Empty between calls.
-    pub(crate) updates: Vec<Update<'static>>,
-    pub(crate) spans: Spans,
+    pub(crate) updates: Checked,
 }
 
 impl LionOptimizer {
     fn new(lion: Lion) -> Self {
         let state = State {
             lion,
-            metrics: None,
+            metrics: LionMetrics::DEFAULT,
             statistics: None,
             abandoned: Vec::new(),
-            updates: Vec::new(),
-            spans: Spans::default(),
+            updates: Checked::default(),
         };
         LionOptimizer { entry: AtomicU8::new(FREE), state: UnsafeCell::new(state) }
     }
@@ -79,7 +77,7 @@ impl LionOptimizer {
     }
 }
 
-/// That this call is the one in an optimizer.
+/// Proof that no other call is in the optimizer.
 struct Inside<'a> {
     entry: &'a AtomicU8,
 }

@@ -11,7 +11,7 @@ use crate::structs::{self, Struct};
 /// No weight decay, as a value of `weight_decay`. It is not 0, by which a parameter of -0 becomes +0.
 pub const LION_OFF: f64 = -1.0;
 
-/// What an optimizer computes, and how it is fast. `lion_options_init` fills in the defaults.
+/// Options of an optimizer: the common few as fields, all others by name. `lion_options_init` fills in the defaults.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionOptions {
@@ -29,8 +29,8 @@ pub struct LionOptions {
     /// `{"global_clipnorm": 1, "momentum_dtype": "bf16", "exclude_from_weight_decay": ["bias$"]}`. An option that is also a
     /// field above may be a schedule here, and is then the stronger one. Null for none.
     pub json: *const c_char,
-    /// How the work is cut and where it runs; null for what `lion tune` has found on this machine, or else the defaults. It
-    /// changes no bit of a result.
+    /// How the work is cut and where it runs; null for the profile that `lion tune` has written on this machine, or else the
+    /// defaults. It changes no bit of a result.
     pub plan: *const LionPlan,
 }
 

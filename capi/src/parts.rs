@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use lion::{BeginOptions, Error, Gradient, Lion};
+use lion::{BeginOptions, Error, Gradient};
 
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::{Failure, LION_ERROR_VALUE, LionStatus};
@@ -182,12 +182,10 @@ pub unsafe extern "C" fn lion_part(
     n: usize,
 ) -> LionStatus {
     let work = |optimizer: &mut State| {
-        let part = |lion: &mut Lion, updates: &mut [lion::Update<'_>]| {
-            let step = lion.open_step_id().ok_or(Error::NoStep)?;
-            lion.part(step, updates)
-        };
         // SAFETY: by this function's contract.
-        unsafe { optimizer.with_updates(updates, n, part) }
+        unsafe { optimizer.check_updates(updates, n)? };
+        let step = optimizer.lion.open_step_id().ok_or(Error::NoStep)?;
+        Ok(optimizer.lion.part(step, optimizer.updates.list_mut())?)
     };
     // SAFETY: by this function's contract.
     unsafe { call(optimizer, work) }
@@ -202,7 +200,8 @@ pub unsafe extern "C" fn lion_part(
 pub unsafe extern "C" fn lion_finish(optimizer: *mut LionOptimizer) -> LionStatus {
     let work = |optimizer: &mut State| {
         let step = optimizer.lion.open_step_id().ok_or(Error::NoStep)?;
-        optimizer.metrics = Some(optimizer.lion.finish(step)?);
+        let metrics = optimizer.lion.finish(step)?;
+        optimizer.metrics.set(&metrics);
         optimizer.statistics = None;
         Ok(())
     };

@@ -87,8 +87,8 @@ impl Chosen {
     }
 }
 
-/// Sets how the work of calls is cut and where it runs, from the next call on. It changes no bit of a result. Null for what
-/// `lion tune` has found on this machine, or else the defaults.
+/// Sets how the work of calls is cut and where it runs, from the next call on. It changes no bit of a result. Null for the
+/// profile that `lion tune` has written on this machine, or else the defaults.
 ///
 /// # Safety
 /// As for every function: `optimizer` is of `lion_new` and not freed. `plan` is null or readable for the size that it says;

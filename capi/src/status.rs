@@ -9,8 +9,7 @@ use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// What a function returns: `LION_OK`, or a negative number that says what the error is about. `lion_last_error` has the
-/// message. The numbers stay the same in all versions; later versions may add some.
+/// The result of a function: `LION_OK`, or a negative number by the kind of error. `lion_last_error` has the message. The numbers stay the same in all versions; later versions may add some.
 pub type LionStatus = i32;
 
 /// It worked.
@@ -73,10 +72,17 @@ impl Failure {
     }
 }
 
+impl From<&lion::Error> for Box<Failure> {
+    #[cold]
+    fn from(error: &lion::Error) -> Self {
+        Failure::new(-LionStatus::from(error.code()), error.to_string())
+    }
+}
+
 impl From<lion::Error> for Box<Failure> {
     #[cold]
     fn from(error: lion::Error) -> Self {
-        Failure::new(-LionStatus::from(error.code()), error.to_string())
+        (&error).into()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::status::{Failure, LION_ERROR_UNSUPPORTED, LionStatus, guarded, silenc
 use crate::structs::{self, Array, Struct};
 use crate::tensor::{COPY, GRADIENT, MOMENTUM, PARAMETER, Raw, SOURCE, Spans};
 
-/// The tensors of one step of `lion_step`, all of the same length. What is not used is zero.
+/// The tensors of one step of `lion_step`, all of the same length. Unused fields are zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionStepTensors {
@@ -123,8 +123,11 @@ fn step_of(options: &LionOptions) -> Result<LionStep, Box<Failure>> {
         return Err(Failure::new(LION_ERROR_UNSUPPORTED, message));
     }
     let LionOptions { learning_rate, beta_1, beta_2, weight_decay, .. } = *options;
-    let step = LionStep::new(learning_rate as f32, beta_1 as f32, beta_2 as f32)?;
-    Ok(if weight_decay == LION_OFF { step } else { step.weight_decay(weight_decay as f32)? })
+    let wanted = [learning_rate, beta_1, beta_2, weight_decay];
+    // Rounding follows the host's floating-point state.
+    let [learning_rate, beta_1, beta_2, decay] = with_ieee_state(|| wanted.map(|value| value as f32));
+    let step = LionStep::new(learning_rate, beta_1, beta_2)?;
+    Ok(if weight_decay == LION_OFF { step } else { step.weight_decay(decay)? })
 }
 
 /// The profile of this process.
@@ -167,7 +170,7 @@ pub unsafe extern "C" fn lion_step(
             (options, plan::read(options.plan)?, Array::new("tensors", tensors, n)?)
         };
         let step = step_of(&options)?;
-        if let Some(tensors) = given.only() {
+        if let Some([tensors]) = given.as_slice() {
             // SAFETY: by this function's contract.
             let task = unsafe { tensors.checked_task(step, None) };
             return run_as(plan, &mut [task.map_err(|failure| failure.of("tensors", 0))?]);
@@ -183,5 +186,5 @@ pub unsafe extern "C" fn lion_step(
         spans.check("tensors")?;
         run_as(plan, &mut tasks)
     };
-    guarded(|| with_ieee_state(work))
+    guarded(work)
 }

@@ -1,4 +1,4 @@
-//! Structs of the caller's: what makes a struct of an older or a newer header readable.
+//! Reads and writes the caller's structs, also those of an older or a newer header.
 //!
 //! Every struct begins with `struct_size`, which the caller sets to its `sizeof`. A shorter struct is of an older header:
 //! the fields that it lacks have their defaults. A longer one is of a newer header: it is taken if all that is unknown here
@@ -16,7 +16,7 @@ use crate::status::{Failure, LION_ERROR_UNSUPPORTED};
 pub(crate) unsafe trait Struct: Copy {
     /// Its name in the header.
     const NAME: &'static str;
-    /// What an absent field is.
+    /// The values of absent fields.
     const DEFAULT: Self;
 }
 
@@ -155,11 +155,15 @@ impl<T: Struct> Array<T> {
         }
     }
 
-    /// The struct itself, if it is the only one and of this version.
+    /// The structs themselves, if they are of this version.
     #[inline]
-    pub(crate) fn only(&self) -> Option<&T> {
-        // SAFETY: readable by the contract of `new`, aligned, and as long; every pattern of bytes is a value.
-        (self.count == 1 && self.size == size_of::<T>()).then(|| unsafe { &*self.first })
+    pub(crate) fn as_slice(&self) -> Option<&[T]> {
+        match (self.count, self.size == size_of::<T>()) {
+            (0, _) => Some(&[]),
+            (_, false) => None,
+            // SAFETY: readable by the contract of `new`, aligned, and as long; every pattern of bytes is a value.
+            (count, true) => Some(unsafe { std::slice::from_raw_parts(self.first, count) }),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Tensors of the caller's: dtype, address, alignment, length, and which of them overlap.
+//! Checks the caller's tensors: dtype, address, alignment, length, and overlaps.
 
 use std::ffi::c_void;
 
@@ -120,7 +120,7 @@ struct Span {
     start: usize,
     end: usize,
     name: &'static str,
-    /// Which of the call's structs it is of.
+    /// The place of its struct among the call's.
     index: usize,
     written: bool,
 }

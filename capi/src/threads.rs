@@ -30,7 +30,7 @@ unsafe impl Send for Host {}
 // SAFETY: as above; and one call at a time is in an optimizer.
 unsafe impl Sync for Host {}
 
-/// What the host's threads work on.
+/// The work of a call, shared with the host's threads.
 struct Shared<'a> {
     workers: usize,
     work: &'a (dyn Fn(usize) + Sync),

@@ -10,7 +10,7 @@ use crate::structs::{self, Array, Struct};
 use crate::tensor::{COPY, GRADIENT, PARAMETER, Raw, SOURCE, Spans};
 use crate::variable::{LionVariable, given_range, id};
 
-/// A variable's tensors in one call: the parameter, which the call moves, and its gradient. What is not used is zero.
+/// A variable's tensors in one call: the parameter, which the call moves, and its gradient. Unused fields are zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionUpdate {
@@ -65,46 +65,34 @@ unsafe impl Struct for LionUpdate {
 }
 
 impl LionUpdate {
-    /// Checks what can be seen of the tensors, and adds them to a call's. `spans` notes their memory, in a call of several.
+    /// Checks what can be seen of the tensors, and adds them to a call's. `spans` notes their memory.
     ///
     /// # Safety
-    /// The tensors have the memory that the lengths and dtypes say, which nothing else uses while the update lives.
-    #[inline(always)]
-    unsafe fn add_to(
-        &self,
-        list: &mut Vec<Update<'static>>,
-        spans: Option<&mut Spans>,
-    ) -> Result<(), Box<Failure>> {
+    /// The tensors have the memory that the lengths and dtypes say, which nothing else uses while the update is.
+    unsafe fn add_to(&self, list: &mut Vec<Update<'static>>, spans: &mut Spans) -> Result<(), Box<Failure>> {
         structs::check_reserved("reserved", self.reserved)?;
         let len = self.len;
         let parameter = Raw::new(PARAMETER, self.parameter, self.parameter_dtype, len)?;
         let (mut gradient, mut source, mut copy) = (None, None, None);
         if !self.gradient.is_null() {
             let raw = Raw::new(GRADIENT, self.gradient, self.gradient_dtype, len)?;
-            parameter.check_apart(&raw)?;
             gradient = Some(raw);
         }
         if !self.source.is_null() {
             let raw = Raw::new(SOURCE, self.source, self.parameter_dtype, len)?;
             // The same memory is the step in place.
             if !raw.is_same_memory_as(&parameter) {
-                parameter.check_apart(&raw)?;
                 source = Some(raw);
             }
         }
         if !self.copy.is_null() {
             let raw = Raw::new(COPY, self.copy, self.copy_dtype, len)?;
-            for other in [Some(&parameter), gradient.as_ref(), source.as_ref()].into_iter().flatten() {
-                raw.check_apart(other)?;
-            }
             copy = Some(raw);
         }
-        if let Some(spans) = spans {
-            let index = list.len();
-            spans.writes(index, &parameter);
-            gradient.iter().chain(&source).for_each(|raw| spans.reads(index, raw));
-            copy.iter().for_each(|raw| spans.writes(index, raw));
-        }
+        let index = list.len();
+        spans.writes(index, &parameter);
+        gradient.iter().chain(&source).for_each(|raw| spans.reads(index, raw));
+        copy.iter().for_each(|raw| spans.writes(index, raw));
         let (id, range) = (id(self.variable), given_range(self.range_start, self.range_end));
         // SAFETY: the addresses have been checked; the rest is this function's contract.
         list.push(unsafe {
@@ -138,39 +126,76 @@ impl LionUpdate {
     }
 }
 
-impl State {
-    /// Makes updates of the caller's structs, and does something with them. The statistics that have been measured are then
-    /// those of a step in the past.
+/// The updates of the last call, checked, and the structs that they are of. A training mostly gives the same addresses in
+/// each call: then comparing the structs is all that is left to do.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// Not dereferenced but in a call whose caller says that the memory is there.
+    list: Vec<Update<'static>>,
+    structs: Vec<LionUpdate>,
+    spans: Spans,
+}
+
+impl Checked {
+    /// Whether these are the structs of the last call.
     ///
     /// # Safety
     /// As for [`lion_apply`].
     #[inline]
-    pub(crate) unsafe fn with_updates<T>(
+    unsafe fn is_of(&self, given: &Array<LionUpdate>) -> bool {
+        let Some(given) = given.as_slice() else { return false };
+        let bytes = |structs: &[LionUpdate]| {
+            // SAFETY: plain numbers and addresses without padding, which are initialised.
+            unsafe { std::slice::from_raw_parts(structs.as_ptr().cast::<u8>(), size_of_val(structs)) }
+        };
+        !given.is_empty() && bytes(given) == bytes(&self.structs)
+    }
+
+    /// The updates, for a call whose caller has just given them.
+    #[inline]
+    pub(crate) fn list_mut(&mut self) -> &mut [Update<'static>] {
+        &mut self.list
+    }
+
+    /// # Safety
+    /// As for [`lion_apply`].
+    #[inline(never)]
+    unsafe fn check(&mut self, given: &Array<LionUpdate>) -> Result<(), Box<Failure>> {
+        let Checked { list, structs, spans } = self;
+        list.clear();
+        structs.clear();
+        spans.clear();
+        let no_memory = |_| Error::OutOfMemory { what: "updates", elements: given.len() };
+        list.try_reserve(given.len()).map_err(no_memory)?;
+        structs.try_reserve(given.len()).map_err(no_memory)?;
+        for (index, update) in given.iter().enumerate() {
+            // SAFETY: by this function's contract.
+            let added = unsafe { update?.add_to(list, spans) };
+            added.map_err(|failure| failure.of("updates", index))?;
+        }
+        spans.check("updates")?;
+        // From now on they are known.
+        structs.extend(given.as_slice().unwrap_or_default());
+        Ok(())
+    }
+}
+
+impl State {
+    /// Makes updates of the caller's structs.
+    ///
+    /// # Safety
+    /// As for [`lion_apply`].
+    #[inline]
+    pub(crate) unsafe fn check_updates(
         &mut self,
         updates: *const LionUpdate,
         n: usize,
-        work: impl FnOnce(&mut Lion, &mut [Update<'_>]) -> Result<T, Error>,
-    ) -> Result<T, Box<Failure>> {
-        let State { lion, updates: list, spans, .. } = self;
-        // A call that failed has left some.
-        list.clear();
+    ) -> Result<(), Box<Failure>> {
         // SAFETY: by this function's contract.
-        let given = unsafe { Array::new("updates", updates, n)? };
-        if let Some(update) = given.only() {
-            // SAFETY: as above; the list is cleared before the call returns, or not used any more.
-            unsafe { update.add_to(list, None).map_err(|failure| failure.of("updates", 0))? };
-        } else {
-            spans.clear();
-            for (index, update) in given.iter().enumerate() {
-                // SAFETY: as above.
-                let added = unsafe { update?.add_to(list, Some(spans)) };
-                added.map_err(|failure| failure.of("updates", index))?;
-            }
-            spans.check("updates")?;
+        unsafe {
+            let given = Array::new("updates", updates, n)?;
+            if self.updates.is_of(&given) { Ok(()) } else { self.updates.check(&given) }
         }
-        let done = work(lion, list);
-        list.clear();
-        Ok(done?)
     }
 }
 
@@ -193,8 +218,11 @@ pub unsafe extern "C" fn lion_apply(
 ) -> LionStatus {
     let work = |optimizer: &mut State| {
         // SAFETY: by this function's contract.
-        let metrics = unsafe { optimizer.with_updates(updates, n, Lion::apply)? };
-        optimizer.metrics = Some(metrics);
+        unsafe { optimizer.check_updates(updates, n)? };
+        match &optimizer.lion.apply(optimizer.updates.list_mut()) {
+            Ok(metrics) => optimizer.metrics.set(metrics),
+            Err(error) => return Err(error.into()),
+        }
         optimizer.statistics = None;
         Ok(())
     };
@@ -215,7 +243,8 @@ pub unsafe extern "C" fn lion_finalize(
 ) -> LionStatus {
     let work = |optimizer: &mut State| {
         // SAFETY: by this function's contract.
-        unsafe { optimizer.with_updates(updates, n, Lion::finalize_variable_values) }
+        unsafe { optimizer.check_updates(updates, n)? };
+        Ok(optimizer.lion.finalize_variable_values(optimizer.updates.list_mut())?)
     };
     // SAFETY: by this function's contract.
     unsafe { call(optimizer, work) }

@@ -1,4 +1,4 @@
-//! Variables: how an optimizer gets to know of them.
+//! Registers variables.
 
 use std::ffi::c_char;
 
@@ -12,7 +12,7 @@ use crate::tensor;
 /// A variable of the optimizer that registered it: its number in the order of registration, from 0.
 pub type LionVariable = u64;
 
-/// What is special about a variable. All zeros but the size is nothing.
+/// Options of one variable. Zero is the default of each.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionVariableOptions {

@@ -120,11 +120,11 @@ fn tensors() {
 
     let apart = "overlap; expected separate memory for what is written";
     let of_itself = LionUpdate { gradient: base.wrapping_add(7).cast_const().cast(), ..right };
-    wrong(of_itself, LION_ERROR_TENSOR, &format!("updates[0].parameter and gradient {apart}"));
+    wrong(of_itself, LION_ERROR_TENSOR, &format!("updates[0].parameter and updates[0].gradient {apart}"));
     let copy = LionUpdate { copy: base.wrapping_add(4).cast(), copy_dtype: LION_BF16, ..right };
-    wrong(copy, LION_ERROR_TENSOR, &format!("updates[0].copy and parameter {apart}"));
+    wrong(copy, LION_ERROR_TENSOR, &format!("updates[0].parameter and updates[0].copy {apart}"));
     let source = LionUpdate { source: base.wrapping_add(1).cast_const().cast(), ..right };
-    wrong(source, LION_ERROR_TENSOR, &format!("updates[0].parameter and source {apart}"));
+    wrong(source, LION_ERROR_TENSOR, &format!("updates[0].parameter and updates[0].source {apart}"));
     let b = |at: usize| LionUpdate {
         variable: 1,
         parameter: base.wrapping_add(at).cast(),
