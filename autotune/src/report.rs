@@ -4,9 +4,11 @@
 //! follow the reader's choice of light or dark. Every text that comes from a file is escaped.
 
 mod chart;
+mod doctor;
 mod heat;
 mod page;
 mod table;
 
+pub use doctor::doctor;
 pub use page::html;
 pub use table::{bytes, known, known_bytes, nanoseconds, plans, regrets};

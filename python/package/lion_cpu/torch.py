@@ -1,0 +1,194 @@
+"""A drop-in for `torch.optim`: Lion on tensors that lie on the CPU, in place and without a copy.
+
+Tensors in float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses
+such as DTensor) take PyTorch's operations in the same order, so an optimizer may hold any mixture.
+"""
+
+import inspect
+
+from torch.optim import Optimizer
+from torch.optim import optimizer as _base
+
+import torch
+from lion_cpu._native import TorchSteps
+from lion_cpu._torch_checks import check, is_native, refuse
+from lion_cpu._torch_parallel import parallel_functions
+from lion_cpu._torch_state import Kept, foreign_step, keep_dtypes, state_of
+
+__all__ = ["Lion"]
+
+
+class Lion(Optimizer):
+    """The Lion optimizer.
+
+    `params`, `lr`, `betas` and `weight_decay` are those of lion-pytorch and timm, and so is the state, `exp_avg`.
+
+    Args:
+        exp_avg_dtype: the dtype of the momentum; the parameter's if None.
+        clipvalue, clipnorm, global_clipnorm: at most one; clips each element, each gradient by its own norm, or all
+            gradients of the groups that have it by their joint norm.
+        cautious_decay: decays an element only if the step does not already move it towards zero.
+        one_minus_beta: "f32" forms `1 - beta` as Keras does, "f64" as PyTorch's Lions do, whose momenta differ by 1e-6.
+        gradient_accumulation_steps: averages the gradients of so many steps for one update.
+        ema_momentum: keeps a moving average of each parameter, `state[p]["ema"]`.
+        ema_overwrite_frequency: writes the average to the parameter after every so many updates.
+        foreach, fused: taken and ignored; the step is fused wherever it can be.
+    """
+
+    # GradScaler hands over its scale, which the step divides by.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params,
+        lr=1e-4,
+        betas=(0.9, 0.99),
+        weight_decay=0.0,
+        *,
+        maximize=False,
+        foreach=None,
+        fused=None,
+        capturable=False,
+        differentiable=False,
+        exp_avg_dtype=None,
+        clipvalue=None,
+        clipnorm=None,
+        global_clipnorm=None,
+        cautious_decay=False,
+        one_minus_beta="f32",
+        gradient_accumulation_steps=None,
+        ema_momentum=None,
+        ema_overwrite_frequency=None,
+    ):
+        given = locals()
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        defaults |= {option: given[option] for option in _OPTIONS}
+        check(defaults)
+        self._reset()
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group):
+        super().add_param_group(param_group)
+        try:
+            check(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
+        self._reset()
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in _OPTIONS.items():
+                group.setdefault(key, value)
+        for parameter, values in self.state.items():
+            for key, value in values.items():
+                if isinstance(value, Kept):
+                    values[key] = value.tensor_for(parameter)
+        self._reset()
+
+    def load_state_dict(self, state_dict):
+        """Loads a state, also of lion-pytorch or timm. The momentum keeps the dtype that it was saved with."""
+        handle = self.register_load_state_dict_pre_hook(keep_dtypes)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def step(self, closure=None):
+        """Performs a single optimization step.
+
+        Args:
+            closure (Callable, optional): A closure that reevaluates the model and returns the loss.
+        """
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _base._global_optimizer_pre_hooks
+            or _base._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        ):
+            return _hooked_step(self, closure) if closure is not None else _hooked_step(self)
+        return _step(self, closure)
+
+    # Hooks and profiling are seen to above.
+    step.hooked = True
+
+    def step_parameter(self, parameter):
+        """Steps one parameter, for hooks that run when its gradient has been accumulated.
+
+        A joint norm (`global_clipnorm`) is then that of its gradient alone.
+        """
+        if parameter.grad is None:
+            return
+        with torch.no_grad():
+            self._run(None, parameter)
+
+    def _reset(self):
+        self.__dict__["_steps"] = None
+        self.__dict__["_foreign"] = ()
+
+    def _run(self, scale, only=None):
+        """Steps, after preparing a new list if something has changed."""
+        for _ in range(2):
+            if self._steps is not None and self._steps.step(self.param_groups, self.state, scale, only):
+                break
+            if self._prepare(only):
+                # The native list holds no tensor of this call.
+                break
+        else:
+            raise RuntimeError("tensors of the optimizer changed while the step was prepared")
+        for group, parameter, name in self._foreign:
+            if parameter.grad is not None and (only is None or only is parameter):
+                foreign_step(self, group, parameter, name, scale)
+
+    def _prepare(self, only):
+        """Makes the list of native steps, and that of the others. Says whether the one parameter is of the others."""
+        entries, idle, foreign = [], [], []
+        for index, group in enumerate(self.param_groups):
+            names = group.get("param_names")
+            for place, parameter in enumerate(group["params"]):
+                name = f"parameter {names[place] if names else place} of group {index}"
+                gradient = parameter.grad
+                if gradient is not None:
+                    refuse(parameter, gradient, name)
+                state = self.state.get(parameter)
+                if not is_native(parameter, gradient, state, group):
+                    foreign.append((group, parameter, name))
+                elif gradient is None and not state:
+                    idle.append(parameter)
+                else:
+                    entries.append((index, parameter, state_of(self, group, parameter), name))
+        if self._steps is None:
+            bump = torch._C._increment_version
+            self.__dict__["_steps"] = TorchSteps(torch.Tensor, _any_negated, bump, parallel_functions())
+        self.__dict__["_foreign"] = tuple(foreign)
+        self._steps.prepare(entries, idle, self.param_groups, self.state)
+        return only is not None and any(only is parameter for _, parameter, _ in foreign)
+
+
+_KEYWORDS = inspect.Parameter.KEYWORD_ONLY
+_OPTIONS = {name: it.default for name, it in inspect.signature(Lion).parameters.items() if it.kind is _KEYWORDS}
+
+
+def _step(self, closure=None):
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    scale = None
+    if "found_inf" in self.__dict__:
+        if self.found_inf is not None and float(self.found_inf) != 0:
+            return loss
+        scale = self.__dict__.get("grad_scale")
+        scale = None if scale is None else float(scale)
+    with torch.no_grad():
+        self._run(scale)
+    return loss
+
+
+_hooked_step = Optimizer.profile_hook_step(_step)
+
+
+def _any_negated(tensors):
+    return any(map(torch.Tensor.is_neg, tensors))

@@ -1,0 +1,50 @@
+//! The native half of the Python package `lion_cpu`: numpy's optimizer, the steps of PyTorch's, and the
+//! tools of the command `lion`.
+//!
+//! Python's objects are read under the GIL, checked against each other, and kept by a reference; the core then works on
+//! their memory without the GIL. Every entry turns a panic into a `RuntimeError`. `unsafe` reads memory that other
+//! libraries own: in `dlpack.rs`, `tensor.rs`, `call.rs` and `torch`.
+
+mod build;
+mod call;
+mod constraint;
+mod dlpack;
+mod engine;
+mod error;
+mod keras;
+mod logging;
+mod metrics;
+mod optimizer;
+mod pool;
+mod schedule;
+mod shared;
+mod tensor;
+mod tools;
+mod torch;
+mod value;
+
+#[pyo3::pymodule]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::constraint::Constraint;
+    #[pymodule_export]
+    use crate::keras::KerasSteps;
+    #[pymodule_export]
+    use crate::metrics::Metrics;
+    #[pymodule_export]
+    use crate::optimizer::Optimizer;
+    #[pymodule_export]
+    use crate::schedule::Schedule;
+    #[pymodule_export]
+    use crate::tools::{doctor, options, replay, tune};
+    #[pymodule_export]
+    use crate::torch::TorchSteps;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::logging::start();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -1,0 +1,96 @@
+//! A value that several Python threads may use, one at a time, without the GIL.
+//!
+//! Whoever waits for it has given up the GIL before, so the holder can call Python (a schedule) meanwhile. Two calls would
+//! wait for ever and are refused instead: one from such a callback, and one in a process that was forked while another
+//! thread held the value. So the lock is a ticket that names its holder, process and thread. It is taken before the mutex
+//! and given back after it: where no ticket is out, nobody has the mutex, not even a thread that a fork left behind.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use crate::{error, pool, schedule};
+
+/// A mutex that knows its holder.
+pub(crate) struct Shared<T> {
+    value: Mutex<T>,
+    /// The holder's process in the upper half and its thread in the lower; 0 if nobody holds the value.
+    ticket: AtomicU64,
+}
+
+/// How long a thread sleeps before it looks again whether the value is free. Threads seldom share an optimizer.
+const PATIENCE: Duration = Duration::from_micros(50);
+
+/// Tells this thread apart from all that there have been in this process.
+fn ticket() -> u64 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    thread_local!(static THREAD: u32 = NEXT.fetch_add(1, Ordering::Relaxed));
+    u64::from(std::process::id()) << 32 | u64::from(THREAD.with(|thread| *thread))
+}
+
+impl<T: Send> Shared<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Shared { value: Mutex::new(value), ticket: AtomicU64::new(0) }
+    }
+
+    /// Does work on the value, without the GIL. An exception that a schedule raised meanwhile is the result.
+    pub(crate) fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut T) -> Result<R, lion::Error> + Send,
+    ) -> PyResult<R> {
+        let held = || {
+            let done = self.hold(|| std::thread::sleep(PATIENCE), |value| Ok(work(value)));
+            schedule::raised().map_or(done, Err)
+        };
+        py.detach(|| pool::enter(held))?.map_err(|error| error::core(py, &error))
+    }
+
+    /// Does work on the value under the GIL, which the work may give up for a while.
+    pub(crate) fn with_gil<R>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut T) -> PyResult<R>,
+    ) -> PyResult<R> {
+        self.hold(|| py.detach(|| std::thread::sleep(PATIENCE)), work)
+    }
+
+    fn hold<R>(&self, wait: impl Fn(), work: impl FnOnce(&mut T) -> PyResult<R>) -> PyResult<R> {
+        let own = ticket();
+        while let Err(holder) = self.ticket.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed) {
+            if holder == own {
+                return Err(PyRuntimeError::new_err(
+                    "the optimizer is in a call already, which has called back into Python",
+                ));
+            }
+            if holder >> 32 != own >> 32 {
+                return Err(PyRuntimeError::new_err(
+                    "the process was forked while another thread was in a call of this optimizer, so its state is torn: \
+                     make a new one and load a checkpoint",
+                ));
+            }
+            wait();
+        }
+        let done = error::guarded(|| {
+            let Ok(mut value) = self.value.lock() else {
+                return Err(PyRuntimeError::new_err(
+                    "an earlier call of this optimizer ended in an internal error, so its state is torn: make a new one \
+                     and load a checkpoint",
+                ));
+            };
+            work(&mut value)
+        });
+        self.ticket.store(0, Ordering::Release);
+        done
+    }
+}
+
+impl<T> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
