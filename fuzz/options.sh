@@ -7,6 +7,7 @@ options_of() {
     options=(-timeout=30 -rss_limit_mb=2048 -print_final_stats=1 "-artifact_prefix=fuzz/artifacts/$1/")
     case $1 in
     checkpoint_load | replay_input) options+=(-dict=fuzz/dictionaries/tensor_file.dict) ;;
+    checkpoint_index) options+=(-dict=fuzz/dictionaries/checkpoint_index.dict) ;;
     keras_config) options+=(-dict=fuzz/dictionaries/keras_config.dict) ;;
     profile_parse) options+=(-dict=fuzz/dictionaries/profile.dict) ;;
     # Weighing inputs by how rare what they reach is takes most of the time where an input reaches thousands of places.

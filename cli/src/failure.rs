@@ -41,6 +41,12 @@ impl From<lion_autotune::Error> for Failure {
     }
 }
 
+impl From<lion_distributed::Error> for Failure {
+    fn from(error: lion_distributed::Error) -> Self {
+        Failure::Input(error.to_string())
+    }
+}
+
 impl From<lion::Error> for Failure {
     fn from(error: lion::Error) -> Self {
         Failure::Input(error.to_string())

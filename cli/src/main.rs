@@ -1,11 +1,13 @@
 //! The `lion` command: `lion replay` applies the optimizer to a recorded run, `lion bench` times it beside the
-//! streaming limit, `lion doctor` says what it finds on this machine; `lion tune`, `lion profile` and `lion report`
+//! streaming limit, `lion checkpoint` makes one file of a sharded checkpoint and the other way, `lion doctor` says what it
+//! finds on this machine; `lion tune`, `lion profile` and `lion report`
 //! measure which plans are fastest on it, keep them, and draw what was measured.
 //!
 //! It ends with 0; with 1 where its input is bad or the system refuses what it needs, and one line on stderr says which
 //! file, which tensor and why; with 2 where it is called in a wrong way.
 
 mod bench;
+mod checkpoint;
 mod doctor;
 mod failure;
 mod interrupt;
@@ -38,6 +40,7 @@ struct Arguments {
 enum Command {
     Replay(Box<replay::Arguments>),
     Bench(bench::Arguments),
+    Checkpoint(checkpoint::Arguments),
     Doctor(doctor::Arguments),
     Tune(tune::Arguments),
     Profile(profile::Arguments),
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Checkpoint(arguments) => checkpoint::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),

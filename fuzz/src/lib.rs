@@ -4,6 +4,7 @@
 //! libFuzzer calls them from `fuzz_targets`, with the feature `libfuzzer`; without it the tests go through the inputs
 //! that are committed, on any compiler and machine.
 
+pub mod checkpoint_index;
 pub mod checkpoint_load;
 pub mod keras_config;
 pub mod optimizer_vs_model;

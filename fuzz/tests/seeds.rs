@@ -32,5 +32,5 @@ macro_rules! seeds {
 }
 
 seeds! {
-    checkpoint_load keras_config optimizer_vs_model profile_parse replay_input schedule step_vs_reference
+    checkpoint_index checkpoint_load keras_config optimizer_vs_model profile_parse replay_input schedule step_vs_reference
 }

@@ -15,6 +15,7 @@ mod fused;
 pub(crate) mod lanes;
 mod statistics;
 mod step;
+pub(crate) mod sum;
 #[cfg(test)]
 mod tests;
 mod tiles;

@@ -108,6 +108,28 @@ pub enum Error {
         /// The gradient's length.
         elements: usize,
     },
+    /// A sum over no leaves, or over too many.
+    #[error("a sum has {found} leaves; expected 1 to {}", crate::sum::SumTree::MAX_LEAVES)]
+    Leaves {
+        /// How many.
+        found: usize,
+    },
+    /// Parts of a sum that are not subtrees.
+    #[error("the {sources} parts of a sum over {leaves} leaves are not subtrees of its tree")]
+    Subtrees {
+        /// How many parts.
+        sources: usize,
+        /// How many leaves they have together.
+        leaves: usize,
+    },
+    /// Another number of tensors than a sum has.
+    #[error("the sum is given {found} sources, and must be given {expected}")]
+    Sources {
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        expected: usize,
+    },
     /// A backend name that does not exist.
     #[error("there is no backend {name:?}; available here: {}", Backend::available_names())]
     UnknownBackend {

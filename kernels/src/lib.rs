@@ -54,6 +54,7 @@ mod rounding;
 mod rule;
 mod settings;
 mod statistics;
+mod sum;
 #[allow(unsafe_code)]
 mod task;
 
@@ -74,4 +75,5 @@ pub use role::Role;
 pub use rounding::{StochasticRounding, VariableKey};
 pub use settings::{Clip, Ema, GradientTransform, LionStep};
 pub use statistics::{BLOCK, GradientStatistics};
+pub use sum::SumTree;
 pub use task::{StepTensors, Task};

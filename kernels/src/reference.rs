@@ -8,10 +8,12 @@
 #![allow(clippy::assign_op_pattern, clippy::eq_op)]
 
 mod narrow;
+mod sum;
 
 use half::{bf16, f16};
 
 pub use narrow::{join, q8_decode, q8_encode, random_bits, split, stochastic};
+pub use sum::sum;
 
 /// What the oracle needs to know of a number format: how to read it, and how to round to it.
 pub trait Float: Copy {

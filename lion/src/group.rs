@@ -142,15 +142,22 @@ impl Group {
     }
 }
 
-/// The hyperparameters of one call.
+/// The hyperparameters of one call, for the variables of one group.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rates {
-    pub(crate) learning_rate: f32,
-    pub(crate) beta_1: f32,
-    beta_2: f32,
-    weight_decay: Option<f32>,
-    cautious_decay: bool,
-    decay_scale: DecayScale,
+#[non_exhaustive]
+pub struct Rates {
+    /// The learning rate, with the group's multiplier.
+    pub learning_rate: f32,
+    /// The share of the momentum in the step's direction.
+    pub beta_1: f32,
+    /// The share of the momentum that it keeps.
+    pub beta_2: f32,
+    /// The weight decay of variables that are not excluded from it.
+    pub weight_decay: Option<f32>,
+    /// Whether elements that the step moves away from zero do not decay.
+    pub cautious_decay: bool,
+    /// What the weight decay is multiplied by.
+    pub decay_scale: DecayScale,
 }
 
 impl Rates {

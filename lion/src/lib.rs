@@ -58,7 +58,7 @@ pub use constraint::{Axes, Constraint};
 pub use decay::DecayScale;
 pub use ema::EmaCadence;
 pub use error::{Error, ErrorKind};
-pub use group::{Group, GroupId};
+pub use group::{Group, GroupId, Rates};
 pub use host_threads::ParallelFor;
 pub use hyperparameter::Hyperparameter;
 pub use lion_autotune::Profile;

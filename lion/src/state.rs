@@ -14,6 +14,7 @@
 mod import;
 mod momentum;
 mod optimizer;
+mod part;
 mod section;
 mod shards;
 
@@ -23,6 +24,7 @@ use std::path::Path;
 use lion_kernels::{Dtype, TensorRef};
 
 use crate::tensor_file::{self, Entry, TensorFile, TensorInfo};
+use crate::variable::elements;
 use crate::{Config, Error, TensorBuf};
 
 use self::section::{Part, SECTIONS, Section};
@@ -149,6 +151,14 @@ impl Checkpoint<'_> {
     /// # Errors
     /// Those of [`tensor_file::write`].
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.write_with(path, &[])
+    }
+
+    /// Writes the file with more metadata, under keys that a checkpoint does not have.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_with(&self, path: impl AsRef<Path>, more: &[(&str, &str)]) -> Result<(), Error> {
         let named: Vec<_> = SECTIONS
             .iter()
             .flat_map(|section| self.variables.iter().map(move |variable| (section, variable)))
@@ -180,6 +190,7 @@ impl Checkpoint<'_> {
         metadata.extend(self.config_json.as_deref().map(|config| ("config", config)));
         metadata.extend(shards.as_deref().map(|shards| (shards::KEY, shards)));
         metadata.extend(seed.as_deref().map(|seed| ("seed", seed)));
+        metadata.extend(more);
         tensor_file::write(path, &entries, &metadata)
     }
 
@@ -189,6 +200,18 @@ impl Checkpoint<'_> {
     /// [`Error::Io`] where it cannot be read; [`Error::File`] where it is no safetensors file, has a tensor of another
     /// name, format or shape than a checkpoint's, or metadata that is not a checkpoint's.
     pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint<'static>, Error> {
+        Self::read_part(path, |_, held| held)
+    }
+
+    /// Reads some elements of a file, and checks it. `wanted` is asked, for the name of a variable and the elements that the
+    /// file has of it, which of them to read. A variable of which none are wanted is left out.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and [`Error::File`] for elements that the file does not have.
+    pub fn read_part(
+        path: impl AsRef<Path>,
+        wanted: impl Fn(&str, Range<usize>) -> Range<usize>,
+    ) -> Result<Checkpoint<'static>, Error> {
         let file = TensorFile::open(path)?;
         let wrong = |reason: String| file.error(None, reason);
         if let Some(version) = number::<u64>(&file, "format_version", "a whole number")?
@@ -217,7 +240,7 @@ impl Checkpoint<'_> {
         let seed = number(&file, "seed", whole)?;
         let mut checkpoint = Checkpoint { variables: Vec::new(), iterations, dynamic, config_json, seed };
         checkpoint.config().map_err(|error| wrong(format!("the metadata's config: {error}")))?;
-        checkpoint.variables = read_variables(&file, shards::read(&file)?)?;
+        checkpoint.variables = read_variables(&file, shards::read(&file)?, wanted)?;
         Ok(checkpoint)
     }
 
@@ -243,7 +266,11 @@ fn number<T: std::str::FromStr>(file: &TensorFile, key: &str, allowed: &str) -> 
 type Found<'f> = Vec<(Part, &'f TensorInfo)>;
 
 /// Checks all before it reads any.
-fn read_variables(file: &TensorFile, mut shards: Shards) -> Result<Vec<VariableState<'static>>, Error> {
+fn read_variables(
+    file: &TensorFile,
+    mut shards: Shards,
+    wanted: impl Fn(&str, Range<usize>) -> Range<usize>,
+) -> Result<Vec<VariableState<'static>>, Error> {
     let mut found = std::collections::BTreeMap::<&str, Found<'_>>::new();
     for tensor in file.tensors() {
         let wrong = |reason: String| file.error(Some(tensor.name()), reason);
@@ -262,23 +289,35 @@ fn read_variables(file: &TensorFile, mut shards: Shards) -> Result<Vec<VariableS
     for (name, tensors) in &found {
         check_shapes(file, tensors, shards.get(*name))?;
     }
-    let read = |(name, tensors): (&str, Found<'_>)| {
+    let mut read = |(name, tensors): (&str, Found<'_>)| {
         let of_elements = tensors.iter().find(|(part, _)| *part != Part::Scale);
         let mut variable = VariableState::new(name, of_elements.map_or(&[], |(_, tensor)| tensor.shape()));
         if let Some(Shard { shape, range }) = shards.remove(name) {
             (variable.shape, variable.shard) = (shape, Some(range));
         }
+        let held = variable.shard.clone().unwrap_or(0..elements(&variable.shape).unwrap_or_default());
+        let part = wanted(name, held.clone());
+        if part != held {
+            if part.is_empty() {
+                return Ok(None);
+            }
+            variable.shard = Some(part.clone());
+        }
+        // A range that is not of the file's elements is the error of the first read.
+        let places = part.start.wrapping_sub(held.start)..part.end.wrapping_sub(held.start);
         let scale = tensors.iter().find(|(part, _)| *part == Part::Scale).map(|(_, scale)| *scale);
         for (part, tensor) in tensors {
             let Part::Section(section) = part else { continue };
             *section.of_mut(&mut variable) = Some(Tensor::Owned(match scale {
-                Some(scale) if section == Section::Momentum => momentum::read(file, tensor, scale)?,
-                _ => file.read_values(tensor)?,
+                Some(scale) if section == Section::Momentum => {
+                    momentum::read(file, tensor, scale, places.clone())?
+                }
+                _ => file.read_values_of(tensor, places.clone())?,
             }));
         }
-        Ok(variable)
+        Ok(Some(variable))
     };
-    found.into_iter().map(read).collect()
+    found.into_iter().filter_map(|found| read(found).transpose()).collect()
 }
 
 /// Whether the tensors of a variable have one shape, that of its shard if it is one; and whether codes of momentum have

@@ -22,7 +22,7 @@ use lion_kernels::{Dtype, TensorMut, TensorRef};
 use crate::Error;
 
 pub use read::{TensorFile, TensorInfo};
-pub use write::write;
+pub use write::{Planned, write, write_streamed};
 
 /// A tensor to be written.
 #[derive(Clone, Copy, Debug)]

@@ -84,8 +84,8 @@ fn expected(scalar: bool) -> Vec<String> {
     for format in [split, q8] {
         expected.extend(["Decode", "Encode"].map(|kernel| format!("{kernel}<{format}>")));
     }
-    expected.push("fused::StoreStochastic".into());
-    expected.push("statistics::Block".into());
+    let others = ["fused::StoreStochastic", "statistics::Block", "sum::Add", "sum::Divide"];
+    expected.extend(others.map(String::from));
     expected
 }
 
@@ -101,6 +101,7 @@ fn drives_others(name: &str, scalar: bool) -> bool {
         "::Convert>",
         "::Blocks>",
         "::Bandwidth>",
+        "::Sum>",
     ];
     let without_vectors = ["::Block>", "BareRow<", "FullRow<"];
     always.iter().any(|kernel| name.contains(kernel))

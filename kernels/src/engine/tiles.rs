@@ -38,7 +38,7 @@ impl Tile {
 
     /// The values, all initialised.
     #[inline(always)]
-    fn start(&mut self) -> *mut f32 {
+    pub(super) fn start(&mut self) -> *mut f32 {
         let start = self.values.as_mut_ptr().cast::<f32>();
         if !self.zeroed {
             // SAFETY: there is room for as many.

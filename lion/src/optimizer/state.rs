@@ -114,6 +114,21 @@ impl Lion {
         Ok(())
     }
 
+    /// The hyperparameters of the next call, by group: the first are the optimizer's own. They are not checked.
+    ///
+    /// ```
+    /// let mut optimizer = lion::Lion::builder().learning_rate(0.5).build()?;
+    /// optimizer.add_group(lion::Group::new().learning_rate_multiplier(0.5))?;
+    /// let learning_rates: Vec<_> = optimizer.rates().map(|rates| rates.learning_rate).collect();
+    /// assert_eq!(learning_rates, [0.5, 0.25]);
+    /// # Ok::<(), lion::Error>(())
+    /// ```
+    pub fn rates(&self) -> impl Iterator<Item = Rates> {
+        let call = self.iterations;
+        let own = with_ieee_state(|| Rates::new(&self.config, call));
+        self.groups.iter().map(move |group| with_ieee_state(|| group.rates(&own, call)))
+    }
+
     /// The loss to differentiate: the loss times the static or dynamic scale of the next call, in f32.
     ///
     /// ```
@@ -291,7 +306,7 @@ impl Lion {
             (_, Some(low)) => TensorRef::of_streams(Dtype::Split, parameter, low)?,
             _ => parameter,
         };
-        Ok(with_ieee_state(|| stalled::fraction(values, self.rates(found).learning_rate)))
+        Ok(with_ieee_state(|| stalled::fraction(values, self.rates_of(found).learning_rate)))
     }
 
     /// The share of elements, from 0 to 1, for which the next call steps against the sign of this gradient, so that the
@@ -330,7 +345,7 @@ impl Lion {
             return Err(Error::NoMomentum { name: found.name.clone() });
         };
         Ok(with_ieee_state(|| {
-            let (beta_1, factor) = (self.rates(found).beta_1, self.loss_scale.factor());
+            let (beta_1, factor) = (self.rates_of(found).beta_1, self.loss_scale.factor());
             sign_agreement::share(momentum, gradient, beta_1, factor)
         }))
     }
@@ -341,7 +356,7 @@ impl Lion {
     }
 
     /// The hyperparameters of a variable in the next call.
-    fn rates(&self, variable: &Variable) -> Rates {
+    fn rates_of(&self, variable: &Variable) -> Rates {
         let own = Rates::new(&self.config, self.iterations);
         self.groups[variable.group.0].rates(&own, self.iterations)
     }

@@ -1,5 +1,7 @@
 //! Momentum in a checkpoint: in 8 bits it is two tensors, and it can be converted to another format.
 
+use std::ops::Range;
+
 use lion_kernels::{Backend, Dtype, Role, Task};
 
 use super::{Checkpoint, Tensor};
@@ -76,13 +78,26 @@ pub(super) fn check(
     }
 }
 
-/// Reads codes and scales that have been checked to belong together.
-pub(super) fn read(file: &TensorFile, codes: &TensorInfo, scale: &TensorInfo) -> Result<TensorBuf, Error> {
-    let mut momentum = TensorBuf::zeroed(Dtype::Q8, codes.elements())?;
+/// Reads some elements of codes and scales that have been checked to belong together.
+pub(super) fn read(
+    file: &TensorFile,
+    codes: &TensorInfo,
+    scale: &TensorInfo,
+    range: Range<usize>,
+) -> Result<TensorBuf, Error> {
+    let (block, len) = (Dtype::Q8.block(), codes.elements());
+    let whole_blocks = |at: usize| at.is_multiple_of(block) || at == len;
+    if !(whole_blocks(range.start) && whole_blocks(range.end) && range.start <= range.end) {
+        let reason =
+            format!("the elements {}..{} are wanted, which cut a block of {block}", range.start, range.end);
+        return Err(file.error(Some(codes.name()), reason));
+    }
+    let blocks = range.start / block..range.end.div_ceil(block);
+    let mut momentum = TensorBuf::zeroed(Dtype::Q8, range.len())?;
     let mut whole = momentum.to_mut();
-    for (index, tensor) in [codes, scale].into_iter().enumerate() {
+    for (index, tensor, range) in [(0, codes, range), (1, scale, blocks.clone())] {
         if let Some(stream) = whole.stream_mut(index) {
-            file.read(tensor, stream)?;
+            file.read_range(tensor, range, stream)?;
         }
     }
     let scales = momentum.to_ref().stream(1).and_then(|scales| scales.as_slice::<f32>()).unwrap_or_default();
@@ -90,6 +105,7 @@ pub(super) fn read(file: &TensorFile, codes: &TensorInfo, scale: &TensorInfo) ->
     match wrong.and_then(|block| Some((block, scales.get(block)?))) {
         None => Ok(momentum),
         Some((block, found)) => {
+            let block = blocks.start + block;
             let reason = format!("the scale of block {block} is {found}, and must be in [0, inf)");
             Err(file.error(Some(scale.name()), reason))
         }

@@ -6,7 +6,7 @@ use lion_kernels::TensorMut;
 
 use super::section::{SECTIONS, Section};
 use super::{Checkpoint, DynamicState, Tensor, VariableState};
-use crate::variable::{VariableView, elements};
+use crate::variable::{StateMut, VariableView, elements};
 use crate::{Error, Lion};
 
 impl Lion {
@@ -38,43 +38,51 @@ impl Lion {
     pub fn restore(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
         self.require_no_step()?;
         let ids = self.check_state(checkpoint)?;
+        self.restore_counters(checkpoint)?;
+        for (id, saved) in ids.into_iter().zip(&checkpoint.variables) {
+            let held = self.registered(id)?.held.clone();
+            let start = held.start - saved.shard.as_ref().map_or(0, |shard| shard.start);
+            let state = self.state_mut(id).expect("the variable has been found above");
+            copy_state(saved, start..start + held.len(), state, 0);
+        }
+        Ok(())
+    }
+
+    /// Whether the checkpoint has what an optimizer like this one has beside its variables.
+    pub(super) fn check_counters(&self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
+        let wrong =
+            |reason: &str| Err(Error::State { tensor: "dynamic_scale".into(), reason: reason.into() });
+        match (checkpoint.dynamic, self.dynamic_loss_scale()) {
+            (Some(_), None) => wrong("is there, and the optimizer has none"),
+            (None, Some(_)) => wrong("is missing"),
+            _ => self.check_seed(checkpoint),
+        }
+    }
+
+    fn check_seed(&self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
+        let seed = |seed: Option<u64>| seed.map_or("none".into(), |seed| seed.to_string());
+        let (found, own) = (checkpoint.seed, self.config().stochastic_rounding);
+        if found == own {
+            return Ok(());
+        }
+        let (found, own) = (seed(found), seed(own));
+        let reason = format!("is {found}, and must be {own} as the optimizer's stochastic_rounding");
+        Err(Error::State { tensor: "seed".into(), reason })
+    }
+
+    /// They have been checked.
+    pub(super) fn restore_counters(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
         if let Some(DynamicState { scale, step_counter }) = checkpoint.dynamic {
             self.set_dynamic_loss_scale(scale, step_counter)?;
         }
         self.set_iterations(checkpoint.iterations);
-        for (id, saved) in ids.into_iter().zip(&checkpoint.variables) {
-            let held = self.registered(id)?.held.clone();
-            let start = held.start - saved.shard.as_ref().map_or(0, |shard| shard.start);
-            let part = start..start + held.len();
-            let state = self.state_mut(id).expect("the variable has been found above");
-            copy(&saved.momentum, part.clone(), state.momentum);
-            copy(&saved.low, part.clone(), state.low.map(TensorMut::from));
-            copy(&saved.ema, part.clone(), state.ema.map(TensorMut::from));
-            copy(&saved.accumulator, part, state.accumulator.map(TensorMut::from));
-        }
         Ok(())
     }
 
     /// The variable of each one of the checkpoint.
     fn check_state(&self, checkpoint: &Checkpoint<'_>) -> Result<Vec<crate::VariableId>, Error> {
         let wrong = |tensor: String, reason: String| Err(Error::State { tensor, reason });
-        match (checkpoint.dynamic, self.dynamic_loss_scale()) {
-            (Some(_), None) => {
-                return wrong("dynamic_scale".into(), "is there, and the optimizer has none".into());
-            }
-            (None, Some(_)) => return wrong("dynamic_scale".into(), "is missing".into()),
-            _ => {}
-        }
-        let seed = |seed: Option<u64>| seed.map_or("none".into(), |seed| seed.to_string());
-        let (found, own) = (checkpoint.seed, self.config().stochastic_rounding);
-        if found != own {
-            let reason = format!(
-                "is {}, and must be {} as the optimizer's stochastic_rounding",
-                seed(found),
-                seed(own)
-            );
-            return wrong("seed".into(), reason);
-        }
+        self.check_counters(checkpoint)?;
         let mut ids = Vec::new();
         for saved in &checkpoint.variables {
             let Some(own) = self.variable(&saved.name).and_then(|id| self.view(id)) else {
@@ -114,10 +122,19 @@ impl<'a> From<VariableView<'a>> for VariableState<'a> {
 }
 
 fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(), Error> {
+    check_elements(saved, own, own.held)
+}
+
+/// Whether the saved state is of the same kinds, formats and shape, and has some elements.
+pub(super) fn check_elements(
+    saved: &VariableState<'_>,
+    own: &VariableView<'_>,
+    wanted: &Range<usize>,
+) -> Result<(), Error> {
     let state = VariableState::from(*own);
     let whole = 0..elements(&saved.shape).unwrap_or_default();
     let range = saved.shard.as_ref().unwrap_or(&whole);
-    let holds_all = range.start <= own.held.start && own.held.end <= range.end;
+    let holds_all = range.start <= wanted.start && wanted.end <= range.end;
     for section in SECTIONS {
         let tensor = section.of(saved).as_ref().map(Tensor::to_ref);
         let expected = match section {
@@ -163,4 +180,16 @@ fn copy(from: &Option<Tensor<'_>>, part: Range<usize>, to: Option<TensorMut<'_>>
         let alike = from.to_ref().range(part).is_ok_and(|from| to.copy_from(from));
         debug_assert!(alike, "the tensors have been checked");
     }
+}
+
+/// The tensors of some elements of what is held, from element `start` of it on.
+pub(super) fn copy_state(saved: &VariableState<'_>, from: Range<usize>, state: StateMut<'_>, start: usize) {
+    fn part(to: Option<TensorMut<'_>>, places: Range<usize>) -> Option<TensorMut<'_>> {
+        to.and_then(|to| to.range(places).ok())
+    }
+    let places = || start..start + from.len();
+    copy(&saved.momentum, from.clone(), part(state.momentum, places()));
+    copy(&saved.low, from.clone(), part(state.low.map(TensorMut::from), places()));
+    copy(&saved.ema, from.clone(), part(state.ema.map(TensorMut::from), places()));
+    copy(&saved.accumulator, from.clone(), part(state.accumulator.map(TensorMut::from), places()));
 }

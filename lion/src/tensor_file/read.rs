@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lion_kernels::{Dtype, TensorMut};
@@ -144,18 +145,36 @@ impl TensorFile {
     /// [`Error::File`] where `into` has another format or length than the tensor, or the file has become shorter, and
     /// [`Error::Io`] where it cannot be read; what is in `into` then is not defined.
     pub fn read<'a>(&self, tensor: &TensorInfo, into: impl Into<TensorMut<'a>>) -> Result<(), Error> {
+        self.read_range(tensor, 0..tensor.len, into)
+    }
+
+    /// Reads some elements of a tensor of this file, in row-major order.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read), and a range that is not within the tensor.
+    pub fn read_range<'a>(
+        &self,
+        tensor: &TensorInfo,
+        range: Range<usize>,
+        into: impl Into<TensorMut<'a>>,
+    ) -> Result<(), Error> {
         let mut into = into.into();
         let place = Place::tensor(&self.path, &tensor.name);
-        if into.dtype() != tensor.dtype || into.len() != tensor.len {
+        if range.start > range.end || range.end > tensor.len {
+            let (Range { start, end }, len) = (range, tensor.len);
+            return Err(place.is(format!("has the elements 0..{len}, and {start}..{end} are wanted")));
+        }
+        if into.dtype() != tensor.dtype || into.len() != range.len() {
             let (found, wanted) = (into.dtype(), tensor.dtype);
-            let (room, len) = (into.len(), tensor.len);
+            let (room, len) = (into.len(), range.len());
             return Err(
                 place.is(format!("is {len} elements of {wanted}, and there is room for {room} of {found}"))
             );
         }
         let bytes = bytes_mut(&mut into);
-        let end = tensor.offset + bytes.len() as u64;
-        read_exact_at(&self.file, bytes, tensor.offset)
+        let start = tensor.offset + (range.start * tensor.dtype.size()) as u64;
+        let end = start + bytes.len() as u64;
+        read_exact_at(&self.file, bytes, start)
             .map_err(|source| short_read(&self.file, end, place, source))?;
         reorder(bytes, tensor.dtype);
         Ok(())
@@ -166,9 +185,21 @@ impl TensorFile {
     /// # Errors
     /// As those of [`read`](Self::read), and memory that cannot be had.
     pub fn read_values(&self, tensor: &TensorInfo) -> Result<TensorBuf, Error> {
-        let mut values = TensorBuf::zeroed(tensor.dtype, tensor.len)
+        self.read_values_of(tensor, 0..tensor.len)
+    }
+
+    /// Reads some elements of a tensor of this file into memory of their own.
+    ///
+    /// # Errors
+    /// As those of [`read_range`](Self::read_range), and memory that cannot be had.
+    pub(crate) fn read_values_of(
+        &self,
+        tensor: &TensorInfo,
+        range: Range<usize>,
+    ) -> Result<TensorBuf, Error> {
+        let mut values = TensorBuf::zeroed(tensor.dtype, range.len())
             .map_err(|source| Place::tensor(&self.path, &tensor.name).is(source.to_string()))?;
-        self.read(tensor, values.to_mut())?;
+        self.read_range(tensor, range, values.to_mut())?;
         Ok(values)
     }
 

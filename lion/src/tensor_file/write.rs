@@ -3,6 +3,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use lion_autotune::replace::replace;
+use lion_kernels::{Dtype, TensorRef};
 use serde_json::{Map, Value, json};
 
 use super::{Entry, LENGTH, LONGEST_HEADER, METADATA, Place, TOO_MANY, bytes, name_of, reorder};
@@ -20,23 +21,108 @@ use crate::variable::elements;
 /// [`Error::File`] for a name that is there twice or reserved, a shape that is not that of the values, and values of a
 /// format of two streams;
 /// [`Error::Io`] where the file cannot be written.
-pub fn write(path: impl AsRef<Path>, tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<(), Error> {
+pub fn write<'a>(
+    path: impl AsRef<Path>,
+    tensors: &[Entry<'a>],
+    metadata: &[(&str, &str)],
+) -> Result<(), Error> {
     let path = path.as_ref();
     let mut sorted: Vec<_> = tensors.iter().collect();
     sorted.sort_by(|a, b| {
-        let size = |entry: &Entry<'_>| entry.values.dtype().size();
+        let size = |entry: &Entry<'a>| entry.values.dtype().size();
         size(b).cmp(&size(a)).then_with(|| a.name.cmp(b.name))
     });
-    let header = header(path, &sorted, metadata)?;
+    let heading = |entry: &&Entry<'a>| Heading {
+        name: entry.name,
+        shape: entry.shape,
+        dtype: entry.values.dtype(),
+        len: entry.values.len(),
+    };
+    let headings: Vec<_> = sorted.iter().map(heading).collect();
+    let header = header(path, &headings, metadata)?;
     let written = replace(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        sorted.iter().try_for_each(|entry| write_values(file, entry))
+        sorted.iter().try_for_each(|entry| write_values(file, &entry.values))
     });
     written.map_err(Place::file(path).io("cannot write"))
 }
 
-fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Error> {
+/// A tensor that is written piece by piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Its name, which no other tensor of the file may have.
+    pub name: String,
+    /// Its extents; none for a scalar.
+    pub shape: Vec<usize>,
+    /// Its format, of one stream.
+    pub dtype: Dtype,
+}
+
+/// Writes a file as [`write()`] does, without all of its elements in memory. `values` is asked for the elements of each
+/// tensor, once and in the order of the file, and gives them to its second argument in pieces of any length.
+///
+/// # Errors
+/// As [`write()`], those of `values`, and [`Error::File`] for a tensor of which `values` gives another number of elements or
+/// another format.
+pub fn write_streamed(
+    path: impl AsRef<Path>,
+    tensors: &[Planned],
+    metadata: &[(&str, &str)],
+    mut values: impl FnMut(&Planned, &mut dyn FnMut(TensorRef<'_>) -> Result<(), Error>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let path = path.as_ref();
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(&b.name)));
+    let mut headings = Vec::new();
+    for Planned { name, shape, dtype } in sorted.iter().copied() {
+        let len = elements(shape).filter(|len| len.checked_mul(dtype.size()).is_some());
+        let len =
+            len.ok_or_else(|| Place::tensor(path, name).is("does not fit in the memory of this machine"))?;
+        headings.push(Heading { name, shape, dtype: *dtype, len });
+    }
+    let header = header(path, &headings, metadata)?;
+    // What is not an error of the file goes around `replace`, which has errors of the system only.
+    let mut failed = None;
+    let written = replace(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (planned, Heading { name, dtype, len, .. }) in sorted.iter().copied().zip(&headings) {
+            let (mut left, wrong) = (*len, |reason| Place::tensor(path, name).is(reason));
+            let streamed = values(planned, &mut |piece| {
+                if piece.dtype() != *dtype || piece.len() > left {
+                    let (found, more) = (piece.dtype(), piece.len());
+                    return Err(wrong(format!(
+                        "is given {more} elements of {found}, and has room for {left} of {dtype}"
+                    )));
+                }
+                left -= piece.len();
+                write_values(file, &piece).map_err(Place::tensor(path, name).io("cannot write"))
+            });
+            let complete =
+                || if left == 0 { Ok(()) } else { Err(wrong(format!("lacks {left} of its {len} elements"))) };
+            if let Err(error) = streamed.and_then(|()| complete()) {
+                failed = Some(error);
+                return Err(io::Error::other("a tensor that cannot be written"));
+            }
+        }
+        Ok(())
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => written.map_err(Place::file(path).io("cannot write")),
+    }
+}
+
+/// What the header says of a tensor.
+struct Heading<'a> {
+    name: &'a str,
+    shape: &'a [usize],
+    dtype: Dtype,
+    len: usize,
+}
+
+fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>, Error> {
     let mut names = std::collections::HashSet::new();
     let mut text = String::from("{");
     if !metadata.is_empty() {
@@ -48,26 +134,25 @@ fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Resu
         text.push_str(&format!("\"{METADATA}\":{}", Value::from(texts)));
     }
     let mut begin = 0_u64;
-    for Entry { name, shape, values } in sorted.iter().copied() {
+    for Heading { name, shape, dtype, len } in sorted {
         let place = Place::tensor(path, name);
         if *name == METADATA || !names.insert(*name) {
             return Err(place.is("the name is taken"));
         }
-        if elements(shape) != Some(values.len()) {
-            return Err(place.is(format!("the shape {shape:?} does not have its {} elements", values.len())));
+        if elements(shape) != Some(*len) {
+            return Err(place.is(format!("the shape {shape:?} does not have its {len} elements")));
         }
-        if values.dtype().streams().len() > 1 {
-            return Err(place.is(format!(
-                "a {} tensor has two streams, which are two tensors of a file",
-                values.dtype()
-            )));
+        if dtype.streams().len() > 1 {
+            return Err(
+                place.is(format!("a {dtype} tensor has two streams, which are two tensors of a file"))
+            );
         }
-        let end = begin + bytes(values).len() as u64;
+        let end = begin + (len * dtype.size()) as u64;
         if text.len() > 1 {
             text.push(',');
         }
         // Not one object for all of them, as serde_json would sort it, or not.
-        let (dtype, name) = (name_of(values.dtype()), json!(name));
+        let (dtype, name) = (name_of(*dtype), json!(name));
         text.push_str(&format!(
             "{name}:{{\"dtype\":\"{dtype}\",\"shape\":{},\"data_offsets\":[{begin},{end}]}}",
             json!(shape)
@@ -87,15 +172,15 @@ fn header(path: &Path, sorted: &[&Entry<'_>], metadata: &[(&str, &str)]) -> Resu
     Ok(text)
 }
 
-fn write_values(file: &mut File, entry: &Entry<'_>) -> io::Result<()> {
-    let bytes = bytes(&entry.values);
+fn write_values(file: &mut File, values: &TensorRef<'_>) -> io::Result<()> {
+    let bytes = bytes(values);
     if cfg!(target_endian = "little") {
         return file.write_all(bytes);
     }
     const CHUNK: usize = 1 << 16;
     bytes.chunks(CHUNK).try_for_each(|chunk| {
         let mut chunk = chunk.to_vec();
-        reorder(&mut chunk, entry.values.dtype());
+        reorder(&mut chunk, values.dtype());
         file.write_all(&chunk)
     })
 }

@@ -1,0 +1,113 @@
+//! The reduction of `lion-distributed` beside MPI's own: how many elements of `MPI_Reduce_scatter` differ from the sum in
+//! a fixed order, and what each costs for the same bytes.
+//!
+//! ```text
+//! cargo build --release --example reduce
+//! mpirun -n 4 target/release/examples/reduce 1048576 20
+//! ```
+//!
+//! Arguments: elements that each rank owns of the sum, and rounds to time, in turn. Prints one line.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lion::{Backend, TensorRef};
+use lion_distributed::Communicator;
+use lion_kernels::SumTree;
+use lion_mpi::MpiCommunicator;
+use mpi::collective::SystemOperation;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::CommunicatorCollectives as _;
+
+fn main() -> ExitCode {
+    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|it| it.parse().ok()).collect();
+    lion_mpi::run(|communicator| {
+        let [len, rounds] = numbers[..] else { return Err("two numbers are wanted: ELEMENTS ROUNDS".into()) };
+        let (rank, size) = (communicator.rank(), communicator.size());
+        let world = SimpleCommunicator::world();
+        // What each rank has of the shard of each.
+        let own: Vec<f32> = (0..size).flat_map(|owner| values(rank, owner, len)).collect();
+        let mut by_mpi = vec![0.0_f32; len];
+        let mut fixed = Fixed::new(size, len)?;
+
+        let (mut times_of_mpi, mut times) = (Vec::new(), Vec::new());
+        for _ in 0..rounds.max(1) {
+            world.barrier();
+            let start = Instant::now();
+            world.reduce_scatter_block_into(&own[..], &mut by_mpi[..], SystemOperation::sum());
+            times_of_mpi.push(start.elapsed());
+            black_box(&by_mpi);
+            world.barrier();
+            let start = Instant::now();
+            fixed.run(communicator, &own)?;
+            times.push(start.elapsed());
+            black_box(&fixed.sum);
+        }
+        // Every rank knows what the others had.
+        let leaves: Vec<Vec<f32>> = (0..size).map(|leaf| values(leaf, rank, len)).collect();
+        let sources: Vec<TensorRef<'_>> = leaves.iter().map(Into::into).collect();
+        let mut expected = vec![0.0_f32; len];
+        SumTree::new(size)?.sum(Backend::best(), &sources, &mut expected)?;
+        let differ = |found: &[f32]| {
+            let pairs = found.iter().zip(&expected);
+            pairs.filter(|(found, expected)| found.to_bits() != expected.to_bits()).count() as u64
+        };
+        let (mut of_mpi, mut of_fixed) = (0, 0);
+        world.all_reduce_into(&differ(&by_mpi), &mut of_mpi, SystemOperation::sum());
+        world.all_reduce_into(&differ(&fixed.sum), &mut of_fixed, SystemOperation::sum());
+        if rank == 0 {
+            let (all, median) = ((size * len) as f64, |times: &mut Vec<Duration>| {
+                times.sort_unstable();
+                times[times.len() / 2].as_secs_f64() * 1e3
+            });
+            let (mpi, own) = (median(&mut times_of_mpi), median(&mut times));
+            println!(
+                "{size} ranks, {len} elements each: MPI differs in {of_mpi} ({:.1} %), the tree in {of_fixed}; \
+                 median of {rounds}: MPI {mpi:.3} ms, the tree {own:.3} ms, {:.2} of it",
+                of_mpi as f64 / all * 100.0,
+                own / mpi
+            );
+        }
+        Ok(())
+    })
+}
+
+/// A reduction as the optimizer does it: all-to-all, and the sum at the owner.
+struct Fixed {
+    tree: SumTree,
+    received: Vec<f32>,
+    sum: Vec<f32>,
+}
+
+impl Fixed {
+    fn new(size: usize, len: usize) -> Result<Self, Box<dyn std::error::Error>> {
+        Ok(Fixed { tree: SumTree::new(size)?, received: vec![0.0; size * len], sum: vec![0.0; len] })
+    }
+
+    fn run(
+        &mut self,
+        communicator: &mut MpiCommunicator,
+        own: &[f32],
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let counts = vec![self.sum.len() * 4; communicator.size()];
+        let bytes = TensorRef::from(own).as_bytes(0).unwrap_or_default();
+        let mut received = lion::TensorMut::from(&mut self.received);
+        communicator.all_to_all(bytes, &counts, received.as_bytes_mut(0).unwrap_or_default(), &counts)?;
+        let sources: Vec<TensorRef<'_>> =
+            self.received.chunks(self.sum.len().max(1)).map(Into::into).collect();
+        Ok(self.tree.sum(Backend::best(), &sources, &mut self.sum)?)
+    }
+}
+
+/// What a rank has for the shard of an owner.
+fn values(rank: usize, owner: usize, len: usize) -> Vec<f32> {
+    let mut state = (rank * 1000 + owner) as u64 + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let value = (state >> 40) as f32 / 16_777_216.0 - 0.5;
+        // With bits below those of the sum, so that its order shows.
+        value * value * value
+    };
+    (0..len).map(|_| next()).collect()
+}
