@@ -4,7 +4,7 @@
 //! until the thread ends. A panic is a bug of the library: it becomes [`LION_ERROR_PANIC`], and writes nothing.
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -98,8 +98,6 @@ const MESSAGE_BYTES: usize = 1024;
 
 thread_local! {
     static MESSAGE: UnsafeCell<[u8; MESSAGE_BYTES]> = const { UnsafeCell::new([0; MESSAGE_BYTES]) };
-    /// Whether a panic on this thread becomes a status, and so says nothing.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The message of the last call on this thread that failed, in UTF-8; empty if none has. It is at most 1,023 bytes long,
@@ -141,16 +139,11 @@ fn report(failure: &Failure) -> LionStatus {
     failure.status
 }
 
-/// Runs some work without output. Gives the message of a panic.
+/// Runs some work. Gives the message of a panic.
 #[inline]
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    GUARDED.with(|guarded| {
-        let outer = guarded.replace(true);
-        // Whoever owns the state that the work leaves half done marks it, see `LionOptimizer`.
-        let done = catch_unwind(AssertUnwindSafe(work));
-        guarded.set(outer);
-        done.map_err(message_of)
-    })
+    // Whoever owns the state that the work leaves half done marks it, see `LionOptimizer`.
+    catch_unwind(AssertUnwindSafe(work)).map_err(message_of)
 }
 
 #[cold]
@@ -163,13 +156,14 @@ fn message_of(payload: Box<dyn Any + Send>) -> String {
     message
 }
 
-/// From now on a panic within a call, or on a worker of a call, writes nothing to standard error.
+/// From now on a panic on a thread of C, or on a worker of the pool, writes nothing to standard error. Rust knows no name of
+/// such a thread. It knows those of a Rust program's main thread and of its tests, whose panics are not this library's.
 pub(crate) fn silence_panics() {
     static SILENCED: Once = Once::new();
     SILENCED.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() && rayon::current_thread_index().is_none() {
+            if std::thread::current().name().is_some() {
                 before(panic);
             }
         }));

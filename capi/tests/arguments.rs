@@ -423,6 +423,35 @@ fn the_hosts_threads() {
     assert!(parameter.iter().all(|&value| value == 0.5));
 }
 
+/// Calls of two threads at once: each is done as a whole, or refused as busy.
+#[test]
+fn two_threads_in_one_optimizer() {
+    let c = optimizer();
+    let address = c.0.expose_provenance();
+    let calls = || {
+        let optimizer = ptr::with_exposed_provenance_mut(address);
+        let (mut parameter, gradient) = ([0.0_f32; 8], [1.0_f32; 8]);
+        let step = update(0, &mut (&mut parameter).into(), Some((&gradient).into()));
+        let (mut applied, mut busy) = (0, 0);
+        while applied < 20_000 {
+            // SAFETY: an optimizer that lives, and tensors of this thread's own.
+            match unsafe { lion_apply(optimizer, &raw const step, 1) } {
+                LION_OK => applied += 1,
+                LION_ERROR_BUSY => busy += 1,
+                status => panic!("{status}: {}", last_error()),
+            }
+        }
+        assert_eq!(parameter, [-10_000.0; 8]);
+        busy
+    };
+    let busy: u64 = std::thread::scope(|scope| {
+        let threads = [scope.spawn(calls), scope.spawn(calls)];
+        threads.map(|thread| thread.join().expect("no panic")).into_iter().sum()
+    });
+    println!("{busy} calls were refused");
+    assert_eq!(c.metrics().iterations, 40_000);
+}
+
 #[test]
 fn huge_pages_of_any_memory() {
     let mut memory = vec![1_u8; 5 << 20];

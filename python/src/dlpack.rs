@@ -128,31 +128,16 @@ struct DlManagedTensor {
 }
 
 #[repr(C)]
-#[derive(Debug)]
-pub(crate) struct DlManagedTensorVersioned {
+struct DlManagedTensorVersioned {
     major: u32,
     minor: u32,
     context: *mut c_void,
-    deleter: Option<unsafe extern "C" fn(*mut DlManagedTensorVersioned)>,
+    deleter: *mut c_void,
     flags: u64,
     tensor: DlTensor,
 }
 
 const READ_ONLY: u64 = 1;
-
-impl DlManagedTensorVersioned {
-    /// Gives the tensor back to whoever made the struct.
-    ///
-    /// # Safety
-    /// The struct is alive, the caller's own, and not used afterwards.
-    pub(crate) unsafe fn delete(this: *mut Self) {
-        // SAFETY: by this function's contract.
-        if let Some(deleter) = unsafe { (*this).deleter } {
-            // SAFETY: by this function's contract.
-            unsafe { deleter(this) };
-        }
-    }
-}
 
 /// Reads an array of any library that has one of the protocols.
 ///

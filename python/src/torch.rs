@@ -5,7 +5,9 @@
 //! on only if nothing has changed. Otherwise it has written nothing and says so; Python prepares a new list, and its checks
 //! are the place for what is rare. What PyTorch alone can do (other devices and dtypes, subclasses) is never in the list.
 //!
-//! The GIL is released while a large step runs. The list holds references to its tensors, and the step to the gradients.
+//! The GIL is released while a large step runs. The list holds references to its tensors, and the step to the gradients;
+//! a step that releases the GIL also holds the memory that they had. Whatever runs Python, and so lets other threads run,
+//! comes before the last look at the addresses.
 
 mod entry;
 mod exchange;
@@ -151,8 +153,7 @@ impl TorchSteps {
             if pending.is_empty() {
                 return Ok(true);
             }
-            self.run(py, prepared, &hyperparameters, pending, scale)?;
-            Ok(true)
+            self.run(py, prepared, &hyperparameters, pending, scale)
         })
     }
 }
@@ -229,7 +230,7 @@ impl TorchSteps {
             if gradient.is_none() {
                 continue;
             }
-            if !gradient.get_type().is(&self.tensor) || !self.is_as_before(py, entry)? {
+            if !gradient.get_type().is(&self.tensor) || !has_its_state(py, entry)? {
                 return Ok(None);
             }
             found.push((at, gradient));
@@ -271,28 +272,23 @@ impl TorchSteps {
         }
         Ok(Some(Pending { steps, objects: objects.unbind() }))
     }
+}
 
-    /// Whether a parameter and its state lie where they lay.
-    fn is_as_before(&self, py: Python<'_>, entry: &Entry) -> PyResult<bool> {
-        let state = entry.state.bind(py);
-        if state.len() != entry.len {
+/// Whether a parameter's state holds the same objects as when the list was made.
+fn has_its_state(py: Python<'_>, entry: &Entry) -> PyResult<bool> {
+    let state = entry.state.bind(py);
+    if state.len() != entry.len {
+        return Ok(false);
+    }
+    for (key, known) in entry::keys(py).into_iter().zip(&entry.states) {
+        // A state that was not there is not looked for: the dict would be longer.
+        if let Some(slot) = known
+            && !state.get_item(key)?.is_some_and(|now| now.is(&slot.object))
+        {
             return Ok(false);
         }
-        for (key, known) in entry::keys(py).into_iter().zip(&entry.states) {
-            // A state that was not there is not looked for: the dict would be longer.
-            if let Some(slot) = known
-                && !state.get_item(key)?.is_some_and(|now| now.is(&slot.object))
-            {
-                return Ok(false);
-            }
-        }
-        for slot in entry.written() {
-            if !self.exchange.is_still(slot.object.bind(py), &slot.view)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
+    Ok(true)
 }
 
 /// Whether the tensor's storage reaches to the end of its elements: a storage can be resized under its tensors.

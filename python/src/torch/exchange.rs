@@ -9,7 +9,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::dlpack::{self, DlManagedTensorVersioned, DlTensor};
+use crate::dlpack::{self, DlTensor};
 
 /// dlpack.h's `DLPackExchangeAPI`, as far as it is used.
 #[repr(C)]
@@ -18,7 +18,7 @@ struct Table {
     minor: u32,
     previous: *const Table,
     allocate: *const c_void,
-    hold: Option<Hold>,
+    to_managed: *const c_void,
     from_managed: *const c_void,
     read: Option<Read>,
 }
@@ -26,31 +26,11 @@ struct Table {
 /// Fills in a struct whose arrays live as long as the Python object is not changed. Returns 0 or sets an exception.
 type Read = unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> c_int;
 
-/// Gives a struct that owns a reference to the tensor's memory. Returns 0 or sets an exception.
-type Hold = unsafe extern "C" fn(*mut c_void, *mut *mut DlManagedTensorVersioned) -> c_int;
-
 /// A way to read tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Exchange {
-    Table(Read, Hold),
+    Table(Read),
     Methods,
-}
-
-/// References to the memory of tensors.
-#[derive(Debug, Default)]
-pub(super) struct Held {
-    managed: Vec<*mut DlManagedTensorVersioned>,
-    /// Storages, where the table is not there.
-    _objects: Vec<Py<PyAny>>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        for &managed in &self.managed {
-            // SAFETY: the struct is PyTorch's, is given back once, and is not used afterwards.
-            unsafe { DlManagedTensorVersioned::delete(managed) };
-        }
-    }
 }
 
 impl Exchange {
@@ -61,31 +41,9 @@ impl Exchange {
             let table = dlpack::pointer::<Table>(&capsule, Some(c"dlpack_exchange_api"))?;
             // SAFETY: by DLPack a capsule of this name holds this table, which lives as long as the process.
             let table = unsafe { &*table };
-            if table.major == 1 { table.read.zip(table.hold) } else { None }
+            if table.major == 1 { table.read } else { None }
         };
-        table().map_or(Exchange::Methods, |(read, hold)| Exchange::Table(read, hold))
-    }
-
-    /// Keeps the memory that the tensors have at this moment.
-    pub(super) fn hold<'py>(self, tensors: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Held> {
-        let mut held = Held::default();
-        for tensor in tensors {
-            match self {
-                Exchange::Table(_, hold) => {
-                    let mut managed = std::ptr::null_mut();
-                    // SAFETY: the object is a tensor, as the table asks for, and the place is writable.
-                    if unsafe { hold(tensor.as_ptr().cast(), &raw mut managed) } != 0 {
-                        return Err(PyErr::fetch(tensor.py()));
-                    }
-                    held.managed.push(managed);
-                }
-                Exchange::Methods => {
-                    held._objects
-                        .push(tensor.call_method0(intern!(tensor.py(), "untyped_storage"))?.unbind());
-                }
-            }
-        }
-        Ok(held)
+        table().map_or(Exchange::Methods, Exchange::Table)
     }
 
     /// Whether a tensor is still as it was at another moment.
@@ -93,7 +51,7 @@ impl Exchange {
     /// `tensor` is of PyTorch's own class, not of one derived from it.
     #[inline]
     pub(super) fn is_still(self, tensor: &Bound<'_, PyAny>, known: &View) -> PyResult<bool> {
-        let Exchange::Table(read, _) = self else { return Ok(self.read(tensor)?.as_ref() == Some(known)) };
+        let Exchange::Table(read) = self else { return Ok(self.read(tensor)?.as_ref() == Some(known)) };
         let mut found = DlTensor::EMPTY;
         // SAFETY: as in `read`.
         if unsafe { read(tensor.as_ptr().cast(), &raw mut found) } != 0 {
@@ -115,7 +73,7 @@ impl Exchange {
     /// `tensor` is of PyTorch's own class, not of one derived from it.
     pub(super) fn read(self, tensor: &Bound<'_, PyAny>) -> PyResult<Option<View>> {
         match self {
-            Exchange::Table(read, _) => {
+            Exchange::Table(read) => {
                 let mut found = DlTensor::EMPTY;
                 // SAFETY: the object is a tensor, as the table asks for, and the struct is writable.
                 if unsafe { read(tensor.as_ptr().cast(), &raw mut found) } != 0 {

@@ -1,6 +1,7 @@
 //! A step's tasks: which passes the options ask for, on tensors as they lie or on copies.
 
 use lion_kernels::{Error, LionStep};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -35,7 +36,9 @@ struct Work<'p> {
     group: &'p Group,
     gradient: &'p View,
     cycle: Cycle,
-    /// If the tensors do not lie alike: parameter, gradient and state in row-major order.
+    /// Whether the tensors lie alike and without gaps.
+    flat: bool,
+    /// If not: parameter, gradient and state in row-major order.
     copies: Option<Box<Copies>>,
 }
 
@@ -90,7 +93,7 @@ impl Item for Work<'_> {
 }
 
 impl TorchSteps {
-    /// Does the step, and counts it.
+    /// Does the step, and counts it. Returns whether it was done: not if a tensor has moved meanwhile.
     pub(super) fn run(
         &self,
         py: Python<'_>,
@@ -98,7 +101,7 @@ impl TorchSteps {
         groups: &[Group],
         pending: Pending,
         scale: Option<f32>,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let raise = |error: Error| error::kernels(py, error);
         let transform = Group::transform(scale).map_err(raise)?;
         let mut works = Vec::with_capacity(pending.steps.len());
@@ -112,41 +115,57 @@ impl TorchSteps {
             let flat = entry.flat
                 && (gradient.strides == entry.parameter.view.strides
                     || entry.parameter.view.is_alike(gradient));
-            let copies =
-                if flat { None } else { Some(Box::new(copies(py, entry, gradient).map_err(raise)?)) };
             stepped.append(entry.parameter.object.bind(py))?;
-            works.push(Work { entry, group, gradient, cycle, copies });
+            works.push(Work { entry, group, gradient, cycle, flat, copies: None });
         }
         let bytes =
             works.iter().map(|work| work.gradient.len * 3 * work.gradient.dtype.size()).sum::<usize>();
+        let releases = bytes >= WORTH_RELEASING;
+        let gradients = pending.objects.bind(py);
+        let mut held = Vec::new();
+        if releases {
+            // Other threads may give the tensors other memory meanwhile, and the tensors would not keep the old.
+            let written = works.iter().flat_map(|work| work.entry.written());
+            for tensor in written.map(|slot| slot.object.bind(py).clone()).chain(gradients.iter()) {
+                held.push(tensor.call_method0(intern!(py, "untyped_storage"))?);
+            }
+        }
+        // From here on nothing lets another thread run.
+        for (work, gradient) in works.iter().zip(gradients.iter()) {
+            if !self.exchange.is_still(&gradient, work.gradient)? {
+                return Ok(false);
+            }
+            for slot in work.entry.written() {
+                if !self.exchange.is_still(slot.object.bind(py), &slot.view)? {
+                    return Ok(false);
+                }
+            }
+        }
+        for work in works.iter_mut().filter(|work| !work.flat) {
+            work.copies = Some(Box::new(copies(py, work.entry, work.gradient).map_err(raise)?));
+        }
         let mut compute = || {
             // SAFETY: the list holds the tensors, and the step the gradients; the list has no shared memory, and a
             // gradient that shared some has been copied.
             unsafe { self.engine.run(&transform, &mut works) }
         };
-        let done = if bytes < WORTH_RELEASING {
-            compute()
-        } else {
-            // Other threads may give the tensors other memory meanwhile, and the objects would not keep the old.
-            let written =
-                prepared.entries.iter().flat_map(Entry::written).map(|slot| slot.object.bind(py).clone());
-            let held = self.exchange.hold(written.chain(pending.objects.bind(py).iter()))?;
-            let done = py.detach(compute);
-            drop(held);
-            done
-        };
+        let done = if releases { py.detach(compute) } else { compute() };
         done.map_err(|failure: Failure| failure.raise(py))?;
         for work in &mut works {
             if let Some(copies) = &mut work.copies {
                 copies.parameter.write_back();
                 copies.states.iter_mut().flatten().for_each(Copied::write_back);
             }
+        }
+        drop(held);
+        for work in &works {
             count(&work.cycle, work.entry.state.bind(py))?;
         }
         drop(works);
         drop(pending.objects);
         // Autograd's check of saved tensors, which nothing else tells of the write.
-        self.increment_version.call1(py, (stepped,)).map(drop)
+        self.increment_version.call1(py, (stepped,))?;
+        Ok(true)
     }
 }
 
