@@ -185,8 +185,7 @@ impl Registered {
         };
         let Some(len) = elements else { return Err(lion::Error::ShapeTooLarge { name, shape }.into()) };
         if dtype.streams().len() > 1 {
-            let (tensor, expected) = ("parameter", "a format of one stream");
-            let expected = expected.into();
+            let (tensor, expected) = ("parameter", "a format of one stream".into());
             return Err(lion_kernels::Error::Format { tensor, found: dtype, expected }.into());
         }
         Ok(Registered { name, len, dtype, constrained: variable.options.constraint.is_some() })

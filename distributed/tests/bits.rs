@@ -4,7 +4,7 @@
 mod common;
 
 use common::model::{fits, model, plain};
-use common::{Snapshot, Training, on_ranks};
+use common::{Snapshot, Training, metrics_text, on_ranks};
 use lion::{Dtype, TensorBuf};
 use lion_distributed::{Settings, Wire};
 use lion_kernels::{BLOCK, Backend, reference};
@@ -91,6 +91,24 @@ fn every_option_on_one_to_eight_ranks() {
     }
 }
 
+/// Formats that move fewer bytes: 8-bit momentum, the low halves of bf16 parameters, which stay with their owner, and
+/// stores that are rounded at random.
+#[test]
+fn every_narrow_format_on_one_to_four_ranks() {
+    for (index, stochastic) in [None, Some(7), None].into_iter().enumerate() {
+        let options = Options { clip: Clip::GlobalNorm(0.5), ema_momentum: Some(0.5), ..plain() };
+        let mut scenario = model(options, Some(Dtype::Q8), 6);
+        (scenario.stochastic_rounding, scenario.split_master) = (stochastic, index == 2);
+        let training = Training::new(scenario, 12, &mut Rng::with_seed(index as u64));
+        for backend in Backend::available() {
+            let expected = training.alone(backend);
+            for ranks in [1, 2, 3, 4] {
+                training.agrees(ranks, backend, Settings::new(12).bucket_bytes(70_000), &expected);
+            }
+        }
+    }
+}
+
 /// After two steps a wrong order of the sum shows in the momentum, so the order must matter for these gradients.
 #[test]
 fn another_order_of_the_leaves_gives_other_bits() {
@@ -165,7 +183,7 @@ fn gradients_that_are_averaged_elsewhere() {
             let mut parameters = training.parameters();
             for (call, expected) in expected.iter().enumerate() {
                 let metrics = training.averaged_call(&mut sharded, call, &mut parameters);
-                let found = Snapshot::new(sharded.optimizer(), &parameters, common::told(&metrics));
+                let found = Snapshot::new(sharded.optimizer(), &parameters, metrics_text(metrics));
                 found.must_be_part_of(expected, || format!("call {call} on {ranks} ranks"));
             }
         });

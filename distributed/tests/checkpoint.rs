@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::model::{model, plain};
-use common::{Snapshot, Training, on_ranks};
+use common::{Snapshot, Training, metrics_text, on_ranks};
 use lion::state::{Checkpoint, Tensor};
 use lion::{Dtype, Lion, TensorBuf};
 use lion_distributed::checkpoint::{Index, merge, split};
@@ -30,6 +30,15 @@ fn training() -> Training {
         ..plain()
     };
     Training::new(model(options, Some(Dtype::BF16), CALLS), LEAVES, &mut Rng::with_seed(7))
+}
+
+/// The same with 8-bit momentum, and low halves or a seed.
+fn narrow(split_master: bool) -> Training {
+    let mut training = training();
+    training.scenario.momentum_dtype = Some(Dtype::Q8);
+    training.scenario.split_master = split_master;
+    training.scenario.stochastic_rounding = (!split_master).then_some(7);
+    training
 }
 
 /// Runs on some ranks up to a call, and saves.
@@ -57,9 +66,7 @@ fn resume(training: &Training, ranks: usize, calls: usize, index: &Path, expecte
         sharded.restore(index, &mut updates).expect("restored");
         for (call, expected) in expected.iter().enumerate().skip(calls - 1) {
             let metrics = match call >= calls {
-                true => {
-                    format!("{:?}", training.call(&mut sharded, call, &mut parameters).expect("applied"))
-                }
+                true => metrics_text(training.call(&mut sharded, call, &mut parameters).expect("applied")),
                 false => expected.metrics.clone(),
             };
             let found = Snapshot::new(sharded.optimizer(), &parameters, metrics);
@@ -70,17 +77,22 @@ fn resume(training: &Training, ranks: usize, calls: usize, index: &Path, expecte
 
 #[test]
 fn saved_on_some_ranks_and_resumed_on_others() {
-    let training = training();
+    for training in [training(), narrow(false), narrow(true)] {
+        saved_and_resumed(&training);
+    }
+}
+
+fn saved_and_resumed(training: &Training) {
     let expected = training.alone(Backend::Scalar);
     let folder = tempdir().expect("a folder");
     for from in [1, 2, 3, 4, 6, 12] {
         let calls = 1 + from % (CALLS - 1);
         // All into one index, so that the files of others go.
         let index = folder.path().join("run.json");
-        save(&training, from, calls, &index);
+        save(training, from, calls, &index);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), from + 1);
         for to in [1, 2, 3, 4, 6, 12] {
-            resume(&training, to, calls, &index, &expected);
+            resume(training, to, calls, &index, &expected);
         }
     }
 }
@@ -97,21 +109,26 @@ fn whole(training: &Training, calls: usize, path: &Path) {
 
 #[test]
 fn as_one_file_and_back() {
-    let training = training();
+    for training in [training(), narrow(false), narrow(true)] {
+        as_one_file(&training);
+    }
+}
+
+fn as_one_file(training: &Training) {
     let expected = training.alone(Backend::Scalar);
     let folder = tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
-    whole(&training, 3, &path("whole.safetensors"));
+    whole(training, 3, &path("whole.safetensors"));
     let bytes = fs::read(path("whole.safetensors")).expect("read");
     for ranks in [1, 3, 4, 12] {
-        save(&training, ranks, 3, &path("saved.json"));
+        save(training, ranks, 3, &path("saved.json"));
         merge(path("saved.json"), path("merged.safetensors")).expect("merged");
         assert_eq!(fs::read(path("merged.safetensors")).expect("read"), bytes, "{ranks} ranks");
 
         split(path("merged.safetensors"), ranks, path("split.json")).expect("split");
         merge(path("split.json"), path("again.safetensors")).expect("merged");
         assert_eq!(fs::read(path("again.safetensors")).expect("read"), bytes, "{ranks} ranks");
-        resume(&training, 2, 3, &path("split.json"), &expected);
+        resume(training, 2, 3, &path("split.json"), &expected);
     }
     // Of one split only the last files are left.
     let left = fs::read_dir(folder.path()).expect("a folder").filter_map(Result::ok);

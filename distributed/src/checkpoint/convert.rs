@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use lion::tensor_file::{Planned, TensorFile, TensorInfo, write_streamed};
-use lion::{Dtype, TensorBuf, TensorRef};
+use lion::{TensorBuf, TensorRef};
 
 use super::{Index, IndexedFile, IndexedVariable, RUN_KEY, Run, sweep};
 use crate::{Error, Layout};
@@ -25,6 +25,12 @@ const VERSION_KEY: &str = "format_version";
 
 /// What the names of parameters begin with.
 const PARAMETER: &str = "param/";
+/// What the names of the scales of an 8-bit momentum begin with: one for each block of elements.
+const SCALE: &str = "momentum_scale/";
+/// What the names of the low halves of parameters begin with.
+const LOW: &str = "low/";
+/// The key of the seed of stochastic rounding.
+const SEED_KEY: &str = "seed";
 
 /// The elements of a tensor that a file has.
 struct Part {
@@ -73,7 +79,7 @@ pub fn merge(index: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<(), Er
                     "is of a variable that the index does not name here",
                 ));
             };
-            let entries = entries(tensor.name(), range.clone());
+            let entries = entries(tensor.name(), range);
             if tensor.elements() != entries.len() {
                 let (found, expected) = (tensor.elements(), entries.len());
                 let reason = format!("has {found} elements, and its part in the index has {expected}");
@@ -81,7 +87,7 @@ pub fn merge(index: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<(), Er
             }
             let planned = || Planned {
                 name: tensor.name().into(),
-                shape: shape(tensor.name(), &variable.shape),
+                shape: shape(tensor.name(), &variable.shape, &(0..variable.elements().unwrap_or_default())),
                 dtype: tensor.dtype(),
             };
             let (planned, found) =
@@ -90,7 +96,7 @@ pub fn merge(index: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<(), Er
                 let reason = format!("is {}, and {} in a file before", tensor.dtype(), planned.dtype);
                 return Err(wrong(file.path(), tensor.name(), &reason));
             }
-            found.push((entries.start, Part { file: number, range: 0..entries.len() }));
+            found.push((range.start, Part { file: number, range: 0..entries.len() }));
         }
     }
     for (_, parts) in plan.values_mut() {
@@ -100,7 +106,8 @@ pub fn merge(index: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<(), Er
     let metadata = metadata.unwrap_or_default();
     let mut metadata: Vec<_> = metadata.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
     metadata.retain(|(key, _)| *key != RUN_KEY);
-    metadata.push((VERSION_KEY, version(&planned, &metadata)));
+    let seeded = metadata.iter().any(|(key, _)| *key == SEED_KEY);
+    metadata.push((VERSION_KEY, version(planned.iter().map(|it| it.name.as_str()), seeded)));
     let written = write_streamed(output, &planned, &metadata, |planned, give| {
         let parts = plan.get(&planned.name).map(|(_, parts)| parts.as_slice()).unwrap_or_default();
         parts.iter().try_for_each(|(_, part)| files.copy(part, &planned.name, give))
@@ -148,9 +155,9 @@ pub fn split(file: impl AsRef<Path>, ranks: usize, index: impl AsRef<Path>) -> R
             .iter()
             .filter_map(|tensor| {
                 let (range, name) = (of(tensor)?, tensor.name().to_owned());
-                let range = entries(&name, range.clone());
-                let whole = range.len() == tensor.elements();
-                let shape = if whole { tensor.shape().to_vec() } else { vec![range.len()] };
+                let entries = entries(&name, range);
+                let whole = entries.len() == tensor.elements();
+                let shape = if whole { tensor.shape().to_vec() } else { vec![entries.len()] };
                 Some(Planned { name, shape, dtype: tensor.dtype() })
             })
             .collect();
@@ -163,15 +170,17 @@ pub fn split(file: impl AsRef<Path>, ranks: usize, index: impl AsRef<Path>) -> R
         let shards = serde_json::json!(shapes).to_string();
         let mut metadata: Vec<_> = file.metadata_entries().collect();
         metadata.retain(|(key, _)| *key != VERSION_KEY);
+        let seeded = file.metadata(SEED_KEY).is_some();
+        let names = planned.iter().map(|it| it.name.as_str());
+        metadata.push((VERSION_KEY, if shapes.is_empty() { version(names, seeded) } else { "2" }));
         metadata.push((RUN_KEY, &run.id));
         if !shapes.is_empty() {
             metadata.push((SHARDS_KEY, &shards));
         }
-        metadata.push((VERSION_KEY, version(&planned, &metadata)));
         let mut files = Files { paths: vec![path.into()], open: BTreeMap::new() };
         write_streamed(run.path(rank, ranks), &planned, &metadata, |planned, give| {
-            let range = file.find(&planned.name).and_then(of).cloned().unwrap_or(0..0);
-            let range = entries(&planned.name, range);
+            let range =
+                file.find(&planned.name).and_then(of).map_or(0..0, |range| entries(&planned.name, range));
             files.copy(&Part { file: 0, range }, &planned.name, give)
         })?;
     }
@@ -184,31 +193,27 @@ pub fn split(file: impl AsRef<Path>, ranks: usize, index: impl AsRef<Path>) -> R
     Ok(())
 }
 
-/// What the names of an 8-bit momentum's scales begin with.
-const SCALE: &str = "momentum_scale/";
-/// What the names of low halves begin with.
-const LOW: &str = "low/";
-
-/// The entries that a tensor has for some elements of its variable, which begin where a block does: scales are one for a
-/// block.
-fn entries(name: &str, elements: Range<usize>) -> Range<usize> {
-    let per = if name.starts_with(SCALE) { Dtype::Q8.block() } else { 1 };
-    elements.start / per..elements.end.div_ceil(per)
-}
-
-/// The shape of a tensor of a variable of this shape.
-fn shape(name: &str, of_variable: &[usize]) -> Vec<usize> {
+/// The entries that a tensor of that name has for some elements of its variable: one for each, or for each block. The
+/// elements begin and end with a block, or at the end.
+fn entries(name: &str, elements: &Range<usize>) -> Range<usize> {
     match name.starts_with(SCALE) {
-        true => vec![entries(name, 0..of_variable.iter().product()).len()],
-        false => of_variable.to_vec(),
+        true => {
+            let block = lion::Dtype::Q8.block();
+            elements.start / block..elements.end.div_ceil(block)
+        }
+        false => elements.clone(),
     }
 }
 
-/// The first version of the format that has what a file holds.
-fn version(tensors: &[Planned], metadata: &[(&str, &str)]) -> &'static str {
-    let needs_2 = |tensor: &Planned| tensor.name.starts_with(SCALE) || tensor.name.starts_with(LOW);
-    let has = |wanted: &str| metadata.iter().any(|(key, _)| *key == wanted);
-    if tensors.iter().any(needs_2) || has(SHARDS_KEY) || has("seed") { "2" } else { "1" }
+/// The shape of a tensor of a whole variable.
+fn shape(name: &str, variable: &[usize], elements: &Range<usize>) -> Vec<usize> {
+    if name.starts_with(SCALE) { vec![entries(name, elements).len()] } else { variable.to_vec() }
+}
+
+/// The version of a file that has no shards: the first that has such tensors.
+fn version<'n>(mut names: impl Iterator<Item = &'n str>, seeded: bool) -> &'static str {
+    let needs_2 = seeded || names.any(|name| name.starts_with(SCALE) || name.starts_with(LOW));
+    if needs_2 { "2" } else { "1" }
 }
 
 /// Files that are opened when they are needed.

@@ -42,6 +42,9 @@ impl<C: Communicator> Sharded<C> {
     /// process does; then every rank has the parameters of all. Collective: all ranks name the same variables, and the
     /// same of them have a gradient. Of a parameter only the elements that the rank owns are read.
     ///
+    /// The metrics are those of one process, but for the share of stalled elements, which is of a sample of those that this
+    /// rank owns.
+    ///
     /// The updates are put in the order of registration. With a moving average a call must name every variable: use
     /// [`Update::without_gradient`] for one that has none. In a call that names none nothing happens.
     ///

@@ -10,7 +10,7 @@ use lion::{Lion, TensorBuf, TensorRef};
 use lion_distributed::{Error, Settings, Sharded, ThreadCommunicator, Update, Variable};
 use lion_kernels::{Backend, Dtype, reference};
 use lion_tests::scenario::Scenario;
-use lion_tests::{Rng, fill, tensor_bits, with_sample};
+use lion_tests::{Rng, bits, fill, tensor_bits, widened, with_sample};
 
 /// What each rank of a group of threads gives.
 pub(crate) fn on_ranks<T: Send>(ranks: usize, run: impl Fn(ThreadCommunicator) -> T + Sync) -> Vec<T> {
@@ -106,7 +106,7 @@ impl Training {
                 });
             }
             let metrics = optimizer.apply(&mut updates).expect("applied");
-            after(&optimizer, &parameters, told(&metrics));
+            after(&optimizer, &parameters, metrics_text(metrics));
         }
         (optimizer, parameters)
     }
@@ -199,7 +199,7 @@ impl Training {
             let mut parameters = self.parameters();
             for (call, expected) in expected.iter().enumerate() {
                 let metrics = self.call(&mut sharded, call, &mut parameters).expect("applied");
-                let found = Snapshot::new(sharded.optimizer(), &parameters, told(&metrics));
+                let found = Snapshot::new(sharded.optimizer(), &parameters, metrics_text(metrics));
                 found.must_be_part_of(expected, || {
                     let options = &self.scenario.options;
                     format!("call {call} on {ranks} ranks, {} leaves, {backend}, {options:?}", self.leaves)
@@ -209,33 +209,10 @@ impl Training {
     }
 }
 
-/// What metrics tell that is the same on every rank: all but the share of its own parameters that stalls.
-pub(crate) fn told(metrics: &lion::Metrics) -> String {
-    let mut metrics = *metrics;
+/// The metrics of a call, but for the share of stalled elements: a rank samples those that it owns.
+pub(crate) fn metrics_text(mut metrics: lion::Metrics) -> String {
     metrics.stalled = None;
     format!("{metrics:?}")
-}
-
-/// A copy of a tensor.
-#[derive(Debug)]
-pub(crate) struct Kept(TensorBuf);
-
-impl Kept {
-    fn new(tensor: TensorRef<'_>) -> Self {
-        let mut copy = TensorBuf::zeroed(tensor.dtype(), tensor.len()).expect("memory");
-        assert!(copy.to_mut().copy_from(tensor));
-        Kept(copy)
-    }
-
-    fn bits(&self, range: Range<usize>) -> Vec<u32> {
-        tensor_bits(self.0.to_ref().range(range).expect("within"))
-    }
-}
-
-impl PartialEq for Kept {
-    fn eq(&self, other: &Self) -> bool {
-        tensor_bits(self.0.to_ref()) == tensor_bits(other.0.to_ref())
-    }
 }
 
 /// All that an optimizer has after a call, as bits.
@@ -247,15 +224,16 @@ pub(crate) struct Snapshot {
     /// By variable, the elements that are held.
     pub(crate) held: Vec<Range<usize>>,
     /// By variable: momentum, low halves, average, accumulator.
-    pub(crate) state: Vec<[Option<Kept>; 4]>,
+    pub(crate) state: Vec<[Option<Vec<u32>>; 4]>,
 }
 
 impl Snapshot {
     pub(crate) fn new(optimizer: &Lion, parameters: &[TensorBuf], metrics: String) -> Self {
+        // By value, since an 8-bit momentum of a part has not the streams of the whole's part in one row.
+        let values = |tensor: TensorRef<'_>| bits(&widened(tensor));
         let state = optimizer.variables().map(|it| {
-            let low = it.low.map(TensorRef::from);
-            [it.momentum, low, it.ema.map(TensorRef::from), it.accumulator.map(TensorRef::from)]
-                .map(|it| it.map(Kept::new))
+            let (ema, accumulator) = (it.ema.map(TensorRef::from), it.accumulator.map(TensorRef::from));
+            [it.momentum, it.low.map(TensorRef::from), ema, accumulator].map(|it| it.map(values))
         });
         Snapshot {
             metrics,
@@ -273,9 +251,9 @@ impl Snapshot {
         assert!(self.parameters == whole.parameters, "parameters differ: {}", place());
         for (variable, (held, state)) in self.held.iter().zip(&self.state).enumerate() {
             for (index, found) in state.iter().enumerate() {
-                let expected = whole.state[variable][index].as_ref().map(|it| it.bits(held.clone()));
+                let expected = whole.state[variable][index].as_ref().map(|it| &it[held.clone()]);
                 assert!(
-                    found.as_ref().map(|it| it.bits(0..held.len())) == expected,
+                    found.as_deref() == expected,
                     "state {index} of variable {variable} differs: {}",
                     place()
                 );
