@@ -55,8 +55,8 @@ fn panel(svg: &mut String, left: f64, name: &str, runs: &[Run]) {
         let style =
             format!("stroke=\"{color}\" stroke-width=\"1.6\" stroke-dasharray=\"{dash}\" fill=\"none\"");
         add(format_args!("<path d=\"M{}\" {style}/>\n", path.join("L")));
-        let (column, row) = ((index / 3) as f64, (index % 3) as f64);
-        let (at, top) = (left + column * WIDTH / 4.0, MARGIN + HEIGHT + 38.0 + row * 16.0);
+        let row = (index % 3) as f64;
+        let (at, top) = (left + COLUMNS[index / 3 % COLUMNS.len()], MARGIN + HEIGHT + 38.0 + row * 16.0);
         add(format_args!("<path d=\"M{at:.1} {top:.1}h22\" {style}/>\n"));
         let (text_at, text_top) = (at + 26.0, top + 4.0);
         add(format_args!(
@@ -68,4 +68,6 @@ fn panel(svg: &mut String, left: f64, name: &str, runs: &[Run]) {
 
 /// One for each format of the parameter, and one for each of the momentum.
 const COLORS: [&str; 4] = ["#222222", "#c03028", "#2878b8", "#2e8b57"];
+/// Where the names of the runs begin, by format of the parameter.
+const COLUMNS: [f64; 4] = [0.0, 92.0, 184.0, 345.0];
 const DASHES: [&str; 3] = ["none", "6 3", "2 2"];
