@@ -8,6 +8,24 @@ use lion_kernels::{
 
 use crate::{Guarded, Rng, Sample, values, with_sample};
 
+/// A step of Keras's defaults, and nothing else.
+pub const PLAIN: Settings = Settings {
+    learning_rate: 1e-3,
+    beta_1: 0.9,
+    beta_2: 0.99,
+    weight_decay: None,
+    decay_rate: None,
+    masked_decay: false,
+    maximize: false,
+    loss_scale: None,
+    accumulation_steps: None,
+    clip_value: None,
+    clip_norm: None,
+    global_clip_norm: None,
+    ema_momentum: None,
+    ema_overwrite: false,
+};
+
 /// Settings and tensors. Each check makes one pass with a function of the kernels that it is given, between canaries,
 /// and holds every tensor to the reference, by bits.
 #[derive(Debug)]

@@ -52,7 +52,7 @@ mod state;
 mod stored;
 mod values;
 
-pub use case::{Case, settings};
+pub use case::{Case, PLAIN, settings};
 pub use fastrand::Rng;
 pub use guarded::Guarded;
 pub use state::checkpoint_text;

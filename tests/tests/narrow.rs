@@ -8,7 +8,7 @@ use lion_kernels::{
     TensorRef, run,
 };
 use lion_tests::alone::convert;
-use lion_tests::{Draws, Rng, Stored, StoredCase, on_each_backend, values};
+use lion_tests::{Draws, PLAIN, Rng, Stored, StoredCase, on_each_backend, values};
 use proptest::prelude::*;
 
 on_each_backend!(
@@ -22,23 +22,6 @@ on_each_backend!(
     the_rounding_is_unbiased,
     a_nan_spoils_its_own_element,
 );
-
-const PLAIN: Settings = Settings {
-    learning_rate: 1e-3,
-    beta_1: 0.9,
-    beta_2: 0.99,
-    weight_decay: None,
-    decay_rate: None,
-    masked_decay: false,
-    maximize: false,
-    loss_scale: None,
-    accumulation_steps: None,
-    clip_value: None,
-    clip_norm: None,
-    global_clip_norm: None,
-    ema_momentum: None,
-    ema_overwrite: false,
-};
 
 const DECAYED: Settings = Settings { weight_decay: Some(0.1), decay_rate: Some(0.25), ..PLAIN };
 

@@ -4,7 +4,9 @@ use half::{bf16, f16};
 use lion_kernels::reference::Settings;
 use lion_kernels::{Backend, Clip, Dtype, Ema, Error, GradientTransform, LionStep, Role, StepTensors, Task};
 use lion_tests::alone::apply;
-use lion_tests::{Case, Guarded, Rng, Sample, bits, for_each_triple, on_each_backend, settings, values};
+use lion_tests::{
+    Case, Guarded, PLAIN, Rng, Sample, bits, for_each_triple, on_each_backend, settings, values,
+};
 use proptest::prelude::*;
 
 on_each_backend!(
@@ -25,23 +27,6 @@ on_each_backend!(
 fn by(backend: Backend) -> impl FnOnce(LionStep, StepTensors<'_>) -> Result<(), Error> {
     move |step, tensors| apply(step, backend, tensors)
 }
-
-const PLAIN: Settings = Settings {
-    learning_rate: 1e-3,
-    beta_1: 0.9,
-    beta_2: 0.99,
-    weight_decay: None,
-    decay_rate: None,
-    masked_decay: false,
-    maximize: false,
-    loss_scale: None,
-    accumulation_steps: None,
-    clip_value: None,
-    clip_norm: None,
-    global_clip_norm: None,
-    ema_momentum: None,
-    ema_overwrite: false,
-};
 
 const DECAYED: Settings = Settings { weight_decay: Some(0.1), ..PLAIN };
 
