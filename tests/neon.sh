@@ -59,7 +59,7 @@ emulated() {
 
 # Both packages in both commands, so that the kernels are built once. The fuzz targets go through each backend.
 all() {
-    emulated test -p lion-tests -p lion-fuzz --test step --test passes --test conversions --test statistics --test sum \
+    emulated test -p lion-tests -p lion-fuzz --test step --test narrow --test passes --test conversions --test statistics --test sum \
         --test exhaustive --test parallel --test plans --test determinism "$@" -- neon
     emulated test -p lion-tests -p lion-fuzz --test seeds "$@"
 }

@@ -58,14 +58,16 @@ fn every_f32_split_and_joined(backend: Backend) {
         convert(backend, patterns, split.to_mut()).expect("a conversion");
         let mut joined = vec![0.0; patterns.len()];
         convert(backend, split.to_ref(), TensorMut::from(&mut joined)).expect("a conversion");
-        let same = patterns.iter().zip(&joined).all(|(value, joined)| {
-            value.to_bits() == joined.to_bits() || value.is_nan() && joined.to_bits() == f32::NAN.to_bits()
+        // Without a way out of the loops they are vectorised, and an emulator gets through them.
+        let same = patterns.iter().zip(&joined).fold(true, |same, (value, joined)| {
+            let is_nan = value.is_nan() & (joined.to_bits() == f32::NAN.to_bits());
+            same & ((value.to_bits() == joined.to_bits()) | is_nan)
         });
         assert!(same, "upper half {index:#x}");
         let high = split.to_ref().stream(0).expect("halves").as_slice::<bf16>().expect("bf16");
-        let nearest = patterns.iter().zip(high).all(|(value, high)| {
+        let nearest = patterns.iter().zip(high).fold(true, |nearest, (value, high)| {
             let away_from_zero = (value.to_bits().wrapping_add(0x8000) >> 16) as u16;
-            high.to_bits() == if value.is_nan() { 0x7fc0 } else { away_from_zero }
+            nearest & (high.to_bits() == if value.is_nan() { 0x7fc0 } else { away_from_zero })
         });
         assert!(nearest, "high halves of upper half {index:#x}");
     });
