@@ -342,7 +342,7 @@ pub enum Error {
         expected: lion_kernels::Dtype,
     },
     /// A checkpoint that is not of this optimizer.
-    #[error("{}: {reason}", one_line(tensor))]
+    #[error("{}: {}", one_line(tensor), one_line(reason))]
     State {
         /// What it is about: a tensor by its name in a checkpoint, or a key of the metadata.
         tensor: String,

@@ -1,6 +1,7 @@
 //! The index of a sharded checkpoint, as JSON. Nothing in it is believed before it has been checked.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -99,25 +100,20 @@ impl Index {
         let mut text = Vec::new();
         let file = regular::open(path).map_err(io("cannot open"))?;
         file.take(LARGEST + 1).read_to_end(&mut text).map_err(io("cannot read"))?;
-        let read = match text.len() as u64 > LARGEST {
-            true => Err(format!("has more than {LARGEST} bytes")),
-            false => String::from_utf8(text)
-                .map_err(|error| error.to_string())
-                .and_then(|text| Self::from_json(&text)),
-        };
-        read.map_err(|reason| {
-            let reason = format!("is not the index of a sharded checkpoint: {reason}");
-            lion::Error::File { file: path.into(), tensor: None, reason }.into()
-        })
+        if text.len() as u64 > LARGEST {
+            return Err(not_an_index(path, format!("has more than {LARGEST} bytes")));
+        }
+        let text = String::from_utf8(text).map_err(|error| not_an_index(path, error))?;
+        Self::from_json(path, &text)
     }
 
-    /// The index that a text is.
+    /// The index that a text is, which was found at `path`.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn from_json(text: &str) -> Result<Self, String> {
-        let index: Index = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        index.check()?;
+    /// What is wrong with it, in one line whatever the text is.
+    pub fn from_json(path: &Path, text: &str) -> Result<Self, Error> {
+        let index: Index = serde_json::from_str(text).map_err(|error| not_an_index(path, error))?;
+        index.check().map_err(|reason| not_an_index(path, reason))?;
         Ok(index)
     }
 
@@ -215,4 +211,9 @@ impl Index {
         }
         Ok(())
     }
+}
+
+fn not_an_index(path: &Path, reason: impl Display) -> Error {
+    let reason = format!("is not the index of a sharded checkpoint: {reason}");
+    lion::Error::File { file: path.into(), tensor: None, reason }.into()
 }
