@@ -2,11 +2,11 @@
 
 use lion::{Config, Error, Lion};
 
-use crate::{JSON, read};
+use crate::{CONFIG, read};
 
 /// A run over a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
-    let Some((_, config)) = read(JSON, bytes, Config::from_json) else { return };
+    let Some((_, config)) = read(CONFIG, bytes, Config::from_json) else { return };
     config.check().expect("what is read is valid");
     let written = config.to_lion_json().expect("no closure comes from a file");
     assert_eq!(Config::from_json(&written).expect("what is written can be read"), config);

@@ -25,34 +25,45 @@ use tempfile::TempDir;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What reading may have allocated at any time for each byte of a tensor file or a config: a byte of JSON can be a whole
-/// value of a list, of 32 bytes, and a list that grows has room for as many again.
-pub const JSON: usize = 100;
+/// What reading may have allocated at any time, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Whatever the input is.
+    base: usize,
+    /// For each byte of the input.
+    multiple: usize,
+}
 
-/// The same for a profile: of each character of a dotted key the TOML parser keeps a token, an event and a part of the
-/// key, in lists that grow.
-pub const TOML: usize = 400;
+/// Of a tensor file or other JSON: a byte can be a whole value of a list, of 32 bytes, and a list that grows has room for as
+/// many again.
+pub const JSON: Bound = Bound { base: 256 << 10, multiple: 100 };
 
-/// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than `multiple`
-/// of them allocated at any time.
-pub fn bounded<T>(multiple: usize, input: usize, work: impl FnOnce() -> T) -> T {
-    const BASE: usize = 256 << 10;
+/// Of a config, whose patterns are compiled one at a time, each to a few automata of up to 1 MiB.
+pub const CONFIG: Bound = Bound { base: 8 << 20, ..JSON };
+
+/// Of a profile: of each character of a dotted key the TOML parser keeps a token, an event and a part of the key, in lists
+/// that grow.
+pub const TOML: Bound = Bound { multiple: 400, ..JSON };
+
+/// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than
+/// `bound` allocated at any time.
+pub fn bounded<T>(bound: Bound, input: usize, work: impl FnOnce() -> T) -> T {
     let start = processor_time();
     let (done, taken) = peak_of(work);
     let time = processor_time() - start;
     assert!(time < Duration::from_secs(1), "{time:?} for an input of {input}");
-    assert!(taken <= BASE + multiple * input, "{taken} bytes for an input of {input}");
+    assert!(taken <= bound.base + bound.multiple * input, "{taken} bytes for an input of {input}");
     done
 }
 
 /// What a fuzzer's bytes are as a text, and what that is read as; `None` where it is refused, which must be in one line.
 pub fn read<T, E: Display>(
-    multiple: usize,
+    bound: Bound,
     bytes: &[u8],
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Option<(&str, T)> {
     let text = str::from_utf8(bytes).ok()?;
-    match bounded(multiple, text.len(), || parse(text)) {
+    match bounded(bound, text.len(), || parse(text)) {
         Ok(found) => Some((text, found)),
         Err(error) => {
             let message = error.to_string();
