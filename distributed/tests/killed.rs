@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::on_ranks;
-use lion::{Dtype, Lion};
+use lion::{Dtype, Lion, VariableId};
 use lion_distributed::checkpoint::Index;
 use lion_distributed::{Communicator, Settings, Sharded, ThreadCommunicator, Update, Variable};
 use lion_kernels::reference;
@@ -37,6 +37,11 @@ fn sharded(communicator: ThreadCommunicator) -> Sharded<ThreadCommunicator> {
     Sharded::new(communicator, optimizer(), &variables, Settings::new(LEAVES)).expect("an optimizer")
 }
 
+fn without_gradients<'a>(ids: &[VariableId], parameters: &'a mut [Vec<f32>; 2]) -> [Update<'a>; 2] {
+    let [a, b] = parameters;
+    [Update::without_gradient(ids[0], &mut a[..]), Update::without_gradient(ids[1], &mut b[..])]
+}
+
 /// What is killed: goes on from the checkpoint if there is one, and saves after each call.
 #[test]
 #[ignore = "run by killed_while_saving, which ends it"]
@@ -48,11 +53,8 @@ fn trains_and_saves() {
         let mut sharded = sharded(communicator);
         let ids = sharded.ids().to_vec();
         let mut parameters = LENGTHS.map(|len| vec![1.0_f32; len]);
-        let [a, b] = &mut parameters;
-        let mut without =
-            [Update::without_gradient(ids[0], &mut a[..]), Update::without_gradient(ids[1], &mut b[..])];
         if index.exists() {
-            sharded.restore(&index, &mut without).expect("restored");
+            sharded.restore(&index, &mut without_gradients(&ids, &mut parameters)).expect("restored");
         }
         let each = LEAVES / ranks;
         let own = sharded.communicator().rank() * each..(sharded.communicator().rank() + 1) * each;
@@ -72,7 +74,7 @@ fn trains_and_saves() {
 /// One process's training, which goes as far as the checkpoint has come.
 struct Alone {
     optimizer: Lion,
-    ids: Vec<lion::VariableId>,
+    ids: Vec<VariableId>,
     parameters: [Vec<f32>; 2],
 }
 
@@ -109,10 +111,7 @@ impl Alone {
             let mut sharded = sharded(communicator);
             let ids = sharded.ids().to_vec();
             let mut parameters = LENGTHS.map(|len| vec![0.0_f32; len]);
-            let [a, b] = &mut parameters;
-            let mut updates =
-                [Update::without_gradient(ids[0], &mut a[..]), Update::without_gradient(ids[1], &mut b[..])];
-            sharded.restore(index, &mut updates).expect("restored");
+            sharded.restore(index, &mut without_gradients(&ids, &mut parameters)).expect("restored");
             assert!(parameters == self.parameters, "after {} calls", self.optimizer.iterations());
             for (own, id) in ids.iter().zip(&self.ids) {
                 let of = |optimizer: &Lion, id| optimizer.momentum(id).expect("it has one").to_f32();
@@ -130,6 +129,8 @@ fn killed_while_saving() {
     let index = folder.path().join("run.json");
     let mut rng = Rng::new();
     let (mut alone, mut generations) = (Alone::new(), 0);
+    // In microseconds; longer where runs do not come to a new checkpoint in it.
+    let mut longest = 120_000;
     for kill in 0..kills {
         let ranks = [2, 4, 3][kill % 3];
         let mut child = Command::new(std::env::current_exe().expect("a path"))
@@ -140,17 +141,22 @@ fn killed_while_saving() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it runs");
-        sleep(Duration::from_micros(rng.u64(20_000..120_000)));
+        sleep(Duration::from_micros(rng.u64(20_000..longest)));
         assert!(child.try_wait().expect("a status").is_none(), "it trains until it is killed");
         child.kill().expect("killed");
         child.wait().expect("it has ended");
         if !index.exists() {
             assert_eq!(generations, 0, "the index is gone");
+            longest *= 2;
             continue;
         }
         let found = Index::read(&index).expect("a whole index");
-        assert!(found.iterations >= alone.optimizer.iterations(), "it went back to {}", found.iterations);
-        generations += usize::from(found.iterations > alone.optimizer.iterations());
+        let before = alone.optimizer.iterations();
+        assert!(found.iterations >= before, "it went back to {}", found.iterations);
+        match found.iterations > before {
+            true => generations += 1,
+            false => longest += longest / 4,
+        }
         alone.advance_to(found.iterations);
         alone.must_be_in(&index);
     }
@@ -160,9 +166,7 @@ fn killed_while_saving() {
         let mut sharded = sharded(communicator);
         let ids = sharded.ids().to_vec();
         let mut parameters = LENGTHS.map(|len| vec![0.0_f32; len]);
-        let [a, b] = &mut parameters;
-        let mut updates =
-            [Update::without_gradient(ids[0], &mut a[..]), Update::without_gradient(ids[1], &mut b[..])];
+        let mut updates = without_gradients(&ids, &mut parameters);
         sharded.restore(&index, &mut updates).expect("restored");
         sharded.save(&index, &mut updates).expect("saved");
     });
