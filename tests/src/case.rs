@@ -161,7 +161,7 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
     pub fn check_average(&self, average: impl FnOnce(&Ema, &mut [f32], TensorMut<'_>) -> Done) {
         let Some(momentum) = self.pass.ema_momentum else { return };
         let (mut expected, mut moved) = (self.average.clone(), self.parameter.clone());
-        self.pass.average(&mut expected, &mut moved);
+        self.pass.update_ema(&mut expected, &mut moved);
 
         let [at_p, at_g, _] = self.misalignment;
         let mut averages = Guarded::new(&self.average, at_g);

@@ -180,7 +180,7 @@ impl StoredCase {
         let mut expected = self.store(&p, at_p);
         if pass.ema_momentum.is_some() {
             let mut stored = expected.values();
-            pass.average(&mut expected_average, &mut stored);
+            pass.update_ema(&mut expected_average, &mut stored);
             if pass.ema_overwrite {
                 expected = Stored::new(*of_p, &stored, at_p);
             }

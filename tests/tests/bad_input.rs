@@ -197,9 +197,9 @@ fn backends_that_are_not_here() {
         assert!(message.contains(backend.name()) && message.contains("available here: scalar"), "{message}");
     }
     let message = Backend::from_name("sse9").expect_err("unknown").to_string();
-    assert!(message.starts_with("there is no backend \"sse9\"; available here: scalar"), "{message}");
+    assert!(message.starts_with("backend \"sse9\" does not exist; available here: scalar"), "{message}");
     let message = "f8".parse::<Dtype>().expect_err("unknown").to_string();
-    assert_eq!(message, "there is no dtype \"f8\"; known: f32, f16, bf16, split, q8, i16, i8");
+    assert_eq!(message, "dtype \"f8\" does not exist; known: f32, f16, bf16, split, q8, i16, i8");
 }
 
 #[test]

@@ -312,7 +312,7 @@ fn what_does_not_fit_is_refused() {
     let (codes, scales) = ([0_i8; 65], [0.0_f32; 1]);
     assert_eq!(
         text(TensorRef::from_streams(Dtype::Q8, &codes, &scales)),
-        "the second stream has 1 elements, and must have 2 as the first stream has"
+        "the second stream has 1 elements; expected 2, to match the first stream"
     );
     assert_eq!(
         text(TensorRef::from_streams(Dtype::Q8, &scales, &scales)),
@@ -320,7 +320,7 @@ fn what_does_not_fit_is_refused() {
     );
     assert_eq!(
         text(TensorRef::from_streams(Dtype::F32, &scales, &scales)),
-        "a f32 tensor has 1 stream(s), and 2 were given"
+        "the f32 tensor is given 2 streams; expected 1"
     );
 }
 

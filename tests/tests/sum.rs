@@ -79,7 +79,7 @@ fn any_cut_of_the_leaves(backend: Backend) {
             let lengths: Vec<_> = parts.iter().map(|(leaves, _)| *leaves).collect();
             let sums: Vec<_> = parts.iter().map(|(_, sum)| TensorRef::from(sum)).collect();
             let mut found = vec![0.0_f32; LEN];
-            let tree = SumTree::of_subtrees(&lengths).expect("subtrees");
+            let tree = SumTree::from_subtrees(&lengths).expect("subtrees");
             tree.mean(backend, &sums, &mut found).expect("summed");
             assert_eq!(bits(&found), bits(&whole), "{shares} shares of {count} leaves on {backend}");
         }
@@ -96,7 +96,7 @@ fn what_does_not_fit_is_refused(backend: Backend) {
     let mut sum = |sources: &[TensorRef<'_>]| tree.sum(backend, sources, TensorMut::from(&mut to));
     assert_eq!(sum(&[(&a).into()]), Err(Error::Sources { found: 1, expected: 2 }));
     let error = sum(&[(&a).into(), (&b).into()]).expect_err("too short");
-    assert_eq!(error.to_string(), "the source has 7 elements, and must have 8 as the sum has");
+    assert_eq!(error.to_string(), "the source has 7 elements; expected 8, to match the sum");
     assert_eq!(to, [7.0; 8]);
     if let Some(missing) = Backend::ALL.iter().find(|backend| !backend.is_available()) {
         let refused = tree.sum(*missing, &[(&a).into(), (&a).into()], &mut to);
