@@ -1,4 +1,4 @@
-//! One pass on one thread and one backend: a task, made and run.
+//! Single passes on one thread and one backend: each function creates a task and runs it.
 
 use lion_kernels::{
     Backend, Ema, Error, GradientStatistics, GradientTransform, LionStep, StepTensors, Task, TensorMut,

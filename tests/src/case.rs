@@ -1,4 +1,4 @@
-//! A pass over tensors of its own, as the kernels and as the reference make it.
+//! Test cases of f32, f16 and bf16 passes: each runs with the kernels and with the reference.
 
 use lion_kernels::reference::Settings;
 use lion_kernels::{

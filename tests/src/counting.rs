@@ -1,5 +1,4 @@
-//! An allocator that counts, and refuses where it is told to: for tests of how much memory something takes, and of what
-//! happens where there is none.
+//! A counting allocator that can refuse large requests. Tests use it to measure memory and to test allocation failure.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,3 +1,5 @@
+//! Tensors between canaries, at a chosen distance from a 64-byte boundary.
+
 use crate::Sample;
 
 /// Elements on either side of a tensor that nobody may touch: more than a block of any backend.

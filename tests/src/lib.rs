@@ -1,7 +1,7 @@
-//! What the tests of the workspace share: tensors between canaries, values of every class, comparison by bits, and
-//! one macro that gives each backend the same tests.
+//! Shared helpers of the workspace's tests: tensors between canaries, values of every class, comparison by bits, and a
+//! macro that runs the same tests on each backend.
 //!
-//! The tests themselves are in `tests/`, a file for each subject.
+//! The tests are in `tests/`, one file per subject.
 
 #[cfg(doctest)]
 mod readmes {

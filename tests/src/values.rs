@@ -1,3 +1,5 @@
+//! Random values of every class, and comparison by bits.
+
 use half::{bf16, f16};
 use lion_kernels::reference::{self, Float};
 use lion_kernels::{Dtype, Element, TensorMut, TensorRef};

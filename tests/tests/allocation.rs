@@ -1,5 +1,5 @@
-//! A call of the optimizer allocates nothing once it has been made before: allocators give large blocks back to the
-//! system, and a training loop pays for their pages again.
+//! A repeated step of the optimizer allocates nothing. Allocators return large blocks to the system, and a training
+//! loop would pay for their pages in every step.
 
 use half::bf16;
 use lion::prelude::*;

@@ -1,11 +1,11 @@
-//! The hot loops of the release build hold no out-of-line call, on any backend, for any formats.
+//! The hot loops of the release build contain no out-of-line call, on any backend, for any formats.
 //!
-//! A function called in a loop would be compiled without the backend's instruction set and get its vectors through
-//! memory. So this builds the kernels in release mode, disassembles them and looks at every instruction. The kernels
-//! that drive others, a tile at a time, may call those and nothing else.
+//! A function called in a loop would be compiled without the backend's instruction set and would receive vectors
+//! through memory. So this test builds the kernels in release mode, disassembles them, and checks every instruction.
+//! Kernels that drive other kernels tile by tile may call these and nothing else.
 //!
-//! Needs objdump (binutils), which comes with the linker. `LION_ASSEMBLY_TARGET` names another target than this
-//! machine's, `LION_ASSEMBLY_RUSTC` the compiler that knows it, and `LION_OBJDUMP` its objdump.
+//! Requires objdump (binutils), which comes with the linker. `LION_ASSEMBLY_TARGET` sets another target than this
+//! machine's, `LION_ASSEMBLY_RUSTC` a compiler for that target, and `LION_OBJDUMP` its objdump.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What the kernels refuse: each refusal names what is wrong, and nothing has been written.
+//! Invalid input of the kernels: each error names the fault, and nothing is written.
 
 use std::fmt::Display;
 

@@ -1,4 +1,4 @@
-//! State memory: aligned, zeroed, whole.
+//! State memory: alignment, zeros, growth and copies.
 
 use half::{bf16, f16};
 use lion_kernels::{AlignedBuffer, Arena, Dtype, Error, TensorBuf, TensorMut, TensorRef, advise_huge_pages};

@@ -1,4 +1,4 @@
-//! Conversions between the formats: every backend against the reference, and both against the half crate.
+//! Conversions between formats: every backend compared with the reference, and both compared with the crate half.
 
 use half::{bf16, f16};
 use lion_kernels::{Backend, TensorMut, TensorRef};

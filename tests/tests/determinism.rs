@@ -1,5 +1,5 @@
-//! One run with everything on, and one digest of all that it comes to: on every backend, number of threads and chunk, at
-//! any alignment, on small and on huge pages, as one tensor and as a thousand.
+//! One run with every option on, and one digest of all its results: for every backend, thread count and chunk size, at
+//! any alignment, on small and huge pages, as one tensor and as a thousand.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,4 @@
-//! The choice of a backend, by the machine and by `LION_ISA`.
+//! Backend selection, by the machine and by `LION_ISA`.
 
 use std::process::Command;
 

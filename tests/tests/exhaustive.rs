@@ -1,8 +1,8 @@
 //! All 2^32 bit patterns of f32 through the stores of both 16-bit formats, and through the exact split and back.
 //!
-//! The reference and the half crate are compared element by element, once; each backend's results are compared with
-//! theirs through a digest, since every backend, emulated ones too, must see every pattern. A digest that differs is
-//! followed by a search for the first element that does.
+//! The test compares the reference with the crate half once, element by element. It compares each backend with them
+//! through a digest, because every backend, even an emulated one, must see every pattern. If a digest differs, the test
+//! searches for the first element that differs.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,8 +92,8 @@ fn reference_and_half_agree_on_every_f32() {
     assert_eq!((f16, bf16), (F16, BF16), "digests of f16 and bf16");
 }
 
-/// The digest of what a conversion makes of every pattern: of each chunk the sum of the results times odd weights, which
-/// no single difference leaves as it is, mixed with the chunk's index. Vectorised, an emulator gets through it.
+/// The digest of what a conversion makes of every pattern: of each chunk the sum of the results times odd weights,
+/// which no single difference leaves as it is, mixed with the chunk's index. Vectorised, an emulator gets through it.
 fn digest<T: Sample>(conversion: impl Fn(&[f32], &mut [T]) + Sync) -> u64 {
     let weights: Vec<u32> = (0..CHUNK).map(|place| place.wrapping_mul(0x9e37_79b9) | 1).collect();
     let total = Mutex::new(0_u64);

@@ -1,5 +1,5 @@
-//! What goes wrong outside: no memory, a closure that panics, tensors of ten thousand million elements. The optimizer
-//! is then as it was, or as the documentation says, and goes on.
+//! External failures: failed allocations, a closure that panics, tensors of ten billion elements. The optimizer is then
+//! unchanged, or in the documented state, and continues.
 
 use std::fs::File;
 use std::io::Write;
@@ -138,8 +138,8 @@ fn a_schedule_that_panics() {
     assert_eq!((p, optimizer.iterations()), ([0.0; 2], 2));
 }
 
-/// As documented: all variables have been moved, those after the one whose constraint it is are not constrained, and the
-/// call is not counted.
+/// As documented: all variables have been moved, those after the one whose constraint it is are not constrained, and
+/// the call is not counted.
 #[test]
 fn a_constraint_that_panics() {
     let broken = Arc::new(AtomicBool::new(true));

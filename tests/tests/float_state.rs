@@ -1,8 +1,8 @@
-//! A host's floating-point state changes no bit. Flush-to-zero, denormals-are-zero and the other rounding modes are set on
-//! the calling thread, on the threads of the pool, or on both; each pass and a small training then have the bits of a run
-//! under the default state, and every thread's state is as the host set it.
+//! A host's floating-point state does not change any bit. The test sets flush-to-zero, denormals-are-zero and the other
+//! rounding modes on the calling thread, on the pool's threads, or on both. Each pass and a small training give the
+//! bits of a run under the default state, and every thread keeps the host's state.
 //!
-//! Only MXCSR, the register of x86-64, is tried here.
+//! The test covers only MXCSR, the control register of x86-64.
 #![cfg(target_arch = "x86_64")]
 
 use std::arch::asm;
@@ -46,8 +46,9 @@ fn state() -> u32 {
 
 #[allow(unsafe_code)]
 fn set_state(value: u32) {
-    // SAFETY: loads MXCSR from a place of four bytes, with bits that every x86-64 processor has. What this crate computes
-    // in that state is only looked at by its bits; each thread of the test harness gets the default state back.
+    // SAFETY: loads MXCSR from a place of four bytes, with bits that every x86-64 processor has. What this crate
+    // computes in that state is only looked at by its bits; each thread of the test harness gets the default state
+    // back.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags)) };
 }
 

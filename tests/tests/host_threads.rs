@@ -1,4 +1,4 @@
-//! Calls on the host's threads: the bits of the same calls on one thread, whatever the host does with its workers.
+//! Steps on the host's threads: the same bits as on one thread, however the host schedules its workers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

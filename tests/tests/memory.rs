@@ -1,5 +1,5 @@
-//! The memory of an optimizer: its state, and at most 1 MiB more. Counted by the allocator, and by the system, since
-//! large state is mapped from it.
+//! The memory of an optimizer: its state, plus at most 1 MiB. The allocator counts small blocks, and the system counts
+//! large ones, which are mapped.
 #![cfg(target_os = "linux")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,5 +1,5 @@
-//! The formats that move fewer bytes against the reference, by bits: stochastic rounding, the exact split, 8-bit momentum,
-//! with every other format beside them.
+//! Narrow formats compared bit for bit with the reference: stochastic rounding, the exact split, 8-bit momentum, each
+//! combined with every other format.
 
 use half::bf16;
 use lion_kernels::reference::{self, Float, Settings};

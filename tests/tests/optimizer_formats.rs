@@ -1,4 +1,4 @@
-//! The optimizer on every backend and in every format, against the reference, by bits.
+//! The optimizer on every backend and in every format, compared bit for bit with the reference.
 
 use half::{bf16, f16};
 use lion::Builder;

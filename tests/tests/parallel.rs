@@ -1,4 +1,5 @@
-//! Lists of tasks on many threads: the bits of each pass made alone, on one thread, by plain Rust, whatever the plan.
+//! Lists of tasks on many threads: for every plan, the same bits as each pass alone on one thread of the scalar
+//! backend.
 
 use half::{bf16, f16};
 use lion_kernels::{

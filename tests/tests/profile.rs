@@ -1,4 +1,4 @@
-//! Profiles: which one is used, and what bad ones come to.
+//! Profiles: the order of precedence, and the handling of invalid profiles.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The statistics of every backend against the reference, by bits, whole and in chunks.
+//! Gradient statistics: every backend compared bit for bit with the reference, whole and in chunks.
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;

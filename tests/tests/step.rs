@@ -1,4 +1,4 @@
-//! The step of every backend against the reference, by bits.
+//! The step: every backend compared bit for bit with the reference.
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;

@@ -1,4 +1,5 @@
-//! Sums along one binary tree: every backend against the reference, by bits, and any cut of the leaves against one sum.
+//! Sums along one binary tree: every backend compared bit for bit with the reference, and any split of the leaves
+//! compared with one sum.
 
 use half::{bf16, f16};
 use lion_kernels::{Backend, Error, SumTree, TensorMut, TensorRef, reference};

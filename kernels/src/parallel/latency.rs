@@ -7,7 +7,7 @@
 //!
 //! Neither time is a constant. The work's time depends on pass, formats, instruction set and caches; the caller
 //! measures it on the first chunk of each run. The latency depends on the machine and on the threads' last activity;
-//! each parallel run records when its first worker starts. No measurement needs work of its own.
+//! each parallel run records when its first worker starts. No measurement runs extra work.
 //!
 //! After a run, workers look for more work before they sleep. A run soon after another one finds them awake.
 //!
