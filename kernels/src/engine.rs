@@ -51,7 +51,7 @@ impl View {
         self.tensors.dtype(role)
     }
 
-    /// Returns the address of element `start` in an f32 tensor. Not valid if the task does not have the tensor.
+    /// Returns the address of element `start` of an f32 tensor. The base address of a missing tensor is null.
     #[inline(always)]
     pub(crate) fn f32_at(&self, role: Role, start: usize) -> *mut f32 {
         self.tensors.first(role).cast::<f32>().wrapping_add(start)

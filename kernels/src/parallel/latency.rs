@@ -2,8 +2,8 @@
 //!
 //! A sleeping worker takes a while to wake: 20 µs on a virtual Zen 5, 15 to 110 µs on a virtual Zen 1, the longer its
 //! core has been idle. Until then the caller works alone. Outside a pool, a run that ends before the worker has started
-//! still waits for it. So the rule [`pays`] compares two times: the work on the calling thread alone, and the start
-//! latency plus a fixed overhead.
+//! still waits for it. So the rule [`is_profitable`] compares two times: the work on the calling thread alone, and the
+//! start latency plus a fixed overhead.
 //!
 //! Neither time is a constant. The work's time depends on pass, formats, instruction set and caches; the caller
 //! measures it on the first chunk of each run. The latency depends on the machine and on the threads' last activity;
@@ -38,7 +38,7 @@ const OVERHEAD: [Duration; 2] = [Duration::from_micros(25), Duration::from_micro
 
 /// Returns whether other threads speed up work that takes `alone` on the calling thread. At the limit, two threads are
 /// as fast as one; of any longer work, two threads save half of the excess.
-const fn pays(alone: Duration, latency: Duration, overhead: Duration) -> bool {
+const fn is_profitable(alone: Duration, latency: Duration, overhead: Duration) -> bool {
     alone.as_nanos() > latency.as_nanos() + overhead.as_nanos()
 }
 
@@ -68,14 +68,14 @@ impl StartLatency {
     }
 
     /// Returns whether to use other threads now, for work that takes `alone` on the calling thread.
-    pub(super) fn pays(&self, alone: Duration, now: Instant) -> bool {
+    pub(super) fn is_profitable(&self, alone: Duration, now: Instant) -> bool {
         let (known, overhead) = self.known(now);
         let latency = known.load(Ordering::Relaxed);
-        let pays = pays(alone, Duration::from_nanos(latency), overhead);
-        if !pays {
+        let profitable = is_profitable(alone, Duration::from_nanos(latency), overhead);
+        if !profitable {
             known.store(decay(latency), Ordering::Relaxed);
         }
-        pays
+        profitable
     }
 
     /// Records a parallel run from `begin` on, whose first worker started after `waited`.
@@ -141,10 +141,18 @@ mod tests {
     fn the_rule_agrees_with_the_measurements() {
         for &(what, awake, latency, alone, faster) in RECORDED {
             let alone = Duration::from_secs_f64(alone * 1e-6);
-            assert_eq!(pays(alone, Duration::from_micros(latency), OVERHEAD[awake]), faster, "{what}");
+            assert_eq!(
+                is_profitable(alone, Duration::from_micros(latency), OVERHEAD[awake]),
+                faster,
+                "{what}"
+            );
         }
         let [longest, none] = [Duration::MAX, Duration::ZERO];
-        assert!(!pays(none, none, none) && !pays(longest, longest, longest) && pays(longest, none, none));
+        assert!(
+            !is_profitable(none, none, none)
+                && !is_profitable(longest, longest, longest)
+                && is_profitable(longest, none, none)
+        );
     }
 
     #[test]
@@ -153,7 +161,9 @@ mod tests {
         let latency = StartLatency::new();
         let known = |of: usize| latency.known[of].load(Ordering::Relaxed);
         let begin = Instant::now();
-        assert!(!latency.pays(microseconds(50), begin) && latency.pays(microseconds(60), begin));
+        assert!(
+            !latency.is_profitable(microseconds(50), begin) && latency.is_profitable(microseconds(60), begin)
+        );
         for _ in 0..20 {
             latency.last.store(0, Ordering::Relaxed);
             latency.record(begin, microseconds(4));
@@ -164,7 +174,7 @@ mod tests {
         assert!((50_000..54_000).contains(&known(0)), "one disturbed call: {}", known(0));
         // Runs that stay on their thread lower it again.
         latency.last.store(0, Ordering::Relaxed);
-        let kept = (0..10_000).take_while(|_| !latency.pays(microseconds(50), begin)).count();
+        let kept = (0..10_000).take_while(|_| !latency.is_profitable(microseconds(50), begin)).count();
         assert!((150..250).contains(&kept), "{kept}");
         assert_eq!(known(1), 1_000, "the latency of awake workers did not change");
     }
@@ -176,7 +186,7 @@ mod tests {
         latency.record(begin, Duration::from_micros(30));
         let short = Duration::from_micros(15);
         let end = Instant::now();
-        assert!(!latency.pays(short, end + AWAKE_TIME), "asleep");
-        assert!(latency.pays(short, begin), "awake");
+        assert!(!latency.is_profitable(short, end + AWAKE_TIME), "asleep");
+        assert!(latency.is_profitable(short, begin), "awake");
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn run(
         bytes = bytes.saturating_sub(done);
         let first = now.saturating_duration_since(begin).as_secs_f64();
         let alone = Duration::try_from_secs_f64(first * bytes as f64 / done.max(1) as f64);
-        if !latency.pays(alone.unwrap_or(Duration::MAX), now) {
+        if !latency.is_profitable(alone.unwrap_or(Duration::MAX), now) {
             return run_chunk(rest);
         }
         // Small chunks, because workers start late, and the first to finish waits for the others' last chunks.
