@@ -110,7 +110,7 @@ fn tensors_that_do_not_fit() {
     assert_eq!(other, short);
 }
 
-/// Keras refuses a beta_1 of zero, and so does the optimizer. The kernels do not.
+/// Keras and the optimizer reject a beta_1 of zero. The kernels accept it.
 #[test]
 fn a_beta_of_zero_is_a_step() {
     let (mut p, g, mut m) = ([1.0_f32; 3], [1.0_f32, 0.0, -1.0], [-5.0_f32; 3]);
@@ -150,7 +150,7 @@ fn ranges_outside_of_a_tensor() {
                 format!("the range {start}..{end} is not within the tensor; expected a range within 0..10");
             assert_eq!(expected.to_string(), message);
         }
-        // Reading and writing by value have the same door.
+        // Reading and writing by value check the range in the same way.
         for (start, len) in [(0, 11), (10, 1), (11, 0), (usize::MAX, 1), (usize::MAX, 0)] {
             let expected = Err(Error::Range { start, end: start.saturating_add(len), len: 10 });
             assert_eq!(tensor.to_ref().read_f32(start, &mut vec![0.0; len]), expected);

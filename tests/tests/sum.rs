@@ -7,7 +7,7 @@ use lion_tests::{Guarded, Rng, Sample, bits, on_each_backend, values};
 
 on_each_backend!(every_number_of_leaves, every_length, any_cut_of_the_leaves, what_does_not_fit_is_refused);
 
-/// Values near one another, so that the order of a sum shows in most of its bits, and some of every class.
+/// Returns values close together, so that the order affects most bits of a sum, and some values of every class.
 fn leaf<F: Sample>(rng: &mut Rng, len: usize) -> Vec<F> {
     let mut leaf = values(rng, len);
     for value in &mut leaf {
@@ -84,7 +84,7 @@ fn any_cut_of_the_leaves(backend: Backend) {
             tree.mean(backend, &sums, &mut found).expect("summed");
             assert_eq!(bits(&found), bits(&whole), "{shares} shares of {count} leaves on {backend}");
         }
-        // One after the other is another sum, else this test would show nothing.
+        // A sequential sum differs; otherwise this test could not fail.
         let in_turn = (0..LEN).map(|i| leaves.iter().fold(0.0, |sum, leaf| sum + leaf[i]) / count as f32);
         others += in_turn.zip(&whole).filter(|(a, b)| a.comparable() != b.comparable()).count();
     }
