@@ -191,7 +191,7 @@ mod x86 {
     cpufeatures::new!(cpu_avx2, "avx2", "fma");
     cpufeatures::new!(cpu_avx512, "avx512f", "avx512bw", "avx512vl", "avx512dq");
 
-    /// cpufeatures does not know F16C. The feature uses AVX's registers, which the check of AVX2 covers.
+    /// Returns whether the processor has F16C, which cpufeatures does not know. Its registers are those of AVX2.
     fn f16c() -> bool {
         __cpuid(1).ecx & (1 << 29) != 0
     }

@@ -24,8 +24,8 @@ pub struct Plan {
     pub threads: Option<NonZeroUsize>,
     /// The number of elements per chunk, a multiple of [`STATISTICS_BLOCK`].
     pub chunk_elements: usize,
-    /// Runs with fewer bytes of tensors stay on the calling thread. `None`: [`run`](crate::run()) decides from the time
-    /// of the first chunk and the start latency of the workers.
+    /// The number of bytes of tensors below which a run stays on the calling thread. `None`: [`run`](crate::run())
+    /// decides from the time of the first chunk and the start latency of the workers.
     pub parallel_threshold: Option<usize>,
     /// Whether steps use software prefetch.
     pub prefetch: Prefetch,

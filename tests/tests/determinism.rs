@@ -40,7 +40,7 @@ fn numbers(rng: &mut Rng, len: usize) -> Vec<f32> {
     (0..len).map(|_| number(rng)).collect()
 }
 
-/// Returns the parameter and the gradient of each step.
+/// The parameter and the gradient of each step.
 static VALUES: LazyLock<[Vec<f32>; 1 + CALLS]> = LazyLock::new(|| {
     let mut rng = Rng::with_seed(0x5eed);
     let mut values = std::array::from_fn(|_| numbers(&mut rng, PIECES * PIECE));

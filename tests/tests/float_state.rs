@@ -314,7 +314,7 @@ fn settings_are_checked_as_they_are_given() {
     }
 }
 
-/// A training with a schedule, decay, global norm clipping, an EMA, and a dynamic loss scale.
+/// Returns an optimizer with a schedule, decay, global norm clipping, an EMA, and a dynamic loss scale.
 fn optimizer(backend: Backend) -> Lion {
     let mut scale = DynamicLossScale::default();
     (scale.initial_scale, scale.dynamic_growth_steps) = (3.0, 2);

@@ -23,7 +23,7 @@ struct Job {
 
 const KINDS: usize = 7;
 
-/// Returns the bits of a block's sum, its count, and the bits of its largest magnitude.
+/// The bits of a block's sum, its count, and the bits of its largest magnitude.
 type Block = (u64, u64, u32);
 
 fn fill<T: Sample>(rng: &mut Rng, tensor: &mut [T]) {

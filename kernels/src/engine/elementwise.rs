@@ -17,7 +17,7 @@ const fn in_place<I: Isa, F: LaneCodec>() -> bool {
     I::FUSED || !F::SPLITS && F::SCALAR_LANES
 }
 
-/// Adds the gradient to the accumulator.
+/// The kernel that adds the gradient to the accumulator.
 pub(super) struct Accumulate<'a> {
     pub(super) transform: &'a GradientTransform,
     pub(super) view: &'a View,
@@ -81,7 +81,7 @@ impl<I: Isa, G: LaneCodec> ChunkOp<I> for AddOp<I, G> {
     }
 }
 
-/// Updates the moving average.
+/// The kernel that updates the moving average.
 pub(super) struct UpdateEma<'a> {
     pub(super) ema: &'a Ema,
     pub(super) view: &'a View,
@@ -182,7 +182,7 @@ impl<I: Isa, P: LaneCodec> ChunkOp<I> for AverageOp<I, P> {
     }
 }
 
-/// Converts a tensor to another format.
+/// The kernel that converts a tensor to another format.
 pub(super) struct Convert<'a> {
     pub(super) view: &'a View,
 }

@@ -156,7 +156,7 @@ impl Rounding<bf16> for Stochastic {
     }
 }
 
-/// The step without optional parts.
+/// The kernel of a step without optional parts.
 pub(super) struct Bare<'a, T: Formats, D, S, R> {
     pub(super) step: &'a LionStep,
     pub(super) tensors: TypedTensors<T>,
@@ -199,7 +199,7 @@ impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> ChunkOp<I> for B
     }
 }
 
-/// Stores values as bfloat16 with stochastic rounding.
+/// The kernel that stores values as bfloat16 with stochastic rounding.
 pub(super) struct StoreStochastic<'a> {
     pub(super) step: &'a LionStep,
     pub(super) from: *const f32,
@@ -259,7 +259,7 @@ impl Optional {
     }
 }
 
-/// The step with every optional part: gradient transforms, moving average, copy.
+/// The kernel of a step with every optional part: gradient transforms, moving average, copy.
 pub(super) struct Full<'a, T: Formats, D> {
     pub(super) step: &'a LionStep,
     pub(super) tensors: TypedTensors<T>,

@@ -17,7 +17,7 @@ const _: () = assert!(STATISTICS_BLOCK.is_multiple_of(TILE) && TILE.is_multiple_
 const ABSOLUTE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
 
-/// Computes the statistics of each block of the view's gradient.
+/// The kernel that computes the statistics of each block of the view's gradient.
 pub(super) struct Blocks<'a> {
     pub(super) transform: &'a GradientTransform,
     pub(super) view: &'a View,

@@ -95,7 +95,7 @@ fn stochastic(backend: Backend, step: &LionStep, view: &View) -> Result<(), Erro
     })
 }
 
-/// Runs [`Bare`], or tiles if the instruction set has no vectors and tiles are faster.
+/// The kernel that runs [`Bare`], or tiles if the instruction set has no vectors and tiles are faster.
 struct BareRow<'a, T, D, S, R> {
     step: &'a LionStep,
     view: &'a View,
@@ -116,7 +116,8 @@ impl<T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> Kernel for BareRow<'_, T
     }
 }
 
-/// Runs [`Full`], or tiles if the instruction set has no vectors or the copy's format has no lane codec.
+/// The kernel that runs [`Full`], or tiles if the instruction set has no vectors or the copy's format has no lane
+/// codec.
 struct FullRow<'a, T, D> {
     step: &'a LionStep,
     view: &'a View,

@@ -26,9 +26,9 @@ impl Level {
     }
 }
 
-/// Adds the sources in the order that the merges define. The creator guarantees: one merge count per source; at most as
-/// many partial sums at a time as levels; two partial sums for every merge; one sum at the end; and all tensors have
-/// the length of `to`.
+/// The kernel that adds the sources in the order that the merges define. The creator guarantees: one merge count per
+/// source; at most as many partial sums at a time as levels; two partial sums for every merge; one sum at the end; and
+/// all tensors have the length of `to`.
 pub(crate) struct Sum<'a> {
     /// The sources, each a view with a [`Role::Source`].
     pub(crate) sources: &'a [View],
@@ -79,7 +79,8 @@ impl Kernel for Sum<'_> {
     }
 }
 
-/// Adds values. Only [`Sum`] creates it, with `n` elements in each array. `sum` may be the same memory as `left`.
+/// The kernel that adds two arrays. Only [`Sum`] creates it, with `n` elements in each array. `sum` may be the same
+/// memory as `left`.
 struct Add {
     left: *const f32,
     right: *const f32,
@@ -97,7 +98,8 @@ impl Kernel for Add {
     }
 }
 
-/// Divides values. Only [`Sum`] creates it, with `n` elements in both arrays. They may be the same memory.
+/// The kernel that divides an array. Only [`Sum`] creates it, with `n` elements in both arrays. They may be the same
+/// memory.
 struct Divide {
     from: *const f32,
     divisor: f32,

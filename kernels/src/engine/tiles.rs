@@ -167,7 +167,7 @@ fn prefetch_next(view: &View, role: Role, start: usize) {
     }
 }
 
-/// The step without optional parts, with the momentum in a tile and the other tensors in place.
+/// The kernel of a step without optional parts, with the momentum in a tile and the other tensors in place.
 pub(super) struct MomentumStep<'a, T, D, S> {
     pub(super) step: &'a LionStep,
     pub(super) view: &'a View,
@@ -195,7 +195,7 @@ impl<T: Formats<M = f32>, D: Decay, S: Scale> Kernel for MomentumStep<'_, T, D, 
     }
 }
 
-/// The step with every optional part, for any formats.
+/// The kernel of a step with every optional part, for any formats.
 pub(super) struct Step<'a> {
     pub(super) step: &'a LionStep,
     pub(super) view: &'a View,
