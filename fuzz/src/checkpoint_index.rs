@@ -7,10 +7,10 @@ use lion_distributed::checkpoint::Index;
 
 use crate::{JSON, read};
 
-/// More elements are not counted one by one.
+/// The maximum number of elements that the target counts one by one.
 const MOST: usize = 1 << 12;
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let parse = |text: &str| Index::from_json(Path::new("index.json"), text);
     let Some((_, index)) = read(JSON, bytes, parse) else { return };

@@ -7,13 +7,13 @@ use lion::state::Checkpoint;
 
 use crate::{JSON, bounded, scratch, tensor_file};
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let (input, first, second) = (scratch("checkpoint"), scratch("first"), scratch("second"));
     let file = tensor_file(bytes);
     fs::write(&input, &file).expect("written");
     let Ok(checkpoint) = bounded(JSON, file.len(), || Checkpoint::read(&input)) else { return };
-    // The library's own writer brings the file to the disk first, which is what takes the time here.
+    // `write` syncs the file to the disk, which takes most of this target's time.
     checkpoint.write(&first).expect("what is read can be written");
     let again = Checkpoint::read(&first).expect("what is written can be read");
     assert_eq!(format!("{checkpoint:?}"), format!("{again:?}"));

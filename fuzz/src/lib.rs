@@ -25,28 +25,28 @@ use tempfile::TempDir;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What reading may have allocated at any time, in bytes.
+/// The peak memory that a reader may allocate, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// Whatever the input is.
+    /// For any input.
     base: usize,
-    /// For each byte of the input.
+    /// Per byte of input.
     multiple: usize,
 }
 
-/// Of a tensor file or other JSON: a byte can be a whole value of a list, of 32 bytes, and a list that grows has room
-/// for as many again.
+/// The bound of a tensor file or other JSON. One byte may be a whole list entry of 32 bytes, and a growing list
+/// reserves twice its length.
 pub const JSON: Bound = Bound { base: 256 << 10, multiple: 100 };
 
-/// Of a config, whose patterns are compiled one at a time, each to a few automata of up to 1 MiB.
+/// The bound of a config. Its patterns are compiled one at a time, each to a few automata of up to 1 MiB.
 pub const CONFIG: Bound = Bound { base: 8 << 20, ..JSON };
 
-/// Of a profile: of each character of a dotted key the TOML parser keeps a token, an event and a part of the key, in
-/// lists that grow.
+/// The bound of a profile. For each character of a dotted key, the TOML parser keeps a token, an event and a key part
+/// in growing lists.
 pub const TOML: Bound = Bound { multiple: 400, ..JSON };
 
-/// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than
-/// `bound` allocated at any time.
+/// Runs a function on `input` bytes of input. Panics if it takes more than a second of CPU time, or exceeds the memory
+/// bound.
 pub fn bounded<T>(bound: Bound, input: usize, work: impl FnOnce() -> T) -> T {
     let start = processor_time();
     let (done, taken) = peak_of(work);
@@ -56,8 +56,8 @@ pub fn bounded<T>(bound: Bound, input: usize, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// What a fuzzer's bytes are as a text, and what that is read as; `None` where it is refused, which must be in one
-/// line.
+/// Parses a fuzzer's bytes as text. Returns the text and the result, or `None` if the parser returns an error, which
+/// must have one line.
 pub fn read<T, E: Display>(
     bound: Bound,
     bytes: &[u8],
@@ -74,15 +74,15 @@ pub fn read<T, E: Display>(
     }
 }
 
-/// Of this thread, which other work of the machine does not count towards.
+/// Returns the CPU time of this thread, which other load on the machine does not affect.
 fn processor_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// A tensor file of a fuzzer's bytes. An even first byte says that the rest is the file; with an odd one the rest is
-/// the text of a header, to which come its length and as many bytes of data as the text's own `data_offsets` go to, so
-/// that changes of the text do not all end at the length.
+/// Creates a tensor file from a fuzzer's bytes. If the first byte is even, the rest is the file. If it is odd, the rest
+/// is the text of a header: this function adds its length and as much data as the text's `data_offsets` require, so
+/// mutations of the text do not all fail at the length check.
 pub fn tensor_file(bytes: &[u8]) -> Vec<u8> {
     let Some((mode, rest)) = bytes.split_first() else { return Vec::new() };
     if mode % 2 == 0 {
@@ -95,7 +95,7 @@ pub fn tensor_file(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// The largest number before `]}`, where it is not a large one.
+/// Returns the largest number before `]}` that is at most 4096, or 0.
 fn last_offset(header: &[u8]) -> usize {
     const LARGEST: usize = 1 << 12;
     let ends = header.windows(2).enumerate().filter(|(_, pair)| *pair == b"]}").map(|(place, _)| place);
@@ -106,7 +106,7 @@ fn last_offset(header: &[u8]) -> usize {
     numbers.filter(|&number| number <= LARGEST).max().unwrap_or(0)
 }
 
-/// The path of a scratch file, in memory where the machine has a file system there.
+/// Returns the path of a scratch file, in `/dev/shm` if it exists.
 pub fn scratch(name: &str) -> PathBuf {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {

@@ -6,7 +6,7 @@ use lion_kernels::Backend;
 use lion_tests::parts::agrees_in_parts;
 use lion_tests::scenario::{Scenario, agrees_with_the_model};
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let Ok(scenario) = Scenario::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
     for backend in Backend::available() {

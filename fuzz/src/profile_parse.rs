@@ -6,14 +6,14 @@ use lion_kernels::{Dtype, STATISTICS_BLOCK};
 
 use crate::{TOML, read};
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let Some((text, document)) = read(TOML, bytes, Document::parse) else { return };
     let written = document.to_toml().expect("what is read can be written");
     let again = Document::parse(&written).expect("what is written can be read");
     assert_eq!(written, again.to_toml().expect("written"));
 
-    // As it is, it is mostly of another machine; its plans are tried as if they had been made here.
+    // Most profiles are for another machine, so the target sets the machine to this one before it uses the plans.
     let _ = Profile::from_str(text);
     let mut here = Document::new(&Machine::detect(), &document.level, &[]);
     here.entries = document.entries;

@@ -7,7 +7,7 @@ use lion::replay::{self, Recording};
 
 use crate::{JSON, bounded, scratch, tensor_file};
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let input = scratch("recording");
     let file = tensor_file(bytes);

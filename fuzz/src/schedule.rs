@@ -8,7 +8,7 @@ use lion::schedule::{
 };
 use lion::{Config, Error, Hyperparameter, Schedule};
 
-/// A number that is mostly in the range of f32, as arguments must be.
+/// A number that mostly is in the range of f32, as arguments must be.
 #[derive(Clone, Copy, Debug)]
 struct Number(f64);
 
@@ -97,7 +97,7 @@ fn may_grow(kind: &Kind) -> bool {
     }
 }
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
     let Ok(mut schedule) = build(&input.kind) else { return };

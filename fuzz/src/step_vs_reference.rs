@@ -25,7 +25,7 @@ enum Clip {
     Global(f64, f32),
 }
 
-/// A list of tasks on threads; without, a call on one.
+/// A run of a list of tasks on several threads.
 #[derive(Arbitrary, Debug)]
 struct Cut {
     threads: u8,
@@ -42,17 +42,18 @@ struct Input {
     accumulation_steps: Option<u32>,
     clip: Clip,
     ema: Option<(f32, bool)>,
-    /// Of parameter, gradient and momentum, and of a copy, where there is one.
+    /// The formats of parameter, gradient, momentum, and the optional copy.
     formats: [u8; 4],
     misalignment: [u8; 3],
+    /// `None` runs the pass on one thread.
     cut: Option<Cut>,
-    /// How often the elements come one after the other, in the low five bits. Two more say whether the decay is masked,
-    /// and whether the step goes up the gradient: so they cost no byte, and older seeds keep their meaning.
+    /// The low five bits hold the number of repetitions of the elements. Two more bits turn on masked decay and
+    /// maximization. They share this byte, so older seeds keep their meaning.
     repeats: u8,
     elements: Vec<[u32; 5]>,
 }
 
-/// A run over a fuzzer's bytes.
+/// Runs the target on a fuzzer's bytes.
 pub fn fuzz(bytes: &[u8]) {
     let Ok(input) = Input::arbitrary_take_rest(Unstructured::new(bytes)) else { return };
     match input.formats[0] % 3 {
@@ -78,17 +79,17 @@ fn with_gradient<P: Sample, G: Sample>(input: &Input) {
     }
 }
 
-/// A number from 0 to 1: itself, where it is one.
+/// Maps a number to [0, 1]. A number in the range maps to itself.
 fn fraction(number: f32) -> f32 {
     if (0.0..=1.0).contains(&number) { number } else { (number.to_bits() >> 8) as f32 / (1 << 24) as f32 }
 }
 
-/// A number that is neither negative nor NaN: itself, where it is one.
+/// Maps a number to one that is neither negative nor NaN. Such a number maps to itself.
 fn not_negative(number: f32) -> f32 {
     if number >= 0.0 { number } else { f32::from_bits(number.to_bits() & 0x7F7F_FFFF) }
 }
 
-/// The settings, mostly such as the kernels accept.
+/// Returns settings, most of which the kernels accept.
 fn pass(input: &Input) -> Settings {
     let [learning_rate, beta_1, beta_2] = input.rates;
     let pass = Settings {
@@ -110,7 +111,7 @@ fn pass(input: &Input) -> Settings {
         Clip::Norm(limit, norm) => {
             Settings { clip_norm: Some((not_negative(limit), not_negative(norm))), ..pass }
         }
-        // The limit of a joint norm is the optimizer's to check.
+        // The optimizer checks the limit of a global norm, not the kernels.
         Clip::Global(limit, norm) if limit > 0.0 && limit.is_finite() && norm >= 0.0 => {
             Settings { global_clip_norm: Some((limit, norm)), ..pass }
         }
@@ -124,7 +125,7 @@ fn check<P: Sample, G: Sample, M: Sample>(input: &Input) {
         return;
     }
     fn tensor<T: Sample>(input: &Input, which: usize) -> Vec<T> {
-        // Long enough to be cut, short enough to be quick.
+        // Long enough to be split, short enough to be fast.
         let repeats = 1 + usize::from(input.repeats) % 32;
         let len = (input.elements.len() * repeats).min(5 * STATISTICS_BLOCK);
         input.elements.iter().cycle().take(len).map(|element| T::from_low_bits(element[which])).collect()
