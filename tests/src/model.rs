@@ -4,28 +4,28 @@
 //! kernels. It shares 8-bit momentum and stochastic rounding with the kernels' reference, and has its own norms,
 //! conversions and options.
 
-// Written as the description writes it.
+// The formulas follow the notation of the description.
 #![allow(clippy::assign_op_pattern, clippy::eq_op, clippy::manual_is_multiple_of)]
 
 use half::{bf16, f16};
 use lion_kernels::reference;
 
-/// How the elements of a tensor are stored.
+/// The storage of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Storage {
     F32,
     F16,
     BF16,
-    /// Momentum in codes of 8 bits, in blocks of 64.
+    /// Momentum in 8-bit codes, in blocks of 64.
     Q8,
 }
 
 impl Storage {
-    /// The nearest number of the format.
+    /// Returns the nearest number of the format.
     pub fn rounded(self, value: f32) -> f32 {
         match self {
-            // In 8 bits a number depends on those around it: see the step.
+            // An 8-bit number depends on its block: see the step.
             Storage::F32 | Storage::Q8 => value,
             Storage::F16 => f16::from_f32(value).to_f32(),
             Storage::BF16 => bf16::from_f32(value).to_f32(),
@@ -33,7 +33,7 @@ impl Storage {
     }
 }
 
-/// What weight decay is multiplied by.
+/// The factor of the weight decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum DecayScale {
@@ -42,7 +42,7 @@ pub enum DecayScale {
     Corrected(f32),
 }
 
-/// How gradients are clipped.
+/// The clip of the gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Clip {
@@ -52,7 +52,7 @@ pub enum Clip {
     Value(f64),
 }
 
-/// How the loss is scaled.
+/// The scaling of the loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Scale {
@@ -61,14 +61,14 @@ pub enum Scale {
     Dynamic { initial: f64, growth: u64 },
 }
 
-/// What a variable is made to fulfil.
+/// The constraint of a variable.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// `max(w, 0)`.
     NonNegative,
     /// `w * (clip(norm, 0, max) / (1e-7 + norm))`, with the norm over all elements.
     MaxNorm(f64),
-    /// The caller's own: halves every element.
+    /// A custom constraint, which halves every element.
     Halved,
 }
 
@@ -76,31 +76,31 @@ pub enum Rule {
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Options {
-    /// By call; the last one stays.
+    /// One value per step; the last one stays.
     pub learning_rates: Vec<f32>,
     pub beta_1: f32,
     pub beta_2: f32,
     pub weight_decay: Option<f32>,
-    /// Decays only where the step does not move an element away from zero.
+    /// Decays only elements that the step does not move away from zero.
     pub cautious_decay: bool,
     pub decay_scale: DecayScale,
     pub clip: Clip,
     pub ema_momentum: Option<f32>,
     pub ema_overwrite_frequency: Option<u64>,
-    /// Whether the average moves on calls that update only.
+    /// Whether only steps that update the parameters also update the average.
     pub ema_every_update: bool,
     pub scale: Scale,
     pub accumulation_steps: Option<u32>,
 }
 
-/// A variable, with its own options and its state.
+/// A variable with its options and its state.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Variable {
     pub values: Vec<f32>,
-    /// F32 of a parameter in two halves, too.
+    /// A parameter split into two halves also counts as F32.
     pub storage: Storage,
-    /// The seed and the name by which a bf16 parameter is rounded at random.
+    /// The seed and the name for stochastic rounding of a bf16 parameter.
     pub stochastic: Option<(u64, String)>,
     pub momentum_storage: Storage,
     pub excluded_from_weight_decay: bool,
@@ -112,7 +112,7 @@ pub struct Variable {
     pub accumulator: Vec<f32>,
 }
 
-/// What a call did.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Did {
@@ -131,13 +131,13 @@ pub struct Model {
     pub options: Options,
     pub variables: Vec<Variable>,
     pub iteration: u64,
-    /// Of dynamic loss scaling.
+    /// The state of dynamic loss scaling.
     pub dynamic_scale: f32,
     pub counter: u64,
 }
 
 impl Model {
-    /// Before the first call.
+    /// Creates the model before the first step.
     pub fn new(options: Options, variables: Vec<Variable>) -> Self {
         let dynamic_scale = match options.scale {
             Scale::Dynamic { initial, .. } => initial as f32,
@@ -146,7 +146,7 @@ impl Model {
         Model { options, variables, iteration: 0, dynamic_scale, counter: 0 }
     }
 
-    /// One call: a gradient, or none, for each variable.
+    /// Performs one step, with an optional gradient for each variable.
     pub fn apply(&mut self, gradients: &[Option<Vec<f32>>]) -> Did {
         if gradients.is_empty() {
             return Did::Nothing;
@@ -176,7 +176,7 @@ impl Model {
         did
     }
 
-    /// The optimizer within the loss scale.
+    /// Performs the step of the optimizer inside the loss scale.
     fn apply_scaled(&mut self, gradients: &[Option<Vec<f32>>], factor: Option<f32>) -> Did {
         let n = self.iteration;
         let k = u64::from(self.options.accumulation_steps.unwrap_or(1));
@@ -279,7 +279,7 @@ impl Model {
         let (b1, b2) = (self.options.beta_1, self.options.beta_2);
         for (variable, gradient) in self.variables.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
-            // A negative zero is zero.
+            // A learning rate of -0 becomes +0.
             let lr = rate * variable.learning_rate_multiplier + 0.0;
             let scale = match self.options.decay_scale {
                 DecayScale::LearningRate => lr,
@@ -310,7 +310,7 @@ impl Model {
         }
     }
 
-    /// In window number `t`.
+    /// Updates the moving averages in accumulation cycle `t`, and overwrites the parameters if they are due.
     fn average(&mut self, t: u64) {
         let Some(ema_momentum) = self.options.ema_momentum else { return };
         let mu = if t == 0 { 0.0 } else { ema_momentum };
@@ -345,7 +345,7 @@ fn overwrite(variable: &mut Variable, gradient: &[f32], accumulates: bool, updat
 
 fn constrain(variable: &mut Variable) {
     let norm = {
-        // The squares are f32, their sum is not.
+        // The squares are f32, their sum is f64.
         let sum = variable.values.iter().fold(0.0_f64, |sum, &w| sum + f64::from(w * w));
         norm(sum)
     };
@@ -392,7 +392,7 @@ fn sign(x: f32) -> f32 {
     }
 }
 
-/// NaN where either is; of two zeros the second.
+/// Returns the larger number: NaN if either is NaN, the second of two zeros.
 fn maximum(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() {
         f32::NAN
@@ -403,7 +403,7 @@ fn maximum(a: f32, b: f32) -> f32 {
     }
 }
 
-/// NaN where either is.
+/// Returns the smaller number, or NaN if either is NaN.
 fn minimum(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() {
         f32::NAN

@@ -12,16 +12,16 @@ use crate::model::Rule;
 use crate::scenario::{Scenario, Variable};
 use crate::{Rng, checkpoint_text, tensor_bits};
 
-/// One of the optimizers that share a training.
+/// One rank of a training: an optimizer that holds a shard.
 struct Rank {
     optimizer: Lion,
     ids: Vec<VariableId>,
-    /// The elements of each variable that it holds, and their values.
+    /// The held elements of each variable, and their values.
     held: Vec<Range<usize>>,
     parameters: Vec<TensorBuf>,
 }
 
-/// Fails unless every cut into parts does what one call does.
+/// Panics unless every split into parts gives the result of one whole step.
 pub fn agrees_in_parts(scenario: &Scenario, backend: Backend, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let mut whole =
@@ -38,7 +38,7 @@ pub fn agrees_in_parts(scenario: &Scenario, backend: Backend, seed: u64) {
         let statistics = measured_by_all(scenario, &mut ranks, call, &mut rng);
         for rank in &mut ranks {
             let metrics = rank.step(scenario, call, &statistics, count > 1, &mut rng).expect("stepped");
-            // How often a rank looks at its parameters is its own affair.
+            // Metrics of stalled parameters are not compared: each rank samples its own.
             let told = |metrics: &Metrics| {
                 let mut metrics = *metrics;
                 metrics.stalled = None;
@@ -52,7 +52,7 @@ pub fn agrees_in_parts(scenario: &Scenario, backend: Backend, seed: u64) {
     }
 }
 
-/// The statistics of the call's gradients, each block of them measured by the rank that holds it.
+/// Returns the statistics of the step's gradients, with each block measured by the rank that holds it.
 fn measured_by_all(scenario: &Scenario, ranks: &mut [Rank], call: usize, rng: &mut Rng) -> Statistics {
     let mut all = ranks[0].optimizer.statistics().expect("memory");
     for rank in ranks {
@@ -76,7 +76,7 @@ fn measured_by_all(scenario: &Scenario, ranks: &mut [Rank], call: usize, rng: &m
     all
 }
 
-/// A range in pieces, whose ends are multiples of `unit` elements or the range's own.
+/// Splits a range randomly, at multiples of `unit` elements.
 fn cuts(rng: &mut Rng, range: &Range<usize>, unit: usize) -> Vec<Range<usize>> {
     let mut places: Vec<_> =
         (0..rng.usize(0..3)).map(|_| rng.usize(range.start..=range.end) / unit * unit).collect();
@@ -106,7 +106,7 @@ impl Rank {
         Rank { optimizer, ids, held, parameters }
     }
 
-    /// Optimizers that go on from this one's state, and share its variables.
+    /// Splits this optimizer's state and variables over several ranks.
     fn cut(&self, scenario: &Scenario, backend: Backend, count: usize, rng: &mut Rng) -> Vec<Rank> {
         let mut places = vec![vec![0; count + 1]; scenario.variables.len()];
         for (places, variable) in places.iter_mut().zip(&scenario.variables) {
@@ -128,7 +128,7 @@ impl Rank {
         (0..count).map(rank).collect()
     }
 
-    /// One call as a step in parts.
+    /// Performs one step in parts.
     fn step(
         &mut self,
         scenario: &Scenario,
@@ -163,7 +163,7 @@ impl Rank {
                     None if scenario.options.ema_momentum.is_none() && rng.bool() => continue,
                     None => Update::without_gradient(self.ids[index], part),
                 };
-                // The whole of a variable may be given with or without its range.
+                // A whole variable may be given with or without its range.
                 let is_whole = range == (0..variable.values.len()) && rng.bool();
                 updates.push(if is_whole { update } else { update.range(range) });
             }
@@ -176,7 +176,7 @@ impl Rank {
         self.optimizer.finish(step)
     }
 
-    /// Fails unless all that is held here is as in `whole`.
+    /// Panics unless all held elements equal those of `whole`.
     fn must_agree_with(&self, whole: &Rank, place: impl Fn() -> String) {
         let same = |found: Option<TensorRef<'_>>, expected: Option<TensorRef<'_>>, held: &Range<usize>| {
             let expected = expected.map(|it| tensor_bits(it.range(held.clone()).expect("within")));

@@ -4,7 +4,7 @@ use lion_kernels::TensorRef;
 
 use crate::with_sample;
 
-/// A file of this header and these data.
+/// Builds a file from a header and data.
 pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -12,7 +12,7 @@ pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A valid file of f32 tensors of zeros, given by name and number of elements.
+/// Builds a valid file of f32 tensors of zeros, from names and numbers of elements.
 pub fn zeros(tensors: &[(&str, usize)]) -> Vec<u8> {
     let mut begin = 0;
     let mut entries = Vec::new();
@@ -26,7 +26,7 @@ pub fn zeros(tensors: &[(&str, usize)]) -> Vec<u8> {
     file(&format!("{{{}}}", entries.join(",")), &vec![0; begin])
 }
 
-/// A valid file of these tensors.
+/// Builds a valid file of the given tensors.
 pub fn tensors(tensors: &[(String, &[usize], TensorRef<'_>)]) -> Vec<u8> {
     let mut data = Vec::new();
     let mut entries = Vec::new();

@@ -12,21 +12,21 @@ use lion_kernels::{Backend, Plan, STATISTICS_BLOCK};
 use crate::model::{self, Clip, Model, Options, Rule, Scale, Storage};
 use crate::{Rng, bits, fill, widened};
 
-/// A training at random.
+/// A random training.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Scenario {
     pub options: Options,
     pub momentum_dtype: Option<Dtype>,
-    /// The seed by which bf16 variables are rounded at random.
+    /// The seed for stochastic rounding of bf16 variables.
     pub stochastic_rounding: Option<u64>,
     /// Whether bf16 variables have low halves.
     pub split_master: bool,
-    /// How many threads may share a call, however small it is; 0 where small calls are one thread's.
+    /// The thread count of every step, however small; 0 if small steps run on one thread.
     pub threads: usize,
     /// Sorted by name.
     pub variables: Vec<Variable>,
-    /// By call and by variable. Each call has one at least.
+    /// One gradient per step and variable. Each step has at least one gradient.
     pub gradients: Vec<Vec<Option<TensorBuf>>>,
 }
 
@@ -40,7 +40,7 @@ pub struct Variable {
     pub excluded_from_weight_decay: bool,
     pub overwritten: bool,
     pub rule: Option<Rule>,
-    /// In a group of its own, with this multiplier of the learning rate.
+    /// The multiplier of the learning rate, in a separate group.
     pub multiplier: Option<f32>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Arbitrary<'a> for Scenario {
     }
 }
 
-/// Formats of a tensor that any role takes.
+/// Formats that every role allows.
 const PLAIN: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 
 fn any_options(u: &mut Unstructured<'_>) -> Result<Options> {
@@ -105,7 +105,7 @@ fn any_variable(u: &mut Unstructured<'_>, index: usize) -> Result<Variable> {
     let dtype = *u.choose(PLAIN)?;
     let values = any_values(u, dtype, shape.iter().product(), true)?;
     Ok(Variable {
-        // The order of registration is that of the bytes of the names, as in a recorded run.
+        // Variables are registered in the byte order of their names, as in a recorded run.
         name: format!("{}.{index}/w", char::from(b'a' + index as u8)),
         shape,
         values,
@@ -126,11 +126,11 @@ fn any_gradients(
     call: usize,
     variables: &[Variable],
 ) -> Result<Vec<Option<TensorBuf>>> {
-    // In most calls all are finite: a call with others is skipped where the loss scale is dynamic.
+    // Most steps have only finite gradients, because dynamic loss scaling skips the others.
     let wild = u.ratio(1, 3)?;
     let mut gradients = Vec::new();
     for (index, variable) in variables.iter().enumerate() {
-        // One that is always there.
+        // One gradient is always present.
         let there = index == call % variables.len() || u.ratio(4, 5)?;
         let dtype = *u.choose(PLAIN)?;
         let len = variable.values.len();
@@ -139,7 +139,7 @@ fn any_gradients(
     Ok(gradients)
 }
 
-/// `len` elements: numbers in (-1, 1), or of every class where they may be wild.
+/// Returns `len` elements: numbers in (-1, 1), or values of every class.
 fn any_values(u: &mut Unstructured<'_>, dtype: Dtype, len: usize, wild: bool) -> Result<TensorBuf> {
     let mut rng = Rng::with_seed(u.arbitrary::<u16>()?.into());
     let wild = wild && u.arbitrary()?;
@@ -158,8 +158,8 @@ fn storage(dtype: Dtype) -> Storage {
 }
 
 impl Scenario {
-    /// The formats that move fewer bytes, and the decay beyond Keras's. Drawn last, and off where the bytes are at
-    /// their end, so that older bytes keep their meaning.
+    /// Draws the narrow formats, and the options of decay beyond Keras's. These draws come last, and an option is off
+    /// if the bytes run out, so older inputs keep their meaning.
     fn draw_narrow(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         if u.int_in_range(0..=2)? == 2 {
             self.momentum_dtype = Some(Dtype::Q8);
@@ -171,7 +171,7 @@ impl Scenario {
         }
         self.options.cautious_decay = u.int_in_range(0..=1)? == 1;
         let to = *u.choose(&[1.0, 1e-3, 0.3])?;
-        // The scale of a decay by the largest rates is infinite, which is refused.
+        // Extreme rates give an infinite scale of the decay, which the optimizer rejects.
         let finite = self.options.learning_rates.iter().all(|rate| *rate <= 1.0);
         self.options.decay_scale = match u.int_in_range(0..=3)? {
             _ if !finite => model::DecayScale::LearningRate,
@@ -182,17 +182,17 @@ impl Scenario {
         Ok(())
     }
 
-    /// The multiples at which variables can be cut.
+    /// Returns the unit in elements at which variables can be split.
     pub fn unit(&self) -> usize {
         if self.momentum_dtype == Some(Dtype::Q8) || self.stochastic_rounding.is_some() { 64 } else { 1 }
     }
 
-    /// A training from any bytes, or none where they are too few.
+    /// Creates a training from arbitrary bytes, or `None` if there are too few.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Scenario::arbitrary(&mut Unstructured::new(bytes)).ok()
     }
 
-    /// The options as the optimizer has them.
+    /// Returns the options in the form of the optimizer.
     pub fn config(&self) -> std::result::Result<Config, Error> {
         let options = &self.options;
         let mut config = Config::default();
@@ -231,10 +231,10 @@ impl Scenario {
         Ok(config)
     }
 
-    /// An optimizer of this config with nothing registered, and the rest of the options.
+    /// Creates an optimizer from a config and the other options, without variables.
     ///
     /// # Errors
-    /// A config outside its ranges.
+    /// If the config has a value outside its range.
     pub fn optimizer(&self, config: Config, backend: Backend) -> std::result::Result<Lion, Error> {
         let cadence =
             if self.options.ema_every_update { EmaCadence::EveryUpdate } else { EmaCadence::EveryCall };
@@ -251,7 +251,7 @@ impl Scenario {
         builder.build()
     }
 
-    /// Adds the variables, in their order.
+    /// Registers the variables in order.
     ///
     /// # Errors
     /// Those of the optimizer.
@@ -259,7 +259,7 @@ impl Scenario {
         self.variables.iter().map(|it| it.register(optimizer, &it.name, &it.shape)).collect()
     }
 
-    /// The model before the first call.
+    /// Creates the model before the first step.
     pub fn model(&self) -> Model {
         let variable = |it: &Variable| {
             let zeros = vec![0.0; it.values.len()];
@@ -286,7 +286,7 @@ impl Scenario {
         Model::new(self.options.clone(), self.variables.iter().map(variable).collect())
     }
 
-    /// The updates of a call. Where there is no average, every second variable without a gradient is left out.
+    /// Returns the updates of a step. Without an average, every second variable without a gradient is omitted.
     pub fn updates<'a>(
         &'a self,
         call: usize,
@@ -307,7 +307,7 @@ impl Scenario {
 }
 
 impl Variable {
-    /// Adds the variable, or a part of it, to an optimizer.
+    /// Registers the variable, or a part of it, with an optimizer.
     ///
     /// # Errors
     /// Those of the optimizer.
@@ -321,7 +321,7 @@ impl Variable {
         optimizer.register_with(name, shape, self.values.dtype(), options)
     }
 
-    /// The variable's options, for an optimizer that gets a group for it.
+    /// Returns the variable's options, and adds its group to the optimizer.
     ///
     /// # Errors
     /// Those of the optimizer.
@@ -351,7 +351,7 @@ impl Variable {
     }
 }
 
-/// The first at call 0, the second at call 1, and so on, and then the last.
+/// A schedule with one value per step; the last value stays.
 fn learning_rate(rates: &[f32]) -> std::result::Result<Hyperparameter, Error> {
     let rates: Vec<f64> = rates.iter().copied().map(f64::from).collect();
     match rates.as_slice() {
@@ -363,7 +363,7 @@ fn learning_rate(rates: &[f32]) -> std::result::Result<Hyperparameter, Error> {
     }
 }
 
-/// Fails unless the optimizer does in every call what the model does, bit for bit, where any NaN is any NaN.
+/// Panics unless the optimizer gives the bits of the model in every step. All NaNs compare equal.
 pub fn agrees_with_the_model(scenario: &Scenario, backend: Backend) {
     let config = scenario.config().expect("a config in its ranges");
     let mut optimizer = scenario.optimizer(config, backend).expect("a config in its ranges");

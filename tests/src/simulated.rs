@@ -7,7 +7,7 @@ use lion_autotune::measure::{Caches, Rig};
 use lion_autotune::{Cache, Case, Error, Machine};
 use lion_kernels::{Backend, Plan, Prefetch};
 
-/// The backends that the model has, whatever the machine has that the tests run on.
+/// The backends of the simulated machine, independent of the real machine.
 pub const BACKENDS: [Backend; 3] = [Backend::Scalar, Backend::Avx2, Backend::Avx512];
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -20,9 +20,9 @@ pub struct Simulated {
     pub noise: f64,
     /// The share of samples that take ten times as long.
     pub spikes: f64,
-    /// By how much the machine's speed swings, as a share.
+    /// The amplitude of the machine's drift in speed, as a fraction.
     pub drift: f64,
-    /// The share of samples in which the clock jumps, an hour ahead or back to where the sample began.
+    /// The share of samples in which the clock jumps: an hour ahead, or back to the start of the sample.
     pub jumps: f64,
     /// The backend that gives wrong bits, if any.
     pub wrong: Option<Backend>,
@@ -31,7 +31,7 @@ pub struct Simulated {
     clock: f64,
 }
 
-/// Two cores of one node, or 64 of eight.
+/// Returns a machine with these numbers of cores and memory nodes.
 pub fn machine(cores: usize, numa_nodes: usize) -> Machine {
     Machine {
         arch: "x86_64".into(),
@@ -59,19 +59,19 @@ pub fn machine(cores: usize, numa_nodes: usize) -> Machine {
 }
 
 impl Simulated {
-    /// With 10 % noise, spikes in 3 of 100 samples, and a speed that swings by 20 %.
+    /// Creates a simulation with 10 % noise, spikes in 3 of 100 samples, and a drift of 20 % in speed.
     pub fn new(machine: Machine, seed: u64) -> Self {
         let rng = Rng::with_seed(seed);
         let (noise, spikes, drift, jumps) = (0.1, 0.03, 0.2, 0.0);
         Simulated { machine, noise, spikes, drift, jumps, wrong: None, rng, case: None, clock: 0.0 }
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
 
-    /// The time of a call without noise: the geometric mean over the states of the caches, in nanoseconds.
+    /// Returns the time of a run without noise in nanoseconds: the geometric mean over the states of the caches.
     pub fn truth(&self, case: &Case, plan: &Plan) -> f64 {
         let cold = self.nanoseconds(case, plan, Caches::Cold);
         match case.bytes as u64 > 2 * self.machine.last_level() {
@@ -83,7 +83,7 @@ impl Simulated {
     fn nanoseconds(&self, case: &Case, plan: &Plan, caches: Caches) -> f64 {
         let threads = plan.threads.map_or(self.machine.cores, usize::from).min(self.machine.cores);
         let pieces = case.elements().div_ceil(plan.chunk_elements);
-        // What the kernels decide without a threshold is not modelled.
+        // The kernels' decision without a threshold is not modelled.
         let threshold = plan.parallel_threshold.unwrap_or(1 << 20);
         let workers = if case.bytes < threshold { 1 } else { threads.min(pieces).max(1) };
         let arithmetic = match plan.backend {
@@ -101,14 +101,14 @@ impl Simulated {
         if workers == 1 {
             return 60.0 + case.elements() as f64 * element;
         }
-        // The slowest worker has the most pieces; each piece is fetched, and each worker woken.
+        // The slowest worker has the most chunks. Each chunk costs a fetch, each worker a wake-up.
         let most = pieces.div_ceil(workers) as f64;
         3_000.0
             + 250.0 * workers as f64
             + most * (120.0 + plan.chunk_elements.min(case.elements()) as f64 * element)
     }
 
-    /// Bytes of a nanosecond for all workers together.
+    /// Returns the bytes per nanosecond of all workers together.
     fn bandwidth(&self, case: &Case, workers: usize, caches: Caches) -> f64 {
         let count = workers as f64;
         let nodes = workers.div_ceil(self.machine.cores / self.machine.numa_nodes) as f64;
@@ -124,7 +124,7 @@ impl Simulated {
     }
 
     fn sample(&mut self, nanoseconds: f64) -> Duration {
-        // Twelve uniform numbers make a normal one.
+        // The sum of twelve uniform numbers is nearly normal.
         let normal = (0..12).map(|_| self.rng.f64()).sum::<f64>() - 6.0;
         let spike = if self.rng.f64() < self.spikes { 10.0 } else { 1.0 };
         let swing = 1.0 + self.drift * (self.clock / 7e9).sin();

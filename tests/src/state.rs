@@ -6,7 +6,7 @@ use lion::state::{Checkpoint, Tensor};
 
 use crate::tensor_bits;
 
-/// All that a checkpoint holds, the bits of every element included. NaNs are alike.
+/// Returns the contents of a checkpoint as text, including the bits of every element. All NaNs compare equal.
 pub fn checkpoint_text(checkpoint: &Checkpoint<'_>) -> String {
     let Checkpoint { variables, iterations, dynamic, config_json, seed } = checkpoint;
     let mut text = format!("{iterations} {dynamic:?} {config_json:?} {seed:?}\n");
