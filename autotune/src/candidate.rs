@@ -1,10 +1,10 @@
 //! The space that is searched: backend × threads × chunk × prefetching.
 //!
 //! Candidate 0 of a case is what runs without a profile; [`Space`] lists the others. A call on one thread is not cut,
-//! so for one thread there is one candidate a backend. Chunks are powers of two of [`BLOCK`]; the coarse grid has
+//! so for one thread there is one candidate a backend. Chunks are powers of two of [`STATISTICS_BLOCK`]; the coarse grid has
 //! every second one and the best backends' own choice of prefetching, and what lies between is tried around the best.
 
-use lion_kernels::{BLOCK, Backend, Plan, Prefetch};
+use lion_kernels::{Backend, Plan, Prefetch, STATISTICS_BLOCK};
 
 use crate::case::{Case, Dtypes, Operation, SizeClass};
 use crate::machine::Machine;
@@ -12,7 +12,7 @@ use crate::machine::Machine;
 /// Raised by hand whenever a kernel's speed changes so much that old measurements say nothing.
 pub const KERNELS_REVISION: u32 = 1;
 
-/// Powers of two of [`BLOCK`] that a chunk may be.
+/// Powers of two of [`STATISTICS_BLOCK`] that a chunk may be.
 const CHUNKS: u32 = 11;
 
 /// The candidates of a machine.
@@ -74,15 +74,18 @@ impl Space {
         let place = self.threads.partition_point(|it| *it < threads);
         let mut steps = |threads: usize, chunk: usize| match threads {
             1 => near.push(serial(plan.backend).prefetch(plan.prefetch)),
-            _ if chunk < case.elements() && chunk >= BLOCK => {
+            _ if chunk < case.elements() && chunk >= STATISTICS_BLOCK => {
                 near.push(parallel(plan.backend, threads, chunk).prefetch(plan.prefetch));
             }
             _ => {}
         };
         // From one thread to two a chunk is chosen anew: an equal share.
         let share = (case.elements() / 2).next_power_of_two() / 2;
-        let chunk =
-            if threads == 1 { share.clamp(BLOCK, BLOCK << (CHUNKS - 1)) } else { plan.chunk_elements };
+        let chunk = if threads == 1 {
+            share.clamp(STATISTICS_BLOCK, STATISTICS_BLOCK << (CHUNKS - 1))
+        } else {
+            plan.chunk_elements
+        };
         for place in [place.checked_sub(1), place.checked_add(1)].into_iter().flatten() {
             if let Some(&threads) = self.threads.get(place) {
                 // More threads with smaller chunks may pay where neither does alone, and so on round the compass.
@@ -141,7 +144,7 @@ fn parallel(backend: Backend, threads: usize, chunk: usize) -> Plan {
 /// Chunks that cut a case at all.
 fn chunks(case: &Case) -> impl Iterator<Item = usize> {
     let elements = case.elements();
-    (0..CHUNKS).map(|power| BLOCK << power).take_while(move |chunk| *chunk < elements)
+    (0..CHUNKS).map(|power| STATISTICS_BLOCK << power).take_while(move |chunk| *chunk < elements)
 }
 
 /// The step alone prefetches, and only its whole tensors are long enough for it.

@@ -14,7 +14,7 @@ use lion::replay::{self, Gradients, Recording};
 use lion::state::{Checkpoint, Tensor};
 use lion::{Config, Dtype, Lion, TensorBuf};
 use lion_c::*;
-use lion_kernels::{BLOCK, Backend};
+use lion_kernels::{Backend, STATISTICS_BLOCK};
 use lion_tests::Rng;
 use lion_tests::scenario::Scenario;
 
@@ -255,13 +255,13 @@ fn a_step_without_an_optimizer_is_that_of_one() {
         struct_size: size_of::<LionPlan>(),
         isa: ptr::null(),
         threads: 2,
-        chunk_elements: BLOCK,
+        chunk_elements: STATISTICS_BLOCK,
         parallel_threshold: 1,
     };
     for plan in [ptr::null(), &raw const plan] {
         let common = LionOptions { learning_rate: 0.01, weight_decay: 0.1, plan, ..options() };
         let c = Optimizer::new(Some(&LionOptions { json: json.as_ptr(), ..common }));
-        let len = 5 * BLOCK + 7;
+        let len = 5 * STATISTICS_BLOCK + 7;
         c.register("weights", &[len], lion::Dtype::F32, &VARIABLE);
         let gradients: Vec<Vec<half::f16>> = (0..3).map(|_| lion_tests::ordinary(&mut rng, len)).collect();
         let (mut one, mut other) = (vec![0.5_f32; len], vec![0.5_f32; len]);

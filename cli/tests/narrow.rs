@@ -129,7 +129,7 @@ fn an_f32_run_in_two_halves() {
     let [whole, split] = [&whole, &split].map(|checkpoint| &checkpoint.variables[0]);
     let tensor = |tensor: &Option<Tensor<'_>>| tensor.as_ref().expect("it is there").to_ref().to_f32();
     let (high, low) = (split.parameter.as_ref().expect("there"), split.low.as_ref().expect("there"));
-    let joined = TensorRef::of_streams(lion::Dtype::Split, high.to_ref(), low.to_ref()).expect("halves");
+    let joined = TensorRef::from_streams(lion::Dtype::Split, high.to_ref(), low.to_ref()).expect("halves");
     assert_eq!(joined.to_f32(), tensor(&whole.parameter));
     assert_eq!(bytes(&split.momentum), bytes(&whole.momentum));
     assert_eq!(bytes(&split.ema), bytes(&whole.ema));

@@ -38,7 +38,7 @@ fn legal(rng: &mut Rng) -> Document {
     let mut document = Document::new(&Machine::detect(), "random", &[]);
     for _ in 0..rng.usize(0..30) {
         let mut dtype = |role| {
-            let dtypes: Vec<_> = Dtype::of_role(role).collect();
+            let dtypes: Vec<_> = Dtype::for_role(role).collect();
             dtypes[rng.usize(..dtypes.len())]
         };
         let [parameter, gradient, momentum] =

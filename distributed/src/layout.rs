@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use lion_kernels::BLOCK;
+use lion_kernels::STATISTICS_BLOCK;
 
 use crate::Error;
 
@@ -35,10 +35,11 @@ impl Layout {
     /// # Errors
     /// [`Error::Setting`] for no ranks, or more than there are blocks.
     pub fn new(elements: &[usize], ranks: usize) -> Result<Self, Error> {
-        let blocks: usize = elements.iter().map(|len| len.div_ceil(BLOCK)).sum();
+        let blocks: usize = elements.iter().map(|len| len.div_ceil(STATISTICS_BLOCK)).sum();
         if !(1..=blocks).contains(&ranks) {
-            let allowed =
-                format!("1 to {blocks}, the number of blocks of {BLOCK} elements that the variables have");
+            let allowed = format!(
+                "1 to {blocks}, the number of blocks of {STATISTICS_BLOCK} elements that the variables have"
+            );
             return Err(Error::Setting { name: "the number of ranks", value: ranks.to_string(), allowed });
         }
         let total: u128 = elements.iter().map(|&len| len as u128).sum();
@@ -52,7 +53,7 @@ impl Layout {
                 let rank = owner(before + start as u128);
                 // The elements before the next rank's share, up to the block that it begins in or before.
                 let next = ((rank as u128 + 1) * total).div_ceil(ranks as u128) - before;
-                let end = usize::try_from(next.div_ceil(BLOCK as u128) * BLOCK as u128)
+                let end = usize::try_from(next.div_ceil(STATISTICS_BLOCK as u128) * STATISTICS_BLOCK as u128)
                     .map_or(len, |end| end.min(len));
                 if let Some(shard) = shards.get_mut(rank) {
                     shard.push(Segment { variable, range: start..end });
@@ -138,10 +139,10 @@ mod tests {
         let mut shards = vec![Vec::new(); ranks];
         let mut before = 0;
         for (variable, &len) in elements.iter().enumerate() {
-            for start in (0..len).step_by(BLOCK) {
+            for start in (0..len).step_by(STATISTICS_BLOCK) {
                 let begun = |rank: usize| before + start >= (rank * total).div_ceil(ranks);
                 let rank = (0..ranks).rev().find(|&rank| begun(rank)).expect("rank 0 begins at 0");
-                shards[rank].push((variable, start / BLOCK));
+                shards[rank].push((variable, start / STATISTICS_BLOCK));
             }
             before += len;
         }
@@ -154,7 +155,7 @@ mod tests {
         for _ in 0..500 {
             let elements: Vec<_> =
                 (0..rng.usize(1..6)).map(|_| rng.usize(0..5) * rng.usize(0..5000)).collect();
-            let blocks: usize = elements.iter().map(|len| len.div_ceil(BLOCK)).sum();
+            let blocks: usize = elements.iter().map(|len| len.div_ceil(STATISTICS_BLOCK)).sum();
             for ranks in 1..=9 {
                 let layout = Layout::new(&elements, ranks);
                 assert_eq!(layout.is_ok(), ranks <= blocks, "{elements:?} on {ranks}");
@@ -164,13 +165,16 @@ mod tests {
                     let found: Vec<_> = shard
                         .iter()
                         .flat_map(|it| {
-                            it.range.clone().step_by(BLOCK).map(|start| (it.variable, start / BLOCK))
+                            it.range
+                                .clone()
+                                .step_by(STATISTICS_BLOCK)
+                                .map(|start| (it.variable, start / STATISTICS_BLOCK))
                         })
                         .collect();
                     assert_eq!(found, expected, "rank {rank} of {ranks}, {elements:?}");
                     assert!(shard.windows(2).all(|pair| pair[0].variable < pair[1].variable));
                     for segment in shard {
-                        assert!(segment.range.start.is_multiple_of(BLOCK));
+                        assert!(segment.range.start.is_multiple_of(STATISTICS_BLOCK));
                         assert_eq!(layout.held(rank, segment.variable), segment.range);
                     }
                 }

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use lion::{TensorBuf, TensorMut, TensorRef};
-use lion_kernels::{BLOCK, Backend, Dtype, SumTree};
+use lion_kernels::{Backend, Dtype, STATISTICS_BLOCK, SumTree};
 
 use crate::layout::Row;
 use crate::{Communicator, Error, Layout, Settings};
@@ -51,7 +51,8 @@ impl Reduction {
         // What a rank receives for an element of its shard, or sends for one of each.
         let most = subtrees.iter().map(|count| count * ranks).fold(lengths.len(), usize::max);
         let bytes = most * settings.wire.dtype().size();
-        let bucket = (settings.bucket_bytes / bytes / BLOCK * BLOCK).max(BLOCK);
+        let bucket =
+            (settings.bucket_bytes / bytes / STATISTICS_BLOCK * STATISTICS_BLOCK).max(STATISTICS_BLOCK);
         if bucket.saturating_mul(bytes) > Settings::LARGEST_BUCKET {
             let allowed = "so few that a block of each fits a bucket below 1 GiB".into();
             return Err(Error::Setting { name: "the number of ranks", value: ranks.to_string(), allowed });

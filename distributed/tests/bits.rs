@@ -7,7 +7,7 @@ use common::model::{fits, model, plain};
 use common::{Snapshot, Training, metrics_text, on_ranks};
 use lion::{Dtype, TensorBuf};
 use lion_distributed::{Settings, Wire};
-use lion_kernels::{BLOCK, Backend, reference};
+use lion_kernels::{Backend, STATISTICS_BLOCK, reference};
 use lion_tests::model::{Clip, Options, Rule, Scale};
 use lion_tests::scenario::Scenario;
 use lion_tests::{Rng, widened};
@@ -167,7 +167,7 @@ fn the_memory_of_a_rank_is_its_share() {
     });
     let total: usize = training.lengths().iter().sum();
     assert_eq!(held.iter().sum::<usize>(), total);
-    assert!(held.iter().all(|&held| held <= total / 4 + BLOCK), "{held:?} of {total}");
+    assert!(held.iter().all(|&held| held <= total / 4 + STATISTICS_BLOCK), "{held:?} of {total}");
 }
 
 /// Means that every rank has already, beside leaves that are reduced here.

@@ -2,7 +2,7 @@
 //! that this machine can follow.
 
 use lion_autotune::{Document, Dtypes, Machine, Operation, Profile};
-use lion_kernels::{BLOCK, Dtype};
+use lion_kernels::{Dtype, STATISTICS_BLOCK};
 
 use crate::{TOML, read};
 
@@ -23,7 +23,10 @@ pub fn fuzz(bytes: &[u8]) {
             for bytes in [0, 1 << 12, 1 << 20, 1 << 26, usize::MAX] {
                 let plan = profile.plan(operation, Dtypes::all(dtype), bytes);
                 assert!(plan.backend.is_available());
-                assert!(plan.chunk_elements >= BLOCK && plan.chunk_elements.is_multiple_of(BLOCK));
+                assert!(
+                    plan.chunk_elements >= STATISTICS_BLOCK
+                        && plan.chunk_elements.is_multiple_of(STATISTICS_BLOCK)
+                );
             }
         }
     }

@@ -3,7 +3,7 @@
 use arbitrary::{Arbitrary, Unstructured};
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;
-use lion_kernels::{BLOCK, Backend, Dtype, GradientStatistics, Plan, Prefetch, Role, Task, run};
+use lion_kernels::{Backend, Dtype, GradientStatistics, Plan, Prefetch, Role, STATISTICS_BLOCK, Task, run};
 use lion_tests::alone::{accumulate, apply, convert, update_ema};
 use lion_tests::{Case, Sample, settings};
 
@@ -37,7 +37,7 @@ struct Input {
     operation: Operation,
     rates: [f32; 3],
     weight_decay: Option<f32>,
-    unscale: Option<f32>,
+    loss_scale: Option<f32>,
     accumulation_steps: Option<u32>,
     clip: Clip,
     ema: Option<(f32, bool)>,
@@ -97,7 +97,7 @@ fn pass(input: &Input) -> Settings {
         weight_decay: input.weight_decay.map(not_negative),
         masked_decay: input.repeats & 0x20 != 0,
         maximize: input.repeats & 0x40 != 0,
-        loss_scale: input.unscale.map(not_negative),
+        loss_scale: input.loss_scale.map(not_negative),
         accumulation_steps: input.accumulation_steps.map(|steps| 2 + steps % ((1 << 24) - 1)),
         ema_momentum: input.ema.map(|(momentum, _)| fraction(momentum)),
         ema_overwrite: input.ema.is_some_and(|(_, overwrite)| overwrite),
@@ -125,12 +125,12 @@ fn check<P: Sample, G: Sample, M: Sample>(input: &Input) {
     fn tensor<T: Sample>(input: &Input, which: usize) -> Vec<T> {
         // Long enough to be cut, short enough to be quick.
         let repeats = 1 + usize::from(input.repeats) % 32;
-        let len = (input.elements.len() * repeats).min(5 * BLOCK);
+        let len = (input.elements.len() * repeats).min(5 * STATISTICS_BLOCK);
         input.elements.iter().cycle().take(len).map(|element| T::from_low_bits(element[which])).collect()
     }
     let case = Case::<P, G, M> {
         pass,
-        copy: Dtype::of_role(Role::Gradient).nth(usize::from(input.formats[3] % 4)),
+        copy: Dtype::for_role(Role::Gradient).nth(usize::from(input.formats[3] % 4)),
         parameter: tensor(input, 0),
         gradient: tensor(input, 1),
         momentum: tensor(input, 2),
@@ -143,7 +143,7 @@ fn check<P: Sample, G: Sample, M: Sample>(input: &Input) {
             None => alone(&case, input.operation, backend),
             Some(cut) => {
                 let plan = Plan::new(backend).threads(cut.threads.into()).parallel_threshold(0);
-                let plan = plan.chunk_elements(usize::from(cut.blocks) * BLOCK);
+                let plan = plan.chunk_elements(usize::from(cut.blocks) * STATISTICS_BLOCK);
                 let prefetch = if cut.prefetch { Prefetch::On } else { Prefetch::Off };
                 planned(&case, input.operation, &plan.prefetch(prefetch));
             }
@@ -182,7 +182,7 @@ fn planned<P: Sample, G: Sample, M: Sample>(case: &Case<P, G, M>, operation: Ope
             case.check_convert(|source, target| run(plan, &mut [Task::convert(source, target)?]))
         }
         Operation::Statistics => case.check_statistics(|gradient, g, sums| {
-            let mut blocks = vec![GradientStatistics::default(); g.len().div_ceil(BLOCK)];
+            let mut blocks = vec![GradientStatistics::default(); g.len().div_ceil(STATISTICS_BLOCK)];
             run(plan, &mut [Task::statistics(gradient, g, sums, &mut blocks)?])?;
             Ok(GradientStatistics::from_blocks(&blocks))
         }),

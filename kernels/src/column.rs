@@ -60,7 +60,7 @@ impl Column {
     }
 
     /// The tensor of a format whose streams are these.
-    fn of_streams(dtype: Dtype, first: Self, second: Self) -> Result<Self, Error> {
+    fn from_streams(dtype: Dtype, first: Self, second: Self) -> Result<Self, Error> {
         let [a, b] = dtype.streams() else {
             return Err(Error::Streams { dtype, found: 2, expected: dtype.streams().len() });
         };
@@ -194,7 +194,7 @@ impl<'a> TensorRef<'a> {
     /// use lion_kernels::{Dtype, TensorRef};
     ///
     /// let (high, low) = ([bf16::ONE; 3], [1_i16, 0, -1]);
-    /// let split = TensorRef::of_streams(Dtype::Split, &high, &low)?;
+    /// let split = TensorRef::from_streams(Dtype::Split, &high, &low)?;
     /// assert_eq!(split.to_f32(), [1.0 + f32::EPSILON, 1.0, 1.0 - f32::EPSILON / 2.0]);
     /// # Ok::<(), lion_kernels::Error>(())
     /// ```
@@ -202,12 +202,12 @@ impl<'a> TensorRef<'a> {
     /// # Errors
     /// [`Error::Streams`] if the format has not two streams, [`Error::Format`] if a stream has another format,
     /// [`Error::Length`] if the second does not have the entries of as many elements as the first has.
-    pub fn of_streams(
+    pub fn from_streams(
         dtype: Dtype,
         first: impl Into<TensorRef<'a>>,
         second: impl Into<TensorRef<'a>>,
     ) -> Result<Self, Error> {
-        let column = Column::of_streams(dtype, first.into().column, second.into().column)?;
+        let column = Column::from_streams(dtype, first.into().column, second.into().column)?;
         Ok(TensorRef { column, elements: PhantomData })
     }
 
@@ -325,16 +325,16 @@ impl<'a> TensorMut<'a> {
         Some(TensorMut { column: self.column.stream(index)?, elements: PhantomData })
     }
 
-    /// A tensor of a format of two streams, which are these: see [`TensorRef::of_streams`].
+    /// A tensor of a format of two streams, which are these: see [`TensorRef::from_streams`].
     ///
     /// # Errors
-    /// As [`TensorRef::of_streams`].
-    pub fn of_streams(
+    /// As [`TensorRef::from_streams`].
+    pub fn from_streams(
         dtype: Dtype,
         first: impl Into<TensorMut<'a>>,
         second: impl Into<TensorMut<'a>>,
     ) -> Result<Self, Error> {
-        let column = Column::of_streams(dtype, first.into().column, second.into().column)?;
+        let column = Column::from_streams(dtype, first.into().column, second.into().column)?;
         Ok(TensorMut { column, elements: PhantomData })
     }
 

@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::format::Dtype;
 use crate::pass::{Columns, Pass};
 use crate::role::Role;
-use crate::statistics::BLOCK;
+use crate::statistics::STATISTICS_BLOCK;
 
 /// Elements of a tile. Three tiles of f32 take 6 KiB, a fifth of the smallest first-level caches. Tiles of 256 were up to
 /// 15 % slower in cache, tiles of 1,024 up to 1.55 times slower with formats of two streams.
@@ -62,7 +62,7 @@ impl View {
     }
 }
 
-/// Runs a pass over some elements of its tensors. The range begins at a multiple of [`BLOCK`](crate::BLOCK).
+/// Runs a pass over some elements of its tensors. The range begins at a multiple of [`STATISTICS_BLOCK`](crate::STATISTICS_BLOCK).
 ///
 /// # Errors
 /// [`Error::UnavailableBackend`]. Nothing is written then.
@@ -90,7 +90,7 @@ pub(crate) unsafe fn run(
         Pass::Ema(ema) => backend.run(elementwise::UpdateEma { ema, view: &view }),
         Pass::Convert => backend.run(elementwise::Convert { view: &view }),
         Pass::Statistics(transform, blocks) => {
-            let blocks = blocks.wrapping_add(range.start / BLOCK);
+            let blocks = blocks.wrapping_add(range.start / STATISTICS_BLOCK);
             backend.run(statistics::Blocks { transform, view: &view, blocks })
         }
         Pass::Bandwidth => backend.run(bandwidth::Bandwidth { view: &view }),

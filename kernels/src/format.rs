@@ -225,7 +225,7 @@ impl Dtype {
     }
 
     /// The formats that a role takes.
-    pub fn of_role(role: Role) -> impl Iterator<Item = Dtype> {
+    pub fn for_role(role: Role) -> impl Iterator<Item = Dtype> {
         Dtype::ALL.iter().copied().filter(move |dtype| dtype.fits(role))
     }
 

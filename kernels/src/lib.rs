@@ -74,6 +74,6 @@ pub use plan::{Plan, Prefetch};
 pub use role::Role;
 pub use rounding::{StochasticRounding, VariableKey};
 pub use settings::{Clip, Ema, GradientTransform, LionStep};
-pub use statistics::{BLOCK, GradientStatistics};
+pub use statistics::{GradientStatistics, STATISTICS_BLOCK};
 pub use sum::SumTree;
 pub use task::{StepTensors, Task};

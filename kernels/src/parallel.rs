@@ -8,7 +8,7 @@
 //! Which worker runs a piece changes nothing, and each piece is taken once: so a host may run a worker late, twice, on
 //! any thread or not at all. What is left when the host's function returns is done by the caller.
 //!
-//! Tensors are cut at multiples of [`BLOCK`] elements only, and no element's result depends on a cut, so neither number
+//! Tensors are cut at multiples of [`STATISTICS_BLOCK`] elements only, and no element's result depends on a cut, so neither number
 //! of threads nor chunk size changes a bit.
 //!
 //! Unless the plan says from how many bytes on, a call is shared if that pays (`handover.rs`).
@@ -33,7 +33,7 @@ use crate::dispatch::Backend;
 use crate::error::Error;
 use crate::plan::Plan;
 #[cfg(feature = "std")]
-use crate::statistics::BLOCK;
+use crate::statistics::STATISTICS_BLOCK;
 use crate::task::Task;
 
 /// A host's function that runs workers on its threads: calls its second argument with 0, 1, … up to its first, and
@@ -139,7 +139,7 @@ fn wanted_workers(plan: &Plan, bytes: usize, tasks: &[Task<'_>]) -> usize {
     let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let wanted = plan.threads.map_or(MAX_THREADS, core::num::NonZeroUsize::get).min(MAX_THREADS);
     // A public field, which may hold anything.
-    wanted.min(elements.div_ceil(plan.chunk_elements.max(BLOCK)))
+    wanted.min(elements.div_ceil(plan.chunk_elements.max(STATISTICS_BLOCK)))
 }
 
 /// Runs a list on the calling thread.

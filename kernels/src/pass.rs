@@ -175,7 +175,7 @@ fn check_formats(pass: &Pass, columns: &Columns) -> Result<(), Error> {
 
 #[cold]
 fn wrong_format(role: Role, found: Dtype) -> Error {
-    let allowed = Dtype::list(Dtype::of_role(role));
+    let allowed = Dtype::list(Dtype::for_role(role));
     let several = allowed.contains(',');
     let expected = if several { alloc::format!("one of {allowed}") } else { allowed };
     Error::Format { tensor: role.name(), found, expected }

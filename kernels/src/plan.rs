@@ -5,7 +5,7 @@
 use core::num::NonZeroUsize;
 
 use crate::dispatch::{Backend, prefetch_is_profitable};
-use crate::statistics::BLOCK;
+use crate::statistics::STATISTICS_BLOCK;
 
 /// Which instruction set, how many threads, and how work is cut among them.
 ///
@@ -22,7 +22,7 @@ pub struct Plan {
     pub backend: Backend,
     /// The most threads that share a call; `None` for as many as the thread pool has, up to [`MAX_THREADS`](crate::MAX_THREADS).
     pub threads: Option<NonZeroUsize>,
-    /// Elements of a piece of work, a multiple of [`BLOCK`].
+    /// Elements of a piece of work, a multiple of [`STATISTICS_BLOCK`].
     pub chunk_elements: usize,
     /// Bytes of a call's tensors below which it stays on the calling thread. `None`: [`run`](crate::run()) finds out whether
     /// other threads pay, from the time that the call's first piece takes, and the time that workers take to begin.
@@ -68,7 +68,7 @@ impl Plan {
         Plan {
             backend,
             threads: None,
-            chunk_elements: 8 * BLOCK,
+            chunk_elements: 8 * STATISTICS_BLOCK,
             parallel_threshold: None,
             prefetch: Prefetch::Auto,
         }
@@ -90,11 +90,14 @@ impl Plan {
         Plan { threads: Some(threads), ..self }
     }
 
-    /// Pieces of this many elements, in whole blocks of [`BLOCK`], at least one.
+    /// Pieces of this many elements, in whole blocks of [`STATISTICS_BLOCK`], at least one.
     #[must_use]
     pub const fn chunk_elements(self, elements: usize) -> Self {
-        let blocks = elements / BLOCK;
-        Plan { chunk_elements: if blocks == 0 { BLOCK } else { blocks * BLOCK }, ..self }
+        let blocks = elements / STATISTICS_BLOCK;
+        Plan {
+            chunk_elements: if blocks == 0 { STATISTICS_BLOCK } else { blocks * STATISTICS_BLOCK },
+            ..self
+        }
     }
 
     /// Calls of fewer bytes stay on the calling thread.

@@ -1,6 +1,6 @@
 //! Gradient statistics: the norm, and a count of non-finite elements. Clipping and loss scaling need both before a step.
 //!
-//! A sum depends on its order, so the order is fixed: a tensor is cut into blocks of [`BLOCK`] elements, element `i` of a
+//! A sum depends on its order, so the order is fixed: a tensor is cut into blocks of [`STATISTICS_BLOCK`] elements, element `i` of a
 //! block is added to partial sum `i % 32`, the 32 partial sums of a block are added as a balanced tree, and the blocks
 //! from the first to the last, all in f64, in which the square of an f32 is exact. Every backend has a number of lanes
 //! that divides 32, and tasks are cut at whole blocks: the same bits on every backend, thread count and chunk size.
@@ -8,7 +8,7 @@
 use crate::float_state::with_ieee_state;
 
 /// Elements of a block: the unit that statistics are summed in, and that tasks are cut at.
-pub const BLOCK: usize = 4096;
+pub const STATISTICS_BLOCK: usize = 4096;
 
 /// The statistics of a gradient, or of a part of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,7 +28,9 @@ impl GradientStatistics {
         match blocks {
             // Most tensors are one block: of one term there is no arithmetic to do.
             [block] => *block,
-            _ => with_ieee_state(|| blocks.iter().fold(Self::default(), |all, block| all.followed_by(block))),
+            _ => with_ieee_state(|| {
+                blocks.iter().fold(Self::default(), |all, block| all.merge_in_ieee_state(block))
+            }),
         }
     }
 
@@ -41,11 +43,11 @@ impl GradientStatistics {
     /// The statistics of this part and then that one. The order affects the bits of the sum.
     #[must_use]
     pub fn merge(&self, next: &Self) -> Self {
-        with_ieee_state(|| self.followed_by(next))
+        with_ieee_state(|| self.merge_in_ieee_state(next))
     }
 
     /// [`merge`](Self::merge) under whatever state the caller is in.
-    pub(crate) fn followed_by(&self, next: &Self) -> Self {
+    pub(crate) fn merge_in_ieee_state(&self, next: &Self) -> Self {
         GradientStatistics {
             sum_of_squares: self.sum_of_squares + next.sum_of_squares,
             non_finite: self.non_finite + next.non_finite,

@@ -2,7 +2,7 @@
 //!
 //! A [`Task`] holds the settings of its pass and the addresses of its tensors, without their types. All that can be wrong
 //! is found when it is made, so running it can fail for want of a backend only. It knows which element of the variable
-//! is its first, and keeps that knowledge when work is cut: cuts lie at multiples of [`BLOCK`] elements of the variable.
+//! is its first, and keeps that knowledge when work is cut: cuts lie at multiples of [`STATISTICS_BLOCK`] elements of the variable.
 //!
 //! The tensors stay borrowed while the task lives. It may be run any number of times; [`Task::set_step`] gives it the
 //! next step's hyperparameters, so that a caller whose tensors stay where they are prepares a list once.
@@ -20,7 +20,7 @@ use crate::pass::{Columns, Pass};
 use crate::plan::Prefetch;
 use crate::role::Role;
 use crate::settings::{Ema, GradientTransform, LionStep};
-use crate::statistics::{BLOCK, GradientStatistics};
+use crate::statistics::{GradientStatistics, STATISTICS_BLOCK};
 
 /// Tensors for a task that is about to be made, and what is wrong with them so far.
 #[derive(Debug)]
@@ -221,7 +221,7 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::MissingTensor`] or [`Error::UnusedTensor`] if gradient, accumulator and transform do
-    /// not fit, [`Error::Blocks`] if `blocks` does not have `gradient.len().div_ceil(BLOCK)` places.
+    /// not fit, [`Error::Blocks`] if `blocks` does not have `gradient.len().div_ceil(STATISTICS_BLOCK)` places.
     pub fn statistics(
         transform: &GradientTransform,
         gradient: impl Into<TensorRef<'a>>,
@@ -235,7 +235,7 @@ impl<'a> Task<'a> {
         }
         let task = tensors.task(Pass::Statistics(*transform, blocks.as_mut_ptr()))?;
         let (found, elements) = (blocks.len(), gradient.len);
-        let expected = elements.div_ceil(BLOCK);
+        let expected = elements.div_ceil(STATISTICS_BLOCK);
         if found == expected { Ok(task) } else { Err(Error::Blocks { found, expected, elements }) }
     }
 
@@ -313,7 +313,7 @@ impl<'a> Task<'a> {
         unsafe { self.run_range(backend, prefetch, 0..self.len) }
     }
 
-    /// Runs some elements of the task, from a multiple of [`BLOCK`] on.
+    /// Runs some elements of the task, from a multiple of [`STATISTICS_BLOCK`] on.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -328,7 +328,7 @@ impl<'a> Task<'a> {
         range: Range<usize>,
     ) -> Result<(), Error> {
         debug_assert!(
-            range.end <= self.len && range.start.is_multiple_of(BLOCK),
+            range.end <= self.len && range.start.is_multiple_of(STATISTICS_BLOCK),
             "{range:?} of {}",
             self.len
         );
@@ -389,13 +389,14 @@ impl GradientStatistics {
         let mut all = Self::default();
         let mut start = 0;
         while start < task.len {
-            let end = task.len.min(start + AT_A_TIME * BLOCK);
-            // A pass writes the statistics of its element n to the place n / BLOCK.
-            task.pass = Pass::Statistics(*transform, blocks.as_mut_ptr().wrapping_sub(start / BLOCK));
+            let end = task.len.min(start + AT_A_TIME * STATISTICS_BLOCK);
+            // A pass writes the statistics of its element n to the place n / STATISTICS_BLOCK.
+            task.pass =
+                Pass::Statistics(*transform, blocks.as_mut_ptr().wrapping_sub(start / STATISTICS_BLOCK));
             // SAFETY: the range is within the task, and has no more blocks than there are places.
             unsafe { task.run_range(backend, false, start..end)? };
-            let found = blocks.iter().take((end - start).div_ceil(BLOCK));
-            all = with_ieee_state(|| found.fold(all, |all, block| all.followed_by(block)));
+            let found = blocks.iter().take((end - start).div_ceil(STATISTICS_BLOCK));
+            all = with_ieee_state(|| found.fold(all, |all, block| all.merge_in_ieee_state(block)));
             start = end;
         }
         Ok(all)

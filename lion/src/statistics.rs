@@ -1,13 +1,13 @@
 //! The statistics of a step's gradients, collected before the step from wherever the gradients are.
 //!
 //! A sum of squares depends on its order, so the order is fixed: each variable's elements are cut into blocks of
-//! [`BLOCK`], a block is summed as the kernels do it, and the blocks are added in their order, variable after variable.
+//! [`STATISTICS_BLOCK`], a block is summed as the kernels do it, and the blocks are added in their order, variable after variable.
 //! Whoever measures a block, on whatever thread or machine, gets the same bits; and what is handed in here is added in
 //! the same order, whatever order it came in.
 
 use std::ops::Range;
 
-use lion_kernels::{BLOCK, GradientStatistics, TensorRef};
+use lion_kernels::{GradientStatistics, STATISTICS_BLOCK, TensorRef};
 
 use crate::clip::{Clipping, Found};
 use crate::variable::Variable;
@@ -112,7 +112,7 @@ impl Statistics {
         self.first_blocks.push(0);
         for variable in variables {
             // No more than elements that memory can hold.
-            total += variable.len.div_ceil(BLOCK);
+            total += variable.len.div_ceil(STATISTICS_BLOCK);
             self.first_blocks.push(total);
         }
         let no_memory = |_| Error::OutOfMemory { what: "statistics", elements: total };
@@ -128,7 +128,7 @@ impl Statistics {
     /// The places of the blocks of a range of a variable's elements.
     pub(crate) fn places(&self, variable: VariableId, range: &Range<usize>) -> Range<usize> {
         let first = self.first_blocks[variable.0];
-        first + range.start / BLOCK..first + range.end.div_ceil(BLOCK)
+        first + range.start / STATISTICS_BLOCK..first + range.end.div_ceil(STATISTICS_BLOCK)
     }
 
     /// The elements of the first block of a range that has been measured.
@@ -139,8 +139,9 @@ impl Statistics {
         len: usize,
     ) -> Option<Range<usize>> {
         let places = self.places(variable, range);
-        let block = range.start / BLOCK + self.measured[places].iter().position(|&measured| measured)?;
-        Some(block * BLOCK..len.min((block + 1) * BLOCK))
+        let block =
+            range.start / STATISTICS_BLOCK + self.measured[places].iter().position(|&measured| measured)?;
+        Some(block * STATISTICS_BLOCK..len.min((block + 1) * STATISTICS_BLOCK))
     }
 
     /// What is known of all gradients, and of each variable's, in the order of registration. A gradient that overwrites its

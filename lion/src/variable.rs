@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use lion_kernels::{BLOCK, Dtype, Role, StochasticRounding, Task, TensorMut, TensorRef, VariableKey};
+use lion_kernels::{
+    Dtype, Role, STATISTICS_BLOCK, StochasticRounding, Task, TensorMut, TensorRef, VariableKey,
+};
 
 use crate::{Constraint, Error, GroupId};
 
@@ -148,7 +150,7 @@ pub(crate) fn joined<'t>(
 ) -> Result<TensorMut<'t>, lion_kernels::Error> {
     match low {
         None => Ok(parameter),
-        Some(low) => TensorMut::of_streams(Dtype::Split, parameter, low),
+        Some(low) => TensorMut::from_streams(Dtype::Split, parameter, low),
     }
 }
 
@@ -337,12 +339,12 @@ impl Variable {
 
     /// Whether a range is of whole blocks of statistics.
     pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
-        let whole = |at: usize| at.is_multiple_of(BLOCK) || at == self.len;
+        let whole = |at: usize| at.is_multiple_of(STATISTICS_BLOCK) || at == self.len;
         match whole(range.start) && whole(range.end) {
             true => Ok(()),
             false => {
                 let (name, range) = (self.name.clone(), range.clone());
-                Err(Error::CutBlock { name, of: "statistics", block: BLOCK, range })
+                Err(Error::CutBlock { name, of: "statistics", block: STATISTICS_BLOCK, range })
             }
         }
     }

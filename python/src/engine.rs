@@ -6,8 +6,8 @@ mod threads;
 use lion::Profile;
 use lion_autotune::{Dtypes, Operation};
 use lion_kernels::{
-    BLOCK, Clip, Error, GradientStatistics, GradientTransform, LionStep, StepTensors, Task, TensorMut,
-    TensorRef,
+    Clip, Error, GradientStatistics, GradientTransform, LionStep, STATISTICS_BLOCK, StepTensors, Task,
+    TensorMut, TensorRef,
 };
 use pyo3::prelude::*;
 
@@ -101,7 +101,7 @@ impl Engine {
         let mut joint = 0.0;
         let needs = |work: &I| work.clip().needs_norms() && work.cycle().updates && work.has_gradient();
         if works.iter().any(needs) {
-            let blocks = |work: &I| if needs(work) { work.elements().div_ceil(BLOCK) } else { 0 };
+            let blocks = |work: &I| if needs(work) { work.elements().div_ceil(STATISTICS_BLOCK) } else { 0 };
             let counts: Vec<usize> = works.iter().map(blocks).collect();
             let mut all = vec![GradientStatistics::default(); counts.iter().sum()];
             let mut rest = &mut all[..];

@@ -6,7 +6,7 @@ use std::ops::Range;
 use lion::{
     BeginOptions, Error, Gradient, Lion, Metrics, Statistics, TensorBuf, TensorRef, Update, VariableId,
 };
-use lion_kernels::{BLOCK, Backend};
+use lion_kernels::{Backend, STATISTICS_BLOCK};
 
 use crate::model::Rule;
 use crate::scenario::{Scenario, Variable};
@@ -60,7 +60,7 @@ fn measured_by_all(scenario: &Scenario, ranks: &mut [Rank], call: usize, rng: &m
         let mut gradients = Vec::new();
         for (index, gradient) in scenario.gradients[call].iter().enumerate() {
             let Some(gradient) = gradient else { continue };
-            for range in cuts(rng, &rank.held[index], BLOCK) {
+            for range in cuts(rng, &rank.held[index], STATISTICS_BLOCK) {
                 let values = gradient.to_ref().range(range.clone()).expect("within");
                 gradients.push(Gradient::new(rank.ids[index], values).range(range));
             }
@@ -111,7 +111,7 @@ impl Rank {
         let mut places = vec![vec![0; count + 1]; scenario.variables.len()];
         for (places, variable) in places.iter_mut().zip(&scenario.variables) {
             let len = variable.values.len();
-            places[1..].fill_with(|| (rng.usize(0..=len) / BLOCK * BLOCK).min(len));
+            places[1..].fill_with(|| (rng.usize(0..=len) / STATISTICS_BLOCK * STATISTICS_BLOCK).min(len));
             places[count] = len;
             places.sort_unstable();
         }

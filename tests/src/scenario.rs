@@ -7,7 +7,7 @@ use lion::{
     Axes, Builder, Config, Constraint, DecayScale, Dtype, DynamicLossScale, EmaCadence, Error, Group,
     GroupId, Hyperparameter, Lion, TensorBuf, TensorRef, Update, VariableId, VariableOptions,
 };
-use lion_kernels::{BLOCK, Backend, Plan};
+use lion_kernels::{Backend, Plan, STATISTICS_BLOCK};
 
 use crate::model::{self, Clip, Model, Options, Rule, Scale, Storage};
 use crate::{Rng, bits, fill, widened};
@@ -240,7 +240,9 @@ impl Scenario {
             if self.options.ema_every_update { EmaCadence::EveryUpdate } else { EmaCadence::EveryCall };
         let plan = match self.threads {
             0 => Plan::new(backend),
-            threads => Plan::new(backend).threads(threads).chunk_elements(BLOCK).parallel_threshold(0),
+            threads => {
+                Plan::new(backend).threads(threads).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0)
+            }
         };
         let mut builder = Builder::from(config).ema_cadence(cadence).plan(plan);
         if let Some(dtype) = self.momentum_dtype {

@@ -71,7 +71,7 @@ impl Stored {
         match &self.second {
             None => of(&self.first),
             Some(second) => {
-                TensorRef::of_streams(self.dtype, of(&self.first), of(second)).expect("its streams")
+                TensorRef::from_streams(self.dtype, of(&self.first), of(second)).expect("its streams")
             }
         }
     }
@@ -83,7 +83,7 @@ impl Stored {
             None => first,
             Some(second) => {
                 let second = with_stream!(second, tensor => TensorMut::from(tensor.tensor_mut()));
-                TensorMut::of_streams(self.dtype, first, second).expect("its streams")
+                TensorMut::from_streams(self.dtype, first, second).expect("its streams")
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use lion_kernels::{
-    AlignedBuffer, BLOCK, Backend, Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep,
-    StepTensors, Task, TensorBuf,
+    AlignedBuffer, Backend, Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep,
+    STATISTICS_BLOCK, StepTensors, Task, TensorBuf,
 };
 use lion_tests::alone::{accumulate, apply, block_statistics, convert, update_ema};
 
@@ -102,7 +102,7 @@ fn tensors_that_do_not_fit() {
     let mut blocks = [GradientStatistics::default(); 2];
     let result = block_statistics(backend, &GradientTransform::new(), &g, None, &mut blocks);
     assert_eq!(result, Err(Error::Blocks { found: 2, expected: 1, elements: 40 }));
-    assert_eq!(BLOCK % 32, 0);
+    assert_eq!(STATISTICS_BLOCK % 32, 0);
 
     for untouched in [&p, &m, &long] {
         assert_eq!(untouched, &g);
@@ -122,7 +122,7 @@ fn a_beta_of_zero_is_a_step() {
 #[test]
 fn tasks_that_begin_within_a_block() {
     let (mut p, g, mut m) = ([1.0_f32; 8], [1.0_f32; 8], [0.0_f32; 8]);
-    for first in [1, 31, 63, 65, BLOCK as u64 - 1, BLOCK as u64 + 1, u64::MAX] {
+    for first in [1, 31, 63, 65, STATISTICS_BLOCK as u64 - 1, STATISTICS_BLOCK as u64 + 1, u64::MAX] {
         let task = Task::step(step(), StepTensors::in_place(&mut p, &g, &mut m)).expect("fits");
         assert_eq!(task.first_element(), 0);
         let error = task.starting_at(first).expect_err("within a block");
@@ -131,7 +131,7 @@ fn tasks_that_begin_within_a_block() {
             format!("the task begins at element {first} of its variable; expected a multiple of 64");
         assert_eq!(error.to_string(), expected);
     }
-    for first in [0, 64, BLOCK as u64, u64::MAX - 63] {
+    for first in [0, 64, STATISTICS_BLOCK as u64, u64::MAX - 63] {
         let task = Task::step(step(), StepTensors::in_place(&mut p, &g, &mut m)).expect("fits");
         assert_eq!(task.starting_at(first).expect("a block's first").first_element(), first);
     }

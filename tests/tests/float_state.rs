@@ -12,8 +12,8 @@ use half::{bf16, f16};
 use lion::prelude::*;
 use lion_kernels::reference::Settings;
 use lion_kernels::{
-    BLOCK, Backend, Clip, Ema, GradientStatistics, GradientTransform, LionStep, Plan, Role, StepTensors,
-    Task, TensorBuf, TensorMut, TensorRef, run,
+    Backend, Clip, Ema, GradientStatistics, GradientTransform, LionStep, Plan, Role, STATISTICS_BLOCK,
+    StepTensors, Task, TensorBuf, TensorMut, TensorRef, run,
 };
 use lion_tests::{Rng, Sample, bits, fill, for_each_triple, on_each_backend, settings, tensor_bits};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -137,11 +137,11 @@ impl Hosts {
 
 /// Every call is shared by all threads.
 fn plan(backend: Backend) -> Plan {
-    Plan::new(backend).threads(THREADS).chunk_elements(BLOCK).parallel_threshold(0)
+    Plan::new(backend).threads(THREADS).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0)
 }
 
 /// Several pieces for each thread, and a tail.
-const LEN: usize = 7 * BLOCK + 77;
+const LEN: usize = 7 * STATISTICS_BLOCK + 77;
 
 /// Subnormals of the format and of f32, ordinary numbers, and a few of every class.
 fn numbers<T: Sample>(rng: &mut Rng, len: usize) -> Vec<T> {
@@ -206,7 +206,7 @@ fn other_passes(backend: Backend) {
         let (transform, unscaled) = (transform.expect("valid"), GradientTransform::new());
         let of = |it: GradientStatistics| (it.sum_of_squares.to_bits(), it.non_finite, it.max_abs.to_bits());
         hosts.check(&what("statistics"), || {
-            let mut blocks = vec![GradientStatistics::default(); LEN.div_ceil(BLOCK)];
+            let mut blocks = vec![GradientStatistics::default(); LEN.div_ceil(STATISTICS_BLOCK)];
             let task = Task::statistics(&transform, &given, Some(&sums), &mut blocks);
             run(&plan(backend), &mut [task.expect("fits")]).expect("it runs");
             let all = GradientStatistics::from_blocks(&blocks);
@@ -327,7 +327,7 @@ fn a_training(backend: Backend) {
     let mut rng = Rng::with_seed(0xf4);
     let hosts = Hosts::new();
     let shapes: Vec<_> =
-        Dtype::of_role(Role::Gradient).flat_map(|dtype| [(dtype, 30), (dtype, LEN)]).collect();
+        Dtype::for_role(Role::Gradient).flat_map(|dtype| [(dtype, 30), (dtype, LEN)]).collect();
     let mut tensors = || -> Vec<TensorBuf> {
         let tensor = |&(dtype, len): &(Dtype, usize)| {
             let mut tensor = TensorBuf::zeroed(dtype, len).expect("memory");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lion::{BeginOptions, Dtype, Gradient, Lion, Plan, TensorBuf, TensorRef, Update, VariableId};
-use lion_kernels::{BLOCK, Backend};
+use lion_kernels::{Backend, STATISTICS_BLOCK};
 use lion_tests::scenario::Scenario;
 use lion_tests::{Rng, checkpoint_text, on_each_backend, ordinary, tensor_bits};
 
@@ -61,9 +61,9 @@ fn any_training_on_any_host(backend: Backend) {
 
 /// An optimizer that shares every call, with a host of three threads, and how often the host was called.
 fn hosted() -> (Lion, VariableId, Arc<AtomicUsize>) {
-    let plan = Plan::new(Backend::best()).chunk_elements(BLOCK).parallel_threshold(0);
+    let plan = Plan::new(Backend::best()).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0);
     let mut optimizer = Lion::builder().global_clipnorm(1.0).plan(plan).build().expect("valid");
-    let id = optimizer.register("weights", &[10 * BLOCK], Dtype::F32).expect("registered");
+    let id = optimizer.register("weights", &[10 * STATISTICS_BLOCK], Dtype::F32).expect("registered");
     let calls = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&calls);
     optimizer.set_parallel_for(3, move |workers, work| {
@@ -79,9 +79,9 @@ fn every_pass_is_the_hosts_until_it_is_cleared() {
     let (mut optimizer, id, calls) = hosted();
     let mut rng = Rng::with_seed(1);
     let (mut parameter, gradient): (Vec<f32>, Vec<f32>) =
-        (ordinary(&mut rng, 10 * BLOCK), ordinary(&mut rng, 10 * BLOCK));
+        (ordinary(&mut rng, 10 * STATISTICS_BLOCK), ordinary(&mut rng, 10 * STATISTICS_BLOCK));
     let mut apply = |optimizer: &mut Lion| {
-        let mut copy = vec![half::bf16::ZERO; 10 * BLOCK];
+        let mut copy = vec![half::bf16::ZERO; 10 * STATISTICS_BLOCK];
         let update = Update::new(id, &mut parameter, &gradient).copy(&mut copy);
         optimizer.apply(&mut [update]).expect("applied");
         calls.swap(0, Ordering::Relaxed)
@@ -97,8 +97,8 @@ fn every_pass_is_the_hosts_until_it_is_cleared() {
 fn statistics_and_parts_are_the_hosts() {
     let (mut optimizer, id, calls) = hosted();
     let mut rng = Rng::with_seed(2);
-    let gradient: Vec<f32> = ordinary(&mut rng, 10 * BLOCK);
-    let mut parameter = TensorBuf::zeroed(Dtype::F32, 10 * BLOCK).expect("memory");
+    let gradient: Vec<f32> = ordinary(&mut rng, 10 * STATISTICS_BLOCK);
+    let mut parameter = TensorBuf::zeroed(Dtype::F32, 10 * STATISTICS_BLOCK).expect("memory");
     let mut statistics = optimizer.statistics().expect("memory");
     let gradient = TensorRef::from(&gradient);
     optimizer.measure(&mut statistics, &mut [Gradient::new(id, gradient)]).expect("measured");

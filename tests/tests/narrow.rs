@@ -4,8 +4,8 @@
 use half::bf16;
 use lion_kernels::reference::{self, Float, Settings};
 use lion_kernels::{
-    BLOCK, Backend, Dtype, Error, LionStep, Plan, Role, StepTensors, StochasticRounding, Task, TensorMut,
-    TensorRef, run,
+    Backend, Dtype, Error, LionStep, Plan, Role, STATISTICS_BLOCK, StepTensors, StochasticRounding, Task,
+    TensorMut, TensorRef, run,
 };
 use lion_tests::alone::convert;
 use lion_tests::{Draws, PLAIN, Rng, Stored, StoredCase, on_each_backend, values};
@@ -37,7 +37,9 @@ const FULL: Settings = Settings {
 /// The random bits of a step over a variable that begins at this element.
 fn draws(rng: &mut Rng) -> Draws {
     // At the ends of the indices' halves, too.
-    let first = [0, 1 << 33, (1 << 33) - BLOCK as u64, BLOCK as u64 * rng.u64(..1 << 40)][rng.usize(..4)];
+    let first =
+        [0, 1 << 33, (1 << 33) - STATISTICS_BLOCK as u64, STATISTICS_BLOCK as u64 * rng.u64(..1 << 40)]
+            [rng.usize(..4)];
     let name = ["w", "layers.0/kernel", "größe"][rng.usize(..3)];
     Draws { seed: rng.u64(..), name, call: rng.u64(..1 << 40), first }
 }
@@ -45,10 +47,10 @@ fn draws(rng: &mut Rng) -> Draws {
 /// Formats of parameter, gradient and momentum with at least one that is new, and whether the parameter is rounded at
 /// random.
 fn combinations() -> impl Iterator<Item = ([Dtype; 3], bool)> {
-    let parameters = Dtype::of_role(Role::Parameter).map(|it| (it, false)).chain([(Dtype::BF16, true)]);
+    let parameters = Dtype::for_role(Role::Parameter).map(|it| (it, false)).chain([(Dtype::BF16, true)]);
     parameters.flat_map(|(parameter, stochastic)| {
-        Dtype::of_role(Role::Gradient).flat_map(move |gradient| {
-            Dtype::of_role(Role::Momentum).filter_map(move |momentum| {
+        Dtype::for_role(Role::Gradient).flat_map(move |gradient| {
+            Dtype::for_role(Role::Momentum).filter_map(move |momentum| {
                 let new = stochastic || parameter == Dtype::Split || momentum == Dtype::Q8;
                 new.then_some(([parameter, gradient, momentum], stochastic))
             })
@@ -133,8 +135,9 @@ fn cut_for_threads(backend: Backend) {
     for (dtypes, stochastic) in combinations() {
         for threads in [1, 3] {
             let pass = if threads == 1 { PLAIN } else { FULL };
-            let case = case(&mut rng, pass, dtypes, stochastic, 3 * BLOCK + 77);
-            let plan = Plan::new(backend).threads(threads).chunk_elements(BLOCK).parallel_threshold(0);
+            let case = case(&mut rng, pass, dtypes, stochastic, 3 * STATISTICS_BLOCK + 77);
+            let plan =
+                Plan::new(backend).threads(threads).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0);
             case.check(true, |step, tensors, first| {
                 run(&plan, &mut [Task::step(step, tensors)?.starting_at(first)?])
             });
@@ -190,7 +193,7 @@ fn every_code_of_q8(backend: Backend) {
         let codes: Vec<i8> =
             (i8::MIN..=i8::MAX).flat_map(|code| [127; 63].into_iter().chain([code])).collect();
         let scales = vec![scale; codes.len() / 64];
-        let tensor = TensorRef::of_streams(Dtype::Q8, &codes, &scales).expect("its streams");
+        let tensor = TensorRef::from_streams(Dtype::Q8, &codes, &scales).expect("its streams");
         let mut found = vec![0.0; codes.len()];
         convert(backend, tensor, TensorMut::from(&mut found)).expect("equal lengths");
         let expected = reference::q8_decode(&codes, &scales);
@@ -214,7 +217,7 @@ fn every_pair_of_halves(backend: Backend) {
     let every = (0..=u16::MAX).flat_map(|high| lows.iter().map(move |&low| (high, low)));
     let pairs = every.chain(some.iter().flat_map(|&high| (i16::MIN..=i16::MAX).map(move |low| (high, low))));
     let (high, low): (Vec<bf16>, Vec<i16>) = pairs.map(|(high, low)| (bf16::from_bits(high), low)).unzip();
-    let tensor = TensorRef::of_streams(Dtype::Split, &high, &low).expect("its streams");
+    let tensor = TensorRef::from_streams(Dtype::Split, &high, &low).expect("its streams");
     let mut found = vec![0.0; high.len()];
     convert(backend, tensor, TensorMut::from(&mut found)).expect("equal lengths");
     let expected: Vec<f32> = high.iter().zip(&low).map(|(&high, &low)| reference::join(high, low)).collect();
@@ -308,15 +311,15 @@ fn what_does_not_fit_is_refused() {
     let text = |found: Result<TensorRef<'_>, Error>| found.unwrap_err().to_string();
     let (codes, scales) = ([0_i8; 65], [0.0_f32; 1]);
     assert_eq!(
-        text(TensorRef::of_streams(Dtype::Q8, &codes, &scales)),
+        text(TensorRef::from_streams(Dtype::Q8, &codes, &scales)),
         "the second stream has 1 elements, and must have 2 as the first stream has"
     );
     assert_eq!(
-        text(TensorRef::of_streams(Dtype::Q8, &scales, &scales)),
+        text(TensorRef::from_streams(Dtype::Q8, &scales, &scales)),
         "the first stream is f32; expected i8"
     );
     assert_eq!(
-        text(TensorRef::of_streams(Dtype::F32, &scales, &scales)),
+        text(TensorRef::from_streams(Dtype::F32, &scales, &scales)),
         "a f32 tensor has 1 stream(s), and 2 were given"
     );
 }

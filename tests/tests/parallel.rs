@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use lion_kernels::{
-    Arena, BLOCK, Backend, Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep, Plan,
-    Prefetch, Role, StepTensors, Task, TensorMut, TensorRef, run, run_on,
+    Arena, Backend, Clip, Dtype, Ema, Error, GradientStatistics, GradientTransform, LionStep, Plan, Prefetch,
+    Role, STATISTICS_BLOCK, StepTensors, Task, TensorMut, TensorRef, run, run_on,
 };
 use lion_tests::alone::{accumulate, apply, block_statistics, convert, update_ema};
 use lion_tests::{Rng, Sample, on_each_backend, tensor_bits, values, with_sample};
@@ -45,12 +45,12 @@ impl Job {
         let len = match rng.usize(0..6) {
             0 => 0,
             1 => rng.usize(1..100),
-            2 => rng.usize(BLOCK - 2..=BLOCK + 2),
-            3 => rng.usize(1..6) * BLOCK,
-            _ => rng.usize(1..5 * BLOCK),
+            2 => rng.usize(STATISTICS_BLOCK - 2..=STATISTICS_BLOCK + 2),
+            3 => rng.usize(1..6) * STATISTICS_BLOCK,
+            _ => rng.usize(1..5 * STATISTICS_BLOCK),
         };
         let mut dtype = |role| {
-            let dtypes: Vec<_> = Dtype::of_role(role).collect();
+            let dtypes: Vec<_> = Dtype::for_role(role).collect();
             dtypes[rng.usize(..dtypes.len())]
         };
         let roles = [Role::Parameter, Role::Gradient, Role::Momentum, Role::Gradient];
@@ -75,7 +75,12 @@ impl Job {
                 .expect("valid")
                 .ema(Ema::new(0.9).expect("valid")),
         };
-        Job { kind, tensors, blocks: vec![GradientStatistics::default(); len.div_ceil(BLOCK)], step }
+        Job {
+            kind,
+            tensors,
+            blocks: vec![GradientStatistics::default(); len.div_ceil(STATISTICS_BLOCK)],
+            step,
+        }
     }
 
     fn parts(&mut self) -> ([TensorMut<'_>; 7], &mut [GradientStatistics]) {
@@ -146,12 +151,14 @@ fn pool(threads: usize) -> ThreadPool {
 
 fn any_plan(rng: &mut Rng, backend: Backend) -> Plan {
     let prefetch = [Prefetch::Auto, Prefetch::On, Prefetch::Off][rng.usize(..3)];
-    let plan =
-        Plan::new(backend).chunk_elements(rng.usize(..4 * BLOCK)).prefetch(prefetch).parallel_threshold(0);
+    let plan = Plan::new(backend)
+        .chunk_elements(rng.usize(..4 * STATISTICS_BLOCK))
+        .prefetch(prefetch)
+        .parallel_threshold(0);
     let mut plan = if rng.bool() { plan.threads(rng.usize(..70)) } else { plan };
     if rng.usize(..4) == 0 {
         // Past the door that rounds it.
-        plan.chunk_elements = rng.usize(..2 * BLOCK);
+        plan.chunk_elements = rng.usize(..2 * STATISTICS_BLOCK);
     }
     if rng.bool() {
         // Then the first piece is timed, and what is left may stay on the calling thread.
@@ -244,7 +251,7 @@ fn without_a_threshold_long_work_is_shared() {
         asked.fetch_add(workers, std::sync::atomic::Ordering::Relaxed);
         (0..workers).for_each(work);
     };
-    let len = 300 * BLOCK;
+    let len = 300 * STATISTICS_BLOCK;
     let step = LionStep::new(0.25, 0.9, 0.99).expect("valid");
     let (mut p, g, mut m) = (vec![f16::ONE; len], vec![f16::ONE; len], vec![f16::ZERO; len]);
     for moved in [0.75, 0.5] {
@@ -263,7 +270,7 @@ fn a_host_is_called_once_or_not_at_all() {
         asked.lock().expect("no panic").push(workers);
         (0..workers).for_each(work);
     };
-    let plan = Plan::new(Backend::best()).chunk_elements(BLOCK).parallel_threshold(0);
+    let plan = Plan::new(Backend::best()).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0);
     let step = LionStep::new(0.25, 0.9, 0.99).expect("valid");
     let called = |plan: &Plan, threads, len| {
         let (mut p, g, mut m) = (vec![1.0_f32; len], vec![1.0_f32; len], vec![0.0_f32; len]);
@@ -273,22 +280,22 @@ fn a_host_is_called_once_or_not_at_all() {
         assert_eq!(moved, done.is_ok() || len == 0);
         std::mem::take(&mut *asked.lock().expect("no panic"))
     };
-    assert_eq!(called(&plan, 4, 10 * BLOCK), [4]);
-    assert_eq!(called(&plan.threads(3), 4, 10 * BLOCK), [3]);
-    assert_eq!(called(&plan, 4, 2 * BLOCK), [2], "no more workers than chunks");
-    assert_eq!(called(&plan, 1000, 200 * BLOCK), [64], "no more than MAX_THREADS");
+    assert_eq!(called(&plan, 4, 10 * STATISTICS_BLOCK), [4]);
+    assert_eq!(called(&plan.threads(3), 4, 10 * STATISTICS_BLOCK), [3]);
+    assert_eq!(called(&plan, 4, 2 * STATISTICS_BLOCK), [2], "no more workers than chunks");
+    assert_eq!(called(&plan, 1000, 200 * STATISTICS_BLOCK), [64], "no more than MAX_THREADS");
     for (plan, threads, len) in [
-        (plan, 0, 10 * BLOCK),
-        (plan, 1, 10 * BLOCK),
-        (plan.threads(1), 4, 10 * BLOCK),
-        (plan, 4, BLOCK),
+        (plan, 0, 10 * STATISTICS_BLOCK),
+        (plan, 1, 10 * STATISTICS_BLOCK),
+        (plan.threads(1), 4, 10 * STATISTICS_BLOCK),
+        (plan, 4, STATISTICS_BLOCK),
         (plan, 4, 0),
-        (plan.parallel_threshold(1 << 30), 4, 10 * BLOCK),
+        (plan.parallel_threshold(1 << 30), 4, 10 * STATISTICS_BLOCK),
     ] {
         assert_eq!(called(&plan, threads, len), [0; 0], "{plan:?}, {threads} threads, {len} elements");
     }
     if let Some(absent) = Backend::ALL.iter().copied().find(|backend| !backend.is_available()) {
-        assert_eq!(called(&plan.backend(absent), 4, 10 * BLOCK), [0; 0]);
+        assert_eq!(called(&plan.backend(absent), 4, 10 * STATISTICS_BLOCK), [0; 0]);
     }
 }
 
@@ -329,9 +336,9 @@ fn a_list_that_runs_again(backend: Backend) {
 #[test]
 fn whatever_pool_it_is_called_in() {
     let step = LionStep::new(0.25, 0.9, 0.99).expect("valid");
-    let gradient = vec![1.0_f32; 100 * BLOCK + 7];
+    let gradient = vec![1.0_f32; 100 * STATISTICS_BLOCK + 7];
     let len = gradient.len();
-    let plan = Plan::new(Backend::best()).parallel_threshold(0).chunk_elements(BLOCK);
+    let plan = Plan::new(Backend::best()).parallel_threshold(0).chunk_elements(STATISTICS_BLOCK);
     let one = || {
         let (mut p, mut m) = (vec![1.0_f32; len], vec![0.0_f32; len]);
         let tensors = StepTensors::in_place(&mut p, &gradient, &mut m);
@@ -383,10 +390,11 @@ fn tensors_that_do_not_fit_make_no_task() {
 
 #[test]
 fn the_streaming_limit_undoes_itself() {
-    let start: Vec<u32> = (0..3 * BLOCK as u32).map(|bits| bits.wrapping_mul(0x9e37_79b9)).collect();
+    let start: Vec<u32> =
+        (0..3 * STATISTICS_BLOCK as u32).map(|bits| bits.wrapping_mul(0x9e37_79b9)).collect();
     let tensor = || start.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<_>>();
     let (mut p, g, mut m, mut ema) = (tensor(), tensor(), tensor(), tensor());
-    let plan = Plan::new(Backend::best()).parallel_threshold(0).chunk_elements(BLOCK);
+    let plan = Plan::new(Backend::best()).parallel_threshold(0).chunk_elements(STATISTICS_BLOCK);
     let bits = |tensor: &[f32]| tensor.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     for turn in [1, 2] {
         let mut tasks = [

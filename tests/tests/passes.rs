@@ -15,8 +15,8 @@ fn accumulation(backend: Backend) {
     fn format<G: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x51);
         for len in LENGTHS {
-            for unscale in [None, Some(3.0), Some(1024.0), Some(0.0), Some(f32::INFINITY)] {
-                let pass = Settings { loss_scale: unscale, ..Settings::default() };
+            for loss_scale in [None, Some(3.0), Some(1024.0), Some(0.0), Some(f32::INFINITY)] {
+                let pass = Settings { loss_scale, ..Settings::default() };
                 let case = Case::<f32, G, f32>::new(&mut rng, pass, None, len);
                 case.check_accumulate(|settings, sums, gradient| {
                     accumulate(backend, settings, sums, gradient)

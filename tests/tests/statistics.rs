@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;
-use lion_kernels::{BLOCK, Backend, GradientStatistics, GradientTransform};
+use lion_kernels::{Backend, GradientStatistics, GradientTransform, STATISTICS_BLOCK};
 use lion_tests::alone::block_statistics;
 use lion_tests::{Guarded, Rng, Sample, on_each_backend, values};
 
@@ -41,7 +41,10 @@ fn finite<G: Sample>(rng: &mut Rng, len: usize) -> Vec<G> {
 
 fn lengths() -> impl Iterator<Item = usize> {
     let around = |middle: usize| middle - 35..=middle + 35;
-    (0..=129).chain(around(BLOCK)).chain(around(2 * BLOCK)).chain([5 * BLOCK + 1234])
+    (0..=129)
+        .chain(around(STATISTICS_BLOCK))
+        .chain(around(2 * STATISTICS_BLOCK))
+        .chain([5 * STATISTICS_BLOCK + 1234])
 }
 
 fn every_length(backend: Backend) {
@@ -85,11 +88,11 @@ fn unscaled_by_zero_and_infinity(backend: Backend) {
     for len in lengths() {
         let zeros = finite::<f32>(&mut rng, len);
         let none: Vec<f32> = zeros.iter().map(|&value| if value == 0.0 { 1.0 } else { value }).collect();
-        for (gradient, unscale) in [(&none, 0.0), (&zeros, 0.0), (&none, f32::INFINITY)] {
-            let pass = Settings { loss_scale: Some(unscale), ..Settings::default() };
-            let settings = GradientTransform::new().loss_scale(unscale).expect("valid");
+        for (gradient, loss_scale) in [(&none, 0.0), (&zeros, 0.0), (&none, f32::INFINITY)] {
+            let pass = Settings { loss_scale: Some(loss_scale), ..Settings::default() };
+            let settings = GradientTransform::new().loss_scale(loss_scale).expect("valid");
             let found = GradientStatistics::measure(backend, &settings, gradient, None).expect("statistics");
-            let what = format!("{len} elements over {unscale}");
+            let what = format!("{len} elements over {loss_scale}");
             assert_same(found, of_reference(&pass, gradient, None), &what);
         }
         let infinite = GradientStatistics::measure(
@@ -104,13 +107,13 @@ fn unscaled_by_zero_and_infinity(backend: Backend) {
 
 fn every_split_into_chunks(backend: Backend) {
     let mut rng = Rng::with_seed(0x63);
-    let gradient = finite::<f32>(&mut rng, 9 * BLOCK + 777);
+    let gradient = finite::<f32>(&mut rng, 9 * STATISTICS_BLOCK + 777);
     let whole =
         GradientStatistics::measure(backend, &GradientTransform::new(), &gradient, None).expect("statistics");
     for chunk in 1..=10 {
-        let mut blocks = vec![GradientStatistics::default(); gradient.len().div_ceil(BLOCK)];
+        let mut blocks = vec![GradientStatistics::default(); gradient.len().div_ceil(STATISTICS_BLOCK)];
         // From the last chunk to the first: the order of the work is nobody's business.
-        let chunks = gradient.chunks(chunk * BLOCK).zip(blocks.chunks_mut(chunk));
+        let chunks = gradient.chunks(chunk * STATISTICS_BLOCK).zip(blocks.chunks_mut(chunk));
         for (part, places) in chunks.collect::<Vec<_>>().into_iter().rev() {
             block_statistics(backend, &GradientTransform::new(), part, None, places).expect("statistics");
         }

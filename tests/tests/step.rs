@@ -177,7 +177,7 @@ fn any_settings_and_lengths(backend: Backend) {
             ema_momentum,
             ema_overwrite,
         };
-        let copy = Dtype::of_role(Role::Gradient).nth(copy);
+        let copy = Dtype::for_role(Role::Gradient).nth(copy);
         let mut rng = Rng::with_seed(seed);
         Case::<f32, f32, f32>::new(&mut rng, pass, copy, len).check_step(in_place, by(backend));
         Case::<bf16, bf16, bf16>::new(&mut rng, pass, copy, len).check_step(in_place, by(backend));

@@ -8,8 +8,8 @@ use fastrand::Rng;
 use half::{bf16, f16};
 use lion_kernels::reference::{self, Float, Settings};
 use lion_kernels::{
-    BLOCK, Dtype, Ema, GradientStatistics, GradientTransform, Plan, StepTensors, Task, TensorBuf, TensorRef,
-    run,
+    Dtype, Ema, GradientStatistics, GradientTransform, Plan, STATISTICS_BLOCK, StepTensors, Task, TensorBuf,
+    TensorRef, run,
 };
 
 use super::scratch::step;
@@ -17,7 +17,7 @@ use crate::Error;
 use crate::case::{Dtypes, Operation};
 
 /// Elements of the pattern.
-const PERIOD: usize = 4 * BLOCK;
+const PERIOD: usize = 4 * STATISTICS_BLOCK;
 
 /// Elements after the last whole block.
 const REST: usize = 17;
@@ -141,7 +141,7 @@ fn has_step(
 fn has_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
     let g = pattern(gradient, 2);
     let of_g = repeated(gradient, &g, len)?;
-    let mut blocks = vec![GradientStatistics::default(); len.div_ceil(BLOCK)];
+    let mut blocks = vec![GradientStatistics::default(); len.div_ceil(STATISTICS_BLOCK)];
     run(plan, &mut [Task::statistics(&GradientTransform::new(), of_g.to_ref(), None, &mut blocks)?])?;
     let as_expected = |found: &GradientStatistics, block: &[f32]| {
         let (sum, non_finite, largest) = Settings::default().statistics(block, None);
@@ -150,11 +150,17 @@ fn has_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Erro
     };
     // The blocks repeat, but for the last.
     let Some((last, whole)) = blocks.split_last() else { return Ok(true) };
-    let known = whole.iter().zip(g.chunks(BLOCK)).all(|(found, block)| as_expected(found, block));
-    let periodic = whole.iter().zip(whole.iter().skip(PERIOD / BLOCK)).all(|(a, b)| a == b);
-    let rest: Vec<f32> =
-        g.iter().cycle().copied().skip(whole.len() % (PERIOD / BLOCK) * BLOCK).take(BLOCK).collect();
-    let of_last = rest.get(..len - whole.len() * BLOCK).is_some_and(|block| as_expected(last, block));
+    let known = whole.iter().zip(g.chunks(STATISTICS_BLOCK)).all(|(found, block)| as_expected(found, block));
+    let periodic = whole.iter().zip(whole.iter().skip(PERIOD / STATISTICS_BLOCK)).all(|(a, b)| a == b);
+    let rest: Vec<f32> = g
+        .iter()
+        .cycle()
+        .copied()
+        .skip(whole.len() % (PERIOD / STATISTICS_BLOCK) * STATISTICS_BLOCK)
+        .take(STATISTICS_BLOCK)
+        .collect();
+    let of_last =
+        rest.get(..len - whole.len() * STATISTICS_BLOCK).is_some_and(|block| as_expected(last, block));
     Ok(known && periodic && of_last)
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use lion_kernels::{
-    BLOCK, Dtype, Ema, GradientStatistics, GradientTransform, LionStep, Plan, StepTensors, Task, TensorBuf,
-    TensorMut, TensorRef, run,
+    Dtype, Ema, GradientStatistics, GradientTransform, LionStep, Plan, STATISTICS_BLOCK, StepTensors, Task,
+    TensorBuf, TensorMut, TensorRef, run,
 };
 
 use super::{Caches, Rig, SAMPLE, check, wait_idly};
@@ -137,7 +137,7 @@ impl Scratch {
 
     /// Whether there is a pause before each call: not where it stays on one thread whatever the plan.
     fn is_apart(&self) -> bool {
-        self.case.elements() > BLOCK
+        self.case.elements() > STATISTICS_BLOCK
     }
 
     fn call(
@@ -182,7 +182,7 @@ impl Rig for Scratch {
             *stream = None;
             *stream = Some(ones(dtype, elements)?);
         }
-        self.blocks.resize(case.elements().div_ceil(BLOCK), GradientStatistics::default());
+        self.blocks.resize(case.elements().div_ceil(STATISTICS_BLOCK), GradientStatistics::default());
         Ok(())
     }
 
@@ -279,8 +279,8 @@ pub(super) fn step() -> Result<LionStep, Error> {
 /// its last place is taken off; a sum grows until one more is rounded away.
 fn ones(dtype: Dtype, elements: usize) -> Result<TensorBuf, Error> {
     let mut values = TensorBuf::zeroed(dtype, elements)?;
-    for start in (0..elements).step_by(BLOCK) {
-        let ones = [1.0; BLOCK];
+    for start in (0..elements).step_by(STATISTICS_BLOCK) {
+        let ones = [1.0; STATISTICS_BLOCK];
         values.to_mut().write_f32(start, ones.get(..elements - start).unwrap_or(&ones))?;
     }
     Ok(values)

@@ -1,6 +1,6 @@
 //! A plan as files have it, and what in it is absurd.
 
-use lion_kernels::{BLOCK, Backend, Plan, Prefetch};
+use lion_kernels::{Backend, Plan, Prefetch, STATISTICS_BLOCK};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::candidate::MAX_THREADS;
@@ -42,8 +42,11 @@ impl Written {
             "off" => Prefetch::Off,
             other => return Err(("prefetch", format!("{:?}", excerpt(other)), "auto, on or off".into())),
         };
-        if self.chunk < BLOCK as u64 || self.chunk > MOST_CHUNK || !self.chunk.is_multiple_of(BLOCK as u64) {
-            let allowed = format!("a multiple of {BLOCK} from {BLOCK} to {MOST_CHUNK}");
+        if self.chunk < STATISTICS_BLOCK as u64
+            || self.chunk > MOST_CHUNK
+            || !self.chunk.is_multiple_of(STATISTICS_BLOCK as u64)
+        {
+            let allowed = format!("a multiple of {STATISTICS_BLOCK} from {STATISTICS_BLOCK} to {MOST_CHUNK}");
             return Err(("chunk", self.chunk.to_string(), allowed));
         }
         let plan = Plan::new(backend).chunk_elements(self.chunk as usize).prefetch(prefetch);

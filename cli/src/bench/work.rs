@@ -5,7 +5,7 @@ use std::time::Duration;
 use lion::{Dtype, Error, Lion, StateMut, TensorMut, TensorRef, Update, VariableId};
 use lion_autotune::Dtypes;
 use lion_autotune::measure::{Comparison, compare};
-use lion_kernels::{Arena, BLOCK, Backend, Plan, Task, run};
+use lion_kernels::{Arena, Backend, Plan, STATISTICS_BLOCK, Task, run};
 
 use super::{Line, Pages, Pipeline};
 
@@ -51,7 +51,7 @@ fn own_limit(
 ) -> Result<(), Error> {
     let Some(StateMut { momentum: Some(momentum), low, ema, .. }) = state else { return Ok(()) };
     let parameter = match low {
-        Some(low) => TensorMut::of_streams(Dtype::Split, parameter, low)?,
+        Some(low) => TensorMut::from_streams(Dtype::Split, parameter, low)?,
         None => parameter,
     };
     stream(line, parameter, gradient, momentum, ema.map(TensorMut::from))
@@ -164,9 +164,9 @@ fn ones(pages: Pages, dtype: Dtype, lengths: &[usize]) -> Result<Arena, Error> {
 /// In place: beside tensors that fill the memory there is no room for another of their length.
 fn fill_with_ones(mut tensor: TensorMut<'_>) -> Result<(), Error> {
     let len = tensor.len();
-    for start in (0..len).step_by(BLOCK) {
-        let part = tensor.reborrow().range(start..len.min(start + BLOCK))?;
-        Task::convert(&[1.0_f32; BLOCK][..part.len()], part)?.run(Backend::best())?;
+    for start in (0..len).step_by(STATISTICS_BLOCK) {
+        let part = tensor.reborrow().range(start..len.min(start + STATISTICS_BLOCK))?;
+        Task::convert(&[1.0_f32; STATISTICS_BLOCK][..part.len()], part)?.run(Backend::best())?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use lion::{BeginOptions, Metrics, Outcome, Statistics, StepId, TensorRef, VariableId};
-use lion_kernels::BLOCK;
+use lion_kernels::STATISTICS_BLOCK;
 
 use super::Sharded;
 use super::gathered::{BLOCK_BYTES, Blocks, Parameters};
@@ -235,20 +235,26 @@ impl<C: Communicator> Sharded<C> {
         let segments = |rank| self.layout.shard(rank).iter().filter(|it| call.has_gradient(it.variable));
         let own = segments(rank).flat_map(|segment| {
             let blocks = statistics.blocks(self.ids[segment.variable]).unwrap_or_default();
-            &blocks[segment.range.start / BLOCK..segment.range.end.div_ceil(BLOCK)]
+            &blocks[segment.range.start / STATISTICS_BLOCK..segment.range.end.div_ceil(STATISTICS_BLOCK)]
         });
         let mut blocks = Blocks::new(own, self.layout.ranks());
         let lengths: Vec<_> = (0..self.layout.ranks())
-            .map(|rank| segments(rank).map(|it| it.range.len().div_ceil(BLOCK) * BLOCK_BYTES).sum())
+            .map(|rank| {
+                segments(rank).map(|it| it.range.len().div_ceil(STATISTICS_BLOCK) * BLOCK_BYTES).sum()
+            })
             .collect();
         gather(&mut self.communicator, self.settings.bucket_bytes, &lengths, &mut blocks)?;
         for other in (0..self.layout.ranks()).filter(|&other| other != rank) {
             let blocks = blocks.of(other);
             let mut rest = &blocks[..];
             for segment in segments(other) {
-                let (next, after) = rest.split_at(segment.range.len().div_ceil(BLOCK));
+                let (next, after) = rest.split_at(segment.range.len().div_ceil(STATISTICS_BLOCK));
                 rest = after;
-                statistics.set_blocks(self.ids[segment.variable], segment.range.start / BLOCK, next)?;
+                statistics.set_blocks(
+                    self.ids[segment.variable],
+                    segment.range.start / STATISTICS_BLOCK,
+                    next,
+                )?;
             }
         }
         Ok(statistics)

@@ -8,11 +8,11 @@ use crate::isa::{Isa, Kernel};
 use crate::role::Role;
 use crate::rule::GradientOps;
 use crate::settings::GradientTransform;
-use crate::statistics::{BLOCK, GradientStatistics};
+use crate::statistics::{GradientStatistics, STATISTICS_BLOCK};
 
 /// Partial sums of a block.
 const PARTIAL_SUMS: usize = 32;
-const _: () = assert!(BLOCK.is_multiple_of(TILE) && TILE.is_multiple_of(PARTIAL_SUMS));
+const _: () = assert!(STATISTICS_BLOCK.is_multiple_of(TILE) && TILE.is_multiple_of(PARTIAL_SUMS));
 
 const ABSOLUTE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
@@ -31,8 +31,8 @@ impl Kernel for Blocks<'_> {
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
         let Blocks { transform, view, blocks } = self;
-        for (index, start) in (0..view.len).step_by(BLOCK).enumerate() {
-            let end = view.len.min(start + BLOCK);
+        for (index, start) in (0..view.len).step_by(STATISTICS_BLOCK).enumerate() {
+            let end = view.len.min(start + STATISTICS_BLOCK);
             let block = Block { transform, view, start, end };
             // SAFETY: there is a place for each block, and none is shared with another range.
             unsafe { blocks.add(index).write(isa.vectorize(block)) };

@@ -10,9 +10,11 @@ use half::bf16;
 use super::fused::StoreStochastic;
 use crate::reference::random_bits;
 use crate::{
-    Arena, BLOCK, Backend, Dtype, Ema, GradientTransform, LionStep, Plan, StepTensors, StochasticRounding,
-    Task, TensorMut, TensorRef, run,
+    Arena, Backend, Dtype, Ema, GradientTransform, LionStep, Plan, STATISTICS_BLOCK, StepTensors,
+    StochasticRounding, Task, TensorMut, TensorRef, run,
 };
+
+const BLOCK: usize = STATISTICS_BLOCK;
 
 /// Every length up to four chunks of the longest vectors, and some around tiles and blocks.
 fn lengths() -> impl Iterator<Item = usize> {

@@ -10,7 +10,7 @@ use super::handover::Handover;
 use super::{MAX_THREADS, ParallelFor, pool};
 use crate::error::Error;
 use crate::plan::Plan;
-use crate::statistics::BLOCK;
+use crate::statistics::STATISTICS_BLOCK;
 use crate::task::Task;
 
 /// Pieces of a share in a call that is handed over without a threshold, if they are of a block or more.
@@ -37,10 +37,10 @@ pub(super) fn run(
     let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let mut rest = Share::all(tasks);
     let mut bytes = bytes;
-    let mut chunk = plan.chunk_elements.max(BLOCK);
+    let mut chunk = plan.chunk_elements.max(STATISTICS_BLOCK);
     if plan.parallel_threshold.is_none() {
         let begin = Instant::now();
-        let Some(first) = rest.take(tasks, BLOCK) else { return Ok(()) };
+        let Some(first) = rest.take(tasks, STATISTICS_BLOCK) else { return Ok(()) };
         run_item(first)?;
         let now = Instant::now();
         let done = first.bytes(tasks);
@@ -51,7 +51,7 @@ pub(super) fn run(
             return run_item(rest);
         }
         // A worker begins late, and who ends first waits for the other's last piece.
-        chunk = chunk.min(elements / (LEAST_PIECES * workers)).max(BLOCK);
+        chunk = chunk.min(elements / (LEAST_PIECES * workers)).max(STATISTICS_BLOCK);
     }
     let begin = Instant::now();
     let shares = shares(tasks, rest, bytes, workers);
@@ -120,7 +120,8 @@ impl Share {
             if range.len() > left {
                 // A part, but only as the first of the item.
                 if self.next == start {
-                    let middle = (range.start + left).checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
+                    let middle =
+                        (range.start + left).checked_next_multiple_of(STATISTICS_BLOCK).unwrap_or(usize::MAX);
                     self.next.element = middle.min(range.end);
                     if self.next.element == task.elements() {
                         self.next = Position { task: index + 1, element: 0 };
@@ -194,7 +195,8 @@ fn end_of_share(tasks: &[Task<'_>], next: Position, bytes: usize) -> Position {
         let size = range.len() * each;
         if size > left {
             if left > 0 {
-                let middle = range.start.saturating_add(left / each).checked_next_multiple_of(BLOCK);
+                let middle =
+                    range.start.saturating_add(left / each).checked_next_multiple_of(STATISTICS_BLOCK);
                 at.element = middle.unwrap_or(usize::MAX).min(range.end);
                 if at.element == task.elements() {
                     at = Position { task: at.task + 1, element: 0 };
@@ -214,6 +216,8 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+
+    const BLOCK: usize = STATISTICS_BLOCK;
 
     fn elements(share: Share, tasks: &[Task<'_>]) -> Vec<usize> {
         share.parts(tasks).map(|(_, range)| range.len()).filter(|&len| len > 0).collect()

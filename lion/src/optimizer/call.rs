@@ -4,8 +4,8 @@ use std::mem;
 use std::ops::Range;
 
 use lion_kernels::{
-    BLOCK, Backend, Ema, Error as KernelError, GradientStatistics, GradientTransform, LionStep, StepTensors,
-    Task, TensorRef,
+    Backend, Ema, Error as KernelError, GradientStatistics, GradientTransform, LionStep, STATISTICS_BLOCK,
+    StepTensors, Task, TensorRef,
 };
 
 use super::queue::Queue;
@@ -102,7 +102,7 @@ impl Call {
             let variable = &variables[id.0];
             variable.check_blocks(&range)?;
             let first = first_blocks[id.0];
-            let places = first + range.start / BLOCK..first + range.end.div_ceil(BLOCK);
+            let places = first + range.start / STATISTICS_BLOCK..first + range.end.div_ceil(STATISTICS_BLOCK);
             let (own, after) =
                 mem::take(&mut rest).split_at_mut(places.start - at).1.split_at_mut(places.len());
             (rest, at) = (after, places.end);

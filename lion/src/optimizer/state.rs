@@ -234,7 +234,7 @@ impl Lion {
         found.check_parameter("parameter", &parameter, found.held.len())?;
         found.check_length("values", values.len(), found.held.len())?;
         let parameter = match self.memory.view(variable, found).low {
-            Some(low) => TensorRef::of_streams(Dtype::Split, parameter, low)?,
+            Some(low) => TensorRef::from_streams(Dtype::Split, parameter, low)?,
             None => parameter,
         };
         Ok(Task::convert(parameter, values)?.run(self.backend)?)
@@ -303,7 +303,7 @@ impl Lion {
         found.check_parameter("parameter", &parameter, found.held.len())?;
         let values = match (found.store, self.memory.view(variable, found).low) {
             (Store::Stochastic(_), _) => return Ok(0.0),
-            (_, Some(low)) => TensorRef::of_streams(Dtype::Split, parameter, low)?,
+            (_, Some(low)) => TensorRef::from_streams(Dtype::Split, parameter, low)?,
             _ => parameter,
         };
         Ok(with_ieee_state(|| stalled::fraction(values, self.rates_of(found).learning_rate)))

@@ -65,7 +65,7 @@ settings! {
         Value::Schedule(schedule) => Some(schedule.clone().into()),
         number @ (Value::Integer(_) | Value::Float(_)) => f64::of(number).map(Hyperparameter::Constant);
     // The only option of this type is the momentum's.
-    Dtype: one_of(Dtype::of_role(Role::Momentum)), Value::Text(name) => find(Dtype::of_role(Role::Momentum), name);
+    Dtype: one_of(Dtype::for_role(Role::Momentum)), Value::Text(name) => find(Dtype::for_role(Role::Momentum), name);
     EmaCadence: one_of(cadences()), Value::Text(name) => find(cadences(), name);
     DecayScale: DecayScale::ALLOWED, Value::Text(text) => text.parse().ok();
 }
