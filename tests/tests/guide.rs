@@ -48,7 +48,7 @@ fn links_of_the_guide_stay_in_it() {
 fn links_of_the_readmes_lead_somewhere() {
     let mut count = 0;
     let folders = ["", "adapters", "adapters/burn", "adapters/candle", "adapters/ndarray", "autotune", "capi", "cli"];
-    let further = ["distributed", "fuzz", "kernels", "lion", "mpi", "python", "python/docs", "tests"];
+    let further = ["distributed", "fuzz", "kernels", "lion", "mpi", "python", "python/docs"];
     for folder in folders.iter().chain(&further).map(|folder| repository().join(folder)) {
         for page in pages_of(&folder) {
             let text = fs::read_to_string(&page).expect("a page");
