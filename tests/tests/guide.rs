@@ -45,6 +45,14 @@ fn links_of_the_guide_stay_in_it() {
 }
 
 #[test]
+fn the_guide_names_every_option() {
+    let page = fs::read_to_string(repository().join("docs/start.md")).expect("a page");
+    for option in lion::options::TABLE {
+        assert!(page.contains(&format!("`{}`", option.name)), "docs/start.md does not name {}", option.name);
+    }
+}
+
+#[test]
 fn links_of_the_readmes_lead_somewhere() {
     let mut count = 0;
     let folders = ["", "adapters", "adapters/burn", "adapters/candle", "adapters/ndarray", "autotune", "capi", "cli"];
