@@ -128,7 +128,9 @@ fn bad_usage() {
     command.args(["replay", "--config", &run.config, "--input", &run.input, "--output", &output]);
     let done = command.env("LION_ISA", "sse9").output().expect("it runs");
     assert_eq!(done.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&done.stderr).starts_with("lion: LION_ISA: there is no backend"));
+    assert!(
+        String::from_utf8_lossy(&done.stderr).starts_with("lion: LION_ISA: backend \"sse9\" does not exist")
+    );
     for arguments in [&["--help"][..], &["--version"], &["replay", "--help"]] {
         let done = lion(arguments);
         assert!(done.status.success() && !done.stdout.is_empty(), "{arguments:?}");

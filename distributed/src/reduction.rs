@@ -64,7 +64,7 @@ impl Reduction {
             wire,
             subtrees,
             own: own.collect::<Result<_, _>>()?,
-            tree: SumTree::of_subtrees(&lengths)?,
+            tree: SumTree::from_subtrees(&lengths)?,
             bucket,
             send: empty(wire)?,
             receive: empty(wire)?,

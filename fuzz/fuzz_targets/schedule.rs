@@ -1,4 +1,4 @@
-//! The target of this name, for libFuzzer.
+//! The libFuzzer entry point of the target of this name.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Any text as the index of a sharded checkpoint: refused in one line, or each element of each variable is in one part,
-//! and it is the same index when it is written and read again.
+//! Arbitrary text as the index of a sharded checkpoint. The reader returns an error of one line, or an index in which
+//! each element of each variable belongs to one part. Writing and reading the index again gives the same index.
 
 use std::path::Path;
 

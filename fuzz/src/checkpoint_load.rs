@@ -1,4 +1,5 @@
-//! Any bytes as a checkpoint: read or refused, and what is read can be written and read again, to the same bytes.
+//! Arbitrary bytes as a checkpoint. The reader returns an error or a checkpoint. Writing, reading and writing a
+//! checkpoint again gives the same bytes.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! Any text as a config: refused in one line, or read; and what is read is written and comes back.
+//! Arbitrary text as a config. The reader returns an error of one line or a config. Writing and reading a config again
+//! gives the same config.
 
 use lion::{Config, Error, Lion};
 

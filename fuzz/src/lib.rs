@@ -1,8 +1,8 @@
-//! The fuzz targets, each a function of a fuzzer's bytes, and what they share: files made of such bytes, and an account
-//! of what reading them takes.
+//! Fuzz targets, each a function of a fuzzer's bytes, and shared helpers: files made from such bytes, and a meter of
+//! the time and memory that reading them takes.
 //!
-//! libFuzzer calls them from `fuzz_targets`, with the feature `libfuzzer`; without it the tests go through the inputs
-//! that are committed, on any compiler and machine.
+//! libFuzzer calls the targets from `fuzz_targets`, with the feature `libfuzzer`. Without the feature, the tests run
+//! every committed input through its target, on any compiler and machine.
 
 pub mod checkpoint_index;
 pub mod checkpoint_load;
@@ -34,15 +34,15 @@ pub struct Bound {
     multiple: usize,
 }
 
-/// Of a tensor file or other JSON: a byte can be a whole value of a list, of 32 bytes, and a list that grows has room for as
-/// many again.
+/// Of a tensor file or other JSON: a byte can be a whole value of a list, of 32 bytes, and a list that grows has room
+/// for as many again.
 pub const JSON: Bound = Bound { base: 256 << 10, multiple: 100 };
 
 /// Of a config, whose patterns are compiled one at a time, each to a few automata of up to 1 MiB.
 pub const CONFIG: Bound = Bound { base: 8 << 20, ..JSON };
 
-/// Of a profile: of each character of a dotted key the TOML parser keeps a token, an event and a part of the key, in lists
-/// that grow.
+/// Of a profile: of each character of a dotted key the TOML parser keeps a token, an event and a part of the key, in
+/// lists that grow.
 pub const TOML: Bound = Bound { multiple: 400, ..JSON };
 
 /// Does something with `input` bytes of input, and fails where it takes more than a second, or has more than
@@ -56,7 +56,8 @@ pub fn bounded<T>(bound: Bound, input: usize, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// What a fuzzer's bytes are as a text, and what that is read as; `None` where it is refused, which must be in one line.
+/// What a fuzzer's bytes are as a text, and what that is read as; `None` where it is refused, which must be in one
+/// line.
 pub fn read<T, E: Display>(
     bound: Bound,
     bytes: &[u8],

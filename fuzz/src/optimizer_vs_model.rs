@@ -1,4 +1,5 @@
-//! Trainings of any options on every backend of this machine against a plain model, and in parts, by bits.
+//! Random trainings with arbitrary options, on every backend of this machine. Each is compared bit for bit with a plain
+//! model and with the same training in parts.
 
 use arbitrary::{Arbitrary, Unstructured};
 use lion_kernels::Backend;

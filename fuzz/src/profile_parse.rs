@@ -1,5 +1,5 @@
-//! Any text as a profile: refused in one line, or read; what is read is written and comes back, and makes only plans
-//! that this machine can follow.
+//! Arbitrary text as a profile. The reader returns an error of one line or a profile. Writing and reading a profile
+//! again gives the same profile, and its plans use only backends of this machine.
 
 use lion_autotune::{Document, Dtypes, Machine, Operation, Profile};
 use lion_kernels::{Dtype, STATISTICS_BLOCK};

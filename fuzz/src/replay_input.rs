@@ -1,4 +1,4 @@
-//! Any bytes as a recorded run: refused, or replayed to the end.
+//! Arbitrary bytes as a recorded run. The reader returns an error, or the replay runs to its end.
 
 use std::fs;
 

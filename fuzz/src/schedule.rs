@@ -1,5 +1,5 @@
-//! Schedules of any arguments in any call: never negative or NaN, infinite only where they grow without bound, and the
-//! same when they come back from a file.
+//! Schedules with arbitrary arguments, at arbitrary steps. The value is never negative or NaN. It is infinite only for
+//! schedules that grow without bound. A schedule read from a file gives the same values.
 
 use arbitrary::{Arbitrary, Unstructured};
 use lion::schedule::{

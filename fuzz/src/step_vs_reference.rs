@@ -1,4 +1,5 @@
-//! Any pass of the kernels, on every backend of this machine, whole and cut for threads, against the reference, by bits.
+//! Arbitrary passes of the kernels, on every backend of this machine, whole and split for threads. Each is compared bit
+//! for bit with the scalar reference.
 
 use arbitrary::{Arbitrary, Unstructured};
 use half::{bf16, f16};

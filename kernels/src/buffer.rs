@@ -1,11 +1,16 @@
-//! Allocation for state: aligned, zeroed, and on huge pages where it is large.
+//! Memory for tensors: aligned, zeroed, and on huge pages if it is large.
 //!
-//! A step streams through its tensors, and on ordinary pages the address translation costs as much as the data.
-//! So a buffer starts at a multiple of 64 bytes, the length of a cache line and of the longest vector, and one of
-//! 2 MiB or more starts at a multiple of 2 MiB and asks for huge pages before it is first touched. One of 4 KiB or more
-//! starts at a multiple of 4 KiB: processors compare the low 12 bits of a load's address with those of the stores before
-//! it, and buffers a little more than 4 KiB apart would make loads wait for stores to other tensors. A [`AlignedBuffer`] is
-//! one tensor, an [`Arena`] many; [`advise_huge_pages`] helps memory that others own.
+//! The alignment depends on the size:
+//!
+//! - Every buffer starts at a multiple of 64 bytes, the length of a cache line and of the longest vector.
+//! - A buffer of 4 KiB or more starts at a multiple of 4 KiB. Processors compare the low 12 bits of a load's address
+//!   with those of earlier stores. Buffers a little more than 4 KiB apart would make loads wait for stores to other
+//!   tensors.
+//! - A buffer of 2 MiB or more starts at a multiple of 2 MiB, and requests huge pages before it is first touched. A
+//!   step streams through its tensors, and on 4 KiB pages the address translation costs as much as the data.
+//!
+//! [`AlignedBuffer`] and [`TensorBuf`] hold one tensor, an [`Arena`] holds many. [`advise_huge_pages`] requests huge
+//! pages for memory that a framework owns.
 
 mod arena;
 mod memory;
@@ -17,15 +22,15 @@ use core::ops::{Deref, DerefMut};
 pub use self::arena::{Arena, TensorsMut};
 use self::memory::Allocation;
 pub use self::pages::{HugePages, advise_huge_pages, advise_huge_pages_at};
-use crate::column::{TensorMut, TensorRef};
 use crate::error::Error;
 use crate::format::{Dtype, Element, MAX_STREAMS};
+use crate::tensor::{TensorMut, TensorRef};
 
 pub(crate) const LINE: usize = 64;
 const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// A fixed number of elements, all zero at first.
+/// A fixed number of elements of one type, initially zero.
 ///
 /// ```
 /// use half::bf16;
@@ -43,10 +48,10 @@ pub struct AlignedBuffer<T: Element> {
 }
 
 impl<T: Element> AlignedBuffer<T> {
-    /// `len` zeros.
+    /// Allocates `len` zeros.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the memory cannot be had.
+    /// [`Error::OutOfMemory`] if the allocation fails.
     pub fn zeroed(len: usize) -> Result<Self, Error> {
         Self::allocated(len).ok_or(Error::OutOfMemory { elements: len, dtype: T::DTYPE })
     }
@@ -75,7 +80,7 @@ impl<T: Element> DerefMut for AlignedBuffer<T> {
 }
 
 /// # Panics
-/// As `Vec::clone`, ends the process where the memory cannot be had.
+/// Aborts the process if the allocation fails, as `Vec::clone` does.
 impl<T: Element> Clone for AlignedBuffer<T> {
     fn clone(&self) -> Self {
         match Self::zeroed(self.len) {
@@ -109,7 +114,7 @@ impl<'a, T: Element> From<&'a mut AlignedBuffer<T>> for TensorMut<'a> {
     }
 }
 
-/// A tensor of any format in memory of its own, all zero at first.
+/// An owned tensor of any format, initially zero.
 pub struct TensorBuf {
     memory: Allocation,
     dtype: Dtype,
@@ -118,13 +123,13 @@ pub struct TensorBuf {
 }
 
 impl TensorBuf {
-    /// `len` zeros.
+    /// Allocates a tensor of `len` zeros.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the memory cannot be had.
+    /// [`Error::OutOfMemory`] if the allocation fails.
     pub fn zeroed(dtype: Dtype, len: usize) -> Result<Self, Error> {
         let allocated = || {
-            let (offsets, bytes) = dtype.placed(len)?;
+            let (offsets, bytes) = dtype.stream_offsets(len)?;
             let mut memory = Allocation::zeroed(bytes)?;
             memory.advise(true);
             Some(TensorBuf { memory, dtype, len, offsets })
@@ -132,29 +137,29 @@ impl TensorBuf {
         allocated().ok_or(Error::OutOfMemory { elements: len, dtype })
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether the tensor has no elements.
+    /// Returns whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The elements, to read.
+    /// Borrows the tensor.
     pub fn to_ref(&self) -> TensorRef<'_> {
         let streams = self.streams().map(<*mut u8>::cast_const);
         // SAFETY: the streams lie within the memory, at multiples of 64 bytes, and hold initialised entries.
         unsafe { TensorRef::from_raw_parts(self.dtype, streams, self.len) }
     }
 
-    /// The elements, to write.
+    /// Borrows the tensor mutably.
     pub fn to_mut(&mut self) -> TensorMut<'_> {
         // SAFETY: as in `to_ref`; the borrow is exclusive.
         unsafe { TensorMut::from_raw_parts(self.dtype, self.streams(), self.len) }
@@ -166,7 +171,7 @@ impl TensorBuf {
 }
 
 /// # Panics
-/// As `Vec::clone`, ends the process if the memory cannot be had.
+/// Aborts the process if the allocation fails, as `Vec::clone` does.
 impl Clone for TensorBuf {
     fn clone(&self) -> Self {
         match Self::zeroed(self.dtype, self.len) {

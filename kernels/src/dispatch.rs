@@ -1,4 +1,4 @@
-//! The backends: one table, from which the enum, its names, detection and the dispatch of kernels follow.
+//! Backends: one table of instruction sets. It generates the enum, the names, the detection, and the kernel dispatch.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -8,21 +8,22 @@ use crate::error::Error;
 use crate::float_state::IeeeState;
 use crate::isa::{self, Isa, Kernel};
 
-/// Rows: variant, name, token, the targets it is compiled for, detection, documentation; from the slowest to the
-/// fastest. The detection of a row is what `new_unchecked` of its token demands.
+/// Rows: variant, name, token, compilation targets, detection, documentation; from the slowest to the fastest. A row's
+/// detection must check everything that `new_unchecked` of its token requires.
 macro_rules! backends {
     ($($variant:ident, $name:literal, $token:ty, $target:meta, $detect:expr, $what:literal;)+) => {
-        /// An instruction set that kernels are compiled for. All give the same bits; of a NaN only that it is one.
+        /// An instruction set that kernels are compiled for. All backends give the same bits, except that the sign and
+        /// payload of a NaN may differ.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Backend {
             $(#[doc = $what] $variant,)+
         }
 
         impl Backend {
-            /// Every backend that the library knows, on this machine or not, from the slowest to the fastest.
+            /// All backends of the library, available or not, from the slowest to the fastest.
             pub const ALL: &'static [Backend] = &[$(Backend::$variant),+];
 
-            /// The name, as `LION_ISA` takes it.
+            /// Returns the name that `LION_ISA` accepts.
             pub const fn name(self) -> &'static str {
                 match self { $(Backend::$variant => $name,)+ }
             }
@@ -48,7 +49,7 @@ macro_rules! backends {
                 match self {
                     $(
                         #[cfg($target)]
-                        // SAFETY: the row's detection, asked for above, is what its token demands.
+                        // SAFETY: the row's detection, checked above, covers what its token requires.
                         Backend::$variant => Ok(unsafe { <$token>::new_unchecked() }.vectorize(kernel)),
                         #[cfg(not($target))]
                         Backend::$variant => Err(Error::UnavailableBackend { backend: self }),
@@ -61,16 +62,16 @@ macro_rules! backends {
 
 backends! {
     Scalar, "scalar", isa::scalar::Scalar, all(), true,
-        "Plain Rust, on every machine.";
+        "Plain Rust, on every processor.";
     Neon, "neon", isa::neon::Neon, target_arch = "aarch64", true,
-        "NEON on 64-bit Arm, which always has it.";
+        "NEON, on every 64-bit Arm processor.";
     Avx2, "avx2", isa::avx2::Avx2, any(target_arch = "x86", target_arch = "x86_64"), x86::avx2(),
         "AVX2 with FMA and F16C.";
     Avx512, "avx512", isa::avx512::Avx512, any(target_arch = "x86", target_arch = "x86_64"), x86::avx512(),
         "AVX-512 F, BW, VL and DQ.";
 }
 
-/// A bit per backend, one for prefetching, and one that says that the others have been found.
+/// The detection result: one bit per backend, one for profitable prefetching, one for completed detection.
 static DETECTED: AtomicU8 = AtomicU8::new(0);
 const KNOWN: u8 = 0x80;
 const PREFETCH: u8 = 0x40;
@@ -84,35 +85,35 @@ fn detected() -> u8 {
     }
 }
 
-/// Whether a stream that comes from beyond the second-level cache is faster with prefetching in software. It is on
-/// Intel's server cores, where a step then runs at the streaming limit and without it up to a third slower in 16-bit
-/// formats; on AMD's Zen 4 it is reported slower, and off.
+/// Returns whether software prefetch speeds up streams from beyond the L2 cache. On Intel's server cores, a step with
+/// prefetch runs at the bandwidth bound; without prefetch, 16-bit formats are up to a third slower. On AMD's Zen 4,
+/// prefetch is reported to be slower.
 #[inline]
 pub(crate) fn prefetch_is_profitable() -> bool {
     detected() & PREFETCH != 0
 }
 
 impl Backend {
-    /// Whether this machine and its operating system support the backend. Looked up once, then remembered.
+    /// Returns whether the processor and the operating system support the backend. Detection runs once.
     #[inline]
     pub fn is_available(self) -> bool {
         detected() & (1 << self as u8) != 0
     }
 
-    /// The backends of this machine, from the slowest to the fastest.
+    /// Returns the backends of this machine, from the slowest to the fastest.
     pub fn available() -> impl Iterator<Item = Backend> {
         Self::ALL.iter().copied().filter(|backend| backend.is_available())
     }
 
-    /// The fastest backend of this machine.
+    /// Returns the fastest backend of this machine.
     pub fn best() -> Self {
         Self::available().last().unwrap_or(Backend::Scalar)
     }
 
-    /// The backend that `LION_ISA` names, or the fastest where the variable is not set, empty or `auto`.
+    /// Returns the backend that `LION_ISA` names, or the fastest if the variable is unset, empty or `auto`.
     ///
     /// # Errors
-    /// [`Error::UnknownBackend`] and [`Error::UnavailableBackend`], each listing what there is.
+    /// [`Error::UnknownBackend`] or [`Error::UnavailableBackend`]. Both list the available backends.
     #[cfg(feature = "std")]
     pub fn from_env() -> Result<Self, Error> {
         match std::env::var_os("LION_ISA").filter(|name| !name.is_empty()) {
@@ -121,10 +122,10 @@ impl Backend {
         }
     }
 
-    /// The backend of that name; `auto` is the fastest.
+    /// Returns the backend of the given name; `auto` is the fastest.
     ///
     /// # Errors
-    /// [`Error::UnknownBackend`] and [`Error::UnavailableBackend`], each listing what there is.
+    /// [`Error::UnknownBackend`] or [`Error::UnavailableBackend`]. Both list the available backends.
     pub fn from_name(name: &str) -> Result<Self, Error> {
         if name == "auto" {
             return Ok(Self::best());
@@ -137,15 +138,15 @@ impl Backend {
         backend.ensure_available()
     }
 
-    /// This backend, if the machine has it.
+    /// Returns this backend if it is available.
     ///
     /// # Errors
-    /// [`Error::UnavailableBackend`], listing what there is.
+    /// [`Error::UnavailableBackend`], which lists the available backends.
     pub fn ensure_available(self) -> Result<Self, Error> {
         if self.is_available() { Ok(self) } else { Err(Error::UnavailableBackend { backend: self }) }
     }
 
-    /// The names of this machine's backends, as one text.
+    /// Returns the names of the available backends, separated by commas.
     pub fn available_names() -> String {
         Self::available().map(Backend::name).collect::<Vec<_>>().join(", ")
     }
@@ -179,7 +180,7 @@ fn detect_all() -> u8 {
     detected
 }
 
-/// cpufeatures asks the operating system too whether it keeps the wide registers.
+/// Detection on x86. The crate cpufeatures also checks that the operating system saves the wide registers.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 mod x86 {
     #[cfg(target_arch = "x86")]
@@ -190,7 +191,7 @@ mod x86 {
     cpufeatures::new!(cpu_avx2, "avx2", "fma");
     cpufeatures::new!(cpu_avx512, "avx512f", "avx512bw", "avx512vl", "avx512dq");
 
-    /// F16C is the one feature that cpufeatures does not know; its registers are AVX's.
+    /// Returns whether the processor has F16C, which cpufeatures does not know. Its registers are those of AVX2.
     fn f16c() -> bool {
         __cpuid(1).ecx & (1 << 29) != 0
     }

@@ -1,12 +1,14 @@
 //! The engine: runs one pass over a range of a task, on one thread.
 //!
-//! There are two ways. *Fused* kernels hold an element in registers from its load to its store: they are compiled for a
-//! short table of hot combinations of formats ([`step`]). *Tiles* serve everything else: 512 elements at a time are
-//! decoded into f32 in the first-level cache, pass through the fused kernel for f32, and are encoded ([`tiles`]). A
-//! tensor in f32 is never copied into a tile. Both give the same bits, and a caller cannot tell which ran.
+//! Two implementations give the same bits:
 //!
-//! The caller ([`crate::task`]) upholds: the tensors have the task's length, the roles that the pass needs are given, and
-//! no other thread has the same range.
+//! - *Fused* kernels keep an element in registers from load to store. They are compiled for a short table of common
+//!   format combinations ([`step`]).
+//! - *Tiles* serve all other combinations. They decode 512 elements into f32 in the L1 cache, apply the fused kernel
+//!   for f32, and encode the results ([`tiles`]). An f32 tensor is never copied into a tile.
+//!
+//! The caller ([`crate::task`]) guarantees three facts: the tensors have the task's length, all roles that the pass
+//! requires are given, and no other thread accesses the same range.
 
 pub(crate) mod bandwidth;
 pub(crate) mod chunk;
@@ -25,20 +27,20 @@ use core::ops::Range;
 use crate::dispatch::Backend;
 use crate::error::Error;
 use crate::format::Dtype;
-use crate::pass::{Columns, Pass};
+use crate::pass::{Pass, PassTensors};
 use crate::role::Role;
 use crate::statistics::STATISTICS_BLOCK;
 
-/// Elements of a tile. Three tiles of f32 take 6 KiB, a fifth of the smallest first-level caches. Tiles of 256 were up to
-/// 15 % slower in cache, tiles of 1,024 up to 1.55 times slower with formats of two streams.
+/// The number of elements in a tile. Three f32 tiles take 6 KiB, a fifth of the smallest L1 caches. Tiles of 256
+/// elements were up to 15 % slower in cache; tiles of 1,024 were up to 1.55 times slower with two-stream formats.
 pub(crate) const TILE: usize = 512;
 
-/// The tensors of a task from one element on.
+/// A range of a task's tensors.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
-    pub(crate) columns: Columns,
+    pub(crate) tensors: PassTensors,
     pub(crate) len: usize,
-    /// The index of the first element in its variable.
+    /// The index of the view's first element in the variable.
     pub(crate) first: u64,
     pub(crate) prefetch: bool,
 }
@@ -46,44 +48,44 @@ pub(crate) struct View {
 impl View {
     #[inline(always)]
     pub(crate) fn dtype(&self, role: Role) -> Dtype {
-        self.columns.dtype(role)
+        self.tensors.dtype(role)
     }
 
-    /// The first stream of a tensor, from the element `start` on; null if the task does not have the tensor.
+    /// Returns the address of element `start` of an f32 tensor. The base address of a missing tensor is null.
     #[inline(always)]
     pub(crate) fn f32_at(&self, role: Role, start: usize) -> *mut f32 {
-        self.columns.first(role).cast::<f32>().wrapping_add(start)
+        self.tensors.first(role).cast::<f32>().wrapping_add(start)
     }
 
-    /// Where the parameter is read.
+    /// Returns the role of the tensor from which the parameter is read.
     #[inline(always)]
     pub(crate) fn source(&self) -> Role {
-        if self.columns.given().has(Role::Source) { Role::Source } else { Role::Parameter }
+        if self.tensors.given().has(Role::Source) { Role::Source } else { Role::Parameter }
     }
 }
 
-/// Runs a pass over some elements of its tensors. The range begins at a multiple of [`STATISTICS_BLOCK`](crate::STATISTICS_BLOCK).
+/// Runs a pass over a range of its tensors. The range begins at a multiple of [`STATISTICS_BLOCK`].
 ///
 /// # Errors
 /// [`Error::UnavailableBackend`]. Nothing is written then.
 ///
 /// # Safety
-/// The tensors are those that the pass needs; the range is within them, and nothing else reads or writes it.
+/// All tensors that the pass requires are given. The range lies within them, and nothing else reads or writes it.
 #[inline(always)]
 pub(crate) unsafe fn run(
     backend: Backend,
     prefetch: bool,
     pass: &Pass,
-    columns: &Columns,
+    tensors: &PassTensors,
     first: u64,
     range: Range<usize>,
 ) -> Result<(), Error> {
-    let columns = match range.start {
-        0 => *columns,
-        start => columns.from(start),
+    let tensors = match range.start {
+        0 => *tensors,
+        start => tensors.from(start),
     };
     let first = first.wrapping_add(range.start as u64);
-    let view = View { columns, len: range.end - range.start, first, prefetch };
+    let view = View { tensors, len: range.end - range.start, first, prefetch };
     match pass {
         Pass::Step(step) => step::run(backend, step, &view),
         Pass::Accumulate(transform) => backend.run(elementwise::Accumulate { transform, view: &view }),

@@ -1,9 +1,11 @@
+//! The crate's error type.
+
 use alloc::string::String;
 
 use crate::dispatch::Backend;
 use crate::format::Dtype;
 
-/// Why a call did nothing. Nothing has been written where one is returned.
+/// A kernel error. If a function returns one, no tensor has been written.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,37 +14,37 @@ pub enum Error {
     Hyperparameter {
         /// Keras's name of the argument.
         name: &'static str,
-        /// What was given.
+        /// The given value.
         value: String,
-        /// What is allowed, as an interval.
+        /// The allowed values, as an interval.
         range: &'static str,
     },
-    /// A tensor that is not as long as the parameter.
-    #[error("the {tensor} has {found} elements, and must have {expected} as the {reference} has")]
+    /// Two tensors of different lengths.
+    #[error("the {tensor} has {found} elements; expected {expected}, to match the {reference}")]
     Length {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
         /// Its length.
         found: usize,
-        /// The tensor that sets the length.
+        /// The name of the tensor that sets the length.
         reference: &'static str,
-        /// Its length.
+        /// The required length.
         expected: usize,
     },
-    /// A tensor that the settings call for and the call lacks.
-    #[error("the settings need the {tensor}, and none was given")]
+    /// A missing tensor that the settings require.
+    #[error("the {tensor} is missing; the settings require it")]
     MissingTensor {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
     },
-    /// A tensor that the call gives and the settings do not use.
-    #[error("the {tensor} was given, and the settings do not use it")]
+    /// A tensor that the settings do not use.
+    #[error("the {tensor} was given, but the settings do not use it")]
     UnusedTensor {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
     },
-    /// A step out of place between two formats.
-    #[error("the source is {found}, and must be {expected} as the parameter is")]
+    /// An out-of-place step between two formats.
+    #[error("the source is {found}; expected {expected}, to match the parameter")]
     SourceDtype {
         /// The source's format.
         found: Dtype,
@@ -52,118 +54,118 @@ pub enum Error {
     /// A range that is not within its tensor.
     #[error("the range {start}..{end} is not within the tensor; expected a range within 0..{len}")]
     Range {
-        /// Its first element.
+        /// The first element of the range.
         start: usize,
-        /// One past its last element.
+        /// One past the last element of the range.
         end: usize,
         /// The tensor's length.
         len: usize,
     },
-    /// A tensor cut within a block of its format.
-    #[error("a {dtype} tensor is cut at element {at}; expected a multiple of {block}")]
+    /// A cut inside a block of a tensor's format.
+    #[error("the {dtype} tensor is cut at element {at}; expected a multiple of {block}")]
     CutBlock {
         /// The format.
         dtype: Dtype,
-        /// Where it is cut.
+        /// The element at which the tensor is cut.
         at: usize,
-        /// Elements of a block of the format.
+        /// The number of elements in a block of the format.
         block: usize,
     },
-    /// The first element of a task within its variable, inside a block.
+    /// A task that begins at an unaligned element of its variable.
     #[error(
         "the task begins at element {first} of its variable; expected a multiple of {}",
         crate::task::Task::ALIGNMENT
     )]
     FirstElement {
-        /// The element.
+        /// The index of the task's first element in the variable.
         first: u64,
     },
-    /// A tensor of a format that its role does not take.
+    /// A format that a tensor's role does not allow.
     #[error("the {tensor} is {found}; expected {expected}")]
     Format {
-        /// Which tensor.
+        /// The name of the tensor.
         tensor: &'static str,
         /// Its format.
         found: Dtype,
-        /// What is allowed.
+        /// The allowed formats.
         expected: String,
     },
-    /// A tensor put together of other streams than its format has.
-    #[error("a {dtype} tensor has {expected} stream(s), and {found} were given")]
+    /// A tensor built from the wrong number of streams.
+    #[error("the {dtype} tensor is given {found} streams; expected {expected}")]
     Streams {
         /// The format.
         dtype: Dtype,
-        /// How many were given.
+        /// The number of given streams.
         found: usize,
-        /// How many it has.
+        /// The number of streams of the format.
         expected: usize,
     },
     /// A buffer for block statistics of the wrong length.
-    #[error("there is room for {found} blocks, and {elements} elements have {expected}")]
+    #[error("the statistics buffer has {found} blocks; expected {expected} for {elements} elements")]
     Blocks {
         /// The buffer's length.
         found: usize,
-        /// What it must be.
+        /// The required length.
         expected: usize,
         /// The gradient's length.
         elements: usize,
     },
-    /// A sum over no leaves, or over too many.
+    /// A sum over no leaves, or over too many leaves.
     #[error("a sum has {found} leaves; expected 1 to {}", crate::sum::SumTree::MAX_LEAVES)]
     Leaves {
-        /// How many.
+        /// The number of leaves.
         found: usize,
     },
-    /// Parts of a sum that are not subtrees.
-    #[error("the {sources} parts of a sum over {leaves} leaves are not subtrees of its tree")]
+    /// Sources of a sum that are not subtrees of its tree.
+    #[error("the {sources} sources of a sum over {leaves} leaves are not subtrees of its tree")]
     Subtrees {
-        /// How many parts.
+        /// The number of sources.
         sources: usize,
-        /// How many leaves they have together.
+        /// The number of leaves of all sources together.
         leaves: usize,
     },
-    /// Another number of tensors than a sum has.
-    #[error("the sum is given {found} sources, and must be given {expected}")]
+    /// The wrong number of tensors for a sum.
+    #[error("the sum is given {found} sources; expected {expected}")]
     Sources {
-        /// How many there are.
+        /// The number of given sources.
         found: usize,
-        /// How many there must be.
+        /// The number of sources of the sum.
         expected: usize,
     },
     /// A backend name that does not exist.
-    #[error("there is no backend {name:?}; available here: {}", Backend::available_names())]
+    #[error("backend {name:?} does not exist; available here: {}", Backend::available_names())]
     UnknownBackend {
-        /// What was asked for.
+        /// The given name.
         name: String,
     },
-    /// A backend that this machine lacks.
+    /// A backend that this machine does not support.
     #[error(
         "the backend {backend} is not available on this machine; available here: {}",
         Backend::available_names()
     )]
     UnavailableBackend {
-        /// What was asked for.
+        /// The requested backend.
         backend: Backend,
     },
     /// A format name that does not exist.
-    #[error("there is no dtype {name:?}; known: {}", Dtype::list(Dtype::ALL.iter().copied()))]
+    #[error("dtype {name:?} does not exist; known: {}", Dtype::list(Dtype::ALL.iter().copied()))]
     UnknownDtype {
-        /// What was asked for.
+        /// The given name.
         name: String,
     },
-    /// Memory that could not be had.
+    /// A failed allocation.
     #[error("no memory for {elements} elements of {dtype}")]
     OutOfMemory {
-        /// How many elements were wanted.
+        /// The number of requested elements.
         elements: usize,
-        /// Of which format.
+        /// Their format.
         dtype: Dtype,
     },
 }
 
-/// That a tensor is as long as another.
+/// Checks that a tensor has the length of another.
 #[inline]
-pub(crate) fn same_length(
+pub(crate) fn check_length(
     tensor: &'static str,
     found: usize,
     reference: &'static str,

@@ -1,19 +1,19 @@
-//! The IEEE default floating-point state while a kernel runs: round to nearest even, subnormals kept.
+//! The IEEE default floating-point state while a kernel runs: round to nearest even, keep subnormals.
 //!
-//! A host may have set another: `torch.set_flush_denormal`, or a library linked with -ffast-math, which sets
-//! flush-to-zero in every thread that is made afterwards. The arithmetic here would then give other bits, in silence.
-//! So every entry to a kernel holds an [`IeeeState`], on whatever thread. It reads the control register, writes it only
-//! if it differs in what affects results, and puts the caller's state back when it goes.
+//! The host may have changed the state. `torch.set_flush_denormal` does so, and a library linked with -ffast-math sets
+//! flush-to-zero in every thread created later. The kernels would then silently give different bits. So every kernel
+//! entry holds an [`IeeeState`]. It reads the control register, and writes it only if bits that affect results differ.
+//! Dropping it restores the caller's state.
 //!
-//! The control register is MXCSR on x86-64 and FPCR on 64-bit Arm. Other architectures have none that is known here.
+//! The control register is MXCSR on x86-64 and FPCR on 64-bit Arm. On other architectures, nothing is read or set.
 
 use core::hint::black_box;
 
-/// Holds the IEEE default state on this thread until it is dropped.
+/// A guard that holds the IEEE default state on this thread until it is dropped.
 #[must_use]
 pub(crate) struct IeeeState {
-    /// The caller's state, if it was another.
-    callers: Option<Register>,
+    /// The caller's state, if it differed.
+    saved: Option<Register>,
 }
 
 impl IeeeState {
@@ -22,41 +22,42 @@ impl IeeeState {
         let found = read();
         let default = found & !RESULTS | DEFAULT;
         if found == default {
-            return IeeeState { callers: None };
+            return IeeeState { saved: None };
         }
         write(default);
-        IeeeState { callers: Some(found) }
+        IeeeState { saved: Some(found) }
     }
 }
 
 impl Drop for IeeeState {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Some(callers) = self.callers {
-            // Flags that the kernel raised stay raised.
-            write(callers | read() & FLAGS);
+        if let Some(saved) = self.saved {
+            // Exception flags that the kernel raised stay raised.
+            write(saved | read() & FLAGS);
         }
     }
 }
 
-/// Runs a function under the IEEE default floating-point state, and puts the caller's state back, whatever it was.
+/// Runs a function under the IEEE default floating-point state, then restores the caller's state.
 ///
-/// Tasks do this themselves. A caller that computes learning rates or other hyperparameters in a thread whose state may
-/// differ wraps that arithmetic in it.
+/// Tasks do this themselves. Use it to compute learning rates or other hyperparameters on a thread whose state may
+/// differ.
 ///
 /// ```
 /// assert_eq!(lion_kernels::with_ieee_state(|| 0.1_f32 + 0.2), 0.3);
 /// ```
 #[inline]
 pub fn with_ieee_state<T>(compute: impl FnOnce() -> T) -> T {
-    /// In a function of its own. The compiler knows nothing of the state and could move arithmetic past its change, or even
-    /// a call that only computes: what goes in is made opaque after the one change, and what comes out before the other.
+    /// Keeps the arithmetic between the two state changes. The compiler does not model the state, so it could move
+    /// arithmetic, or a pure call, across a change. A separate function and two black boxes prevent that: the input
+    /// becomes opaque after the first change, and the output before the second.
     #[inline(never)]
-    fn apart<T>(compute: impl FnOnce() -> T) -> T {
+    fn isolated<T>(compute: impl FnOnce() -> T) -> T {
         compute()
     }
     let _state = IeeeState::enter();
-    black_box(apart(black_box(compute)))
+    black_box(isolated(black_box(compute)))
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -64,24 +65,24 @@ mod register {
     use core::arch::asm;
 
     pub(super) type Register = u32;
-    /// Flush-to-zero, rounding, the exceptions that trap, denormals-are-zero.
+    /// The bits that affect results: flush-to-zero, rounding mode, exception masks, denormals-are-zero.
     pub(super) const RESULTS: u32 = 0xffc0;
-    /// Nothing traps.
+    /// All exceptions masked.
     pub(super) const DEFAULT: u32 = 0x1f80;
     pub(super) const FLAGS: u32 = 0x3f;
 
     #[inline(always)]
     pub(super) fn read() -> u32 {
         let mut value = 0_u32;
-        // SAFETY: stores MXCSR to a place of four bytes; SSE is part of the architecture.
+        // SAFETY: stores MXCSR to a variable of four bytes; SSE is part of the architecture.
         unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut value, options(nostack, preserves_flags)) };
         value
     }
 
     #[inline(always)]
     pub(super) fn write(value: u32) {
-        // SAFETY: loads MXCSR from a place of four bytes. The value is one that was read, or differs in bits that every
-        // processor of the architecture has.
+        // SAFETY: loads MXCSR from a variable of four bytes. The value was read from it, or differs from such a value
+        // only in bits that every processor of the architecture has.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags)) };
     }
 }
@@ -91,24 +92,25 @@ mod register {
     use core::arch::asm;
 
     pub(super) type Register = u64;
-    /// Alternative half precision, default NaN, flush-to-zero (of halves too), rounding, the exceptions that trap, and
-    /// the three bits of FEAT_AFP.
+    /// The bits that affect results: alternative half precision, default NaN, flush-to-zero (also of halves), rounding
+    /// mode, exception traps, and the three bits of FEAT_AFP.
     pub(super) const RESULTS: u64 = 0x07c8_9f07;
     pub(super) const DEFAULT: u64 = 0;
-    /// They are in another register, which is not written.
+    /// None: the exception flags are in another register, which is not written.
     pub(super) const FLAGS: u64 = 0;
 
     #[inline(always)]
     pub(super) fn read() -> u64 {
         let value: u64;
-        // SAFETY: reads a register that every process may read.
+        // SAFETY: reads a register that user code may read.
         unsafe { asm!("mrs {}, fpcr", out(reg) value, options(nomem, nostack, preserves_flags)) };
         value
     }
 
     #[inline(always)]
     pub(super) fn write(value: u64) {
-        // SAFETY: writes a register that every process may write; the value clears bits, or was read.
+        // SAFETY: writes a register that user code may write. The value was read from it, or has some of its bits
+        // cleared.
         unsafe { asm!("msr fpcr, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
     }
 }

@@ -1,17 +1,16 @@
-//! Storage formats: how the elements of a tensor are stored, and how they become f32 and back.
+//! Storage formats: how tensors store their elements, and the conversions to and from f32.
 //!
-//! A format is one file in `format/` and one row of the table below. The file holds two loops: `decode` turns stored
-//! elements into f32 exactly, `encode` rounds f32 once into the stored form. The row gives the name, the streams and the
-//! roles that a tensor of the format may have. [`Dtype`], the checks, the byte counts and the engine's dispatch follow
-//! from the row.
+//! A format is one file in `format/` and one row of the table below. The file holds two loops: `decode` converts stored
+//! elements to f32 exactly, `encode` rounds f32 values once. The row lists the name, the streams, and the roles that a
+//! tensor of the format may have. [`Dtype`], the checks, the byte counts and the engine's dispatch follow from the row.
 //!
-//! A stream is an array that a tensor lies in. Most formats have one. A format may have two, such as a high and a low
-//! half, and a stream may hold one number for a block of elements, such as a scale. Each stream is a tensor of a format
-//! of one stream: [`TensorRef::stream`](crate::TensorRef::stream) gives it, and a file holds it. The engine decodes and
-//! encodes pieces that start at a multiple of [`TILE`](crate::engine::TILE), which every block divides.
+//! A stream is one array of a tensor. Most formats have one stream. A format may have two, such as high and low halves.
+//! A stream may hold one entry for a block of elements, such as a scale. Each stream is itself a tensor of a one-stream
+//! format: [`TensorRef::stream`](crate::TensorRef::stream) returns it, and a checkpoint stores it. The engine decodes
+//! and encodes ranges that start at a multiple of [`TILE`](crate::engine::TILE) elements; every block size divides it.
 //!
-//! The loops are plain Rust that the compiler vectorises for each instruction set. They get the instruction set's token,
-//! for the formats that need an instruction which the compiler does not choose (f16).
+//! The loops are plain Rust, which the compiler vectorises for each instruction set. They receive the instruction set's
+//! token, because f16 needs conversion instructions that the compiler does not choose.
 
 pub(crate) mod bf16;
 mod f16;
@@ -32,12 +31,12 @@ use crate::isa::Isa;
 use crate::isa::scalar::Scalar;
 use crate::role::{Role, RoleSet};
 
-/// A type whose slices are tensors of one stream: `f32`, [`half::f16`], [`half::bf16`], and the integers that a stream
-/// of another format may hold, `i8` and `i16`.
+/// An element type, whose slices are one-stream tensors: `f32`, [`half::f16`], [`half::bf16`], `i8` and `i16`. The
+/// integers occur only as streams of other formats.
 ///
-/// Sealed: a type is an element only if its format is in the table. All-zero bytes are a valid element, zero.
+/// The trait is sealed: only types in the table of formats are elements. All-zero bytes are a valid element, zero.
 pub trait Element: Copy + Default + Send + Sync + core::fmt::Debug + sealed::Sealed + 'static {
-    /// The name of the format.
+    /// The dtype of a tensor of such elements.
     const DTYPE: Dtype;
 }
 
@@ -45,14 +44,14 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// One stream of a format: an entry for every `per` elements.
+/// One stream of a format, with one entry for every `per` elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stream {
-    /// The format of an entry.
+    /// The dtype of an entry.
     pub dtype: Dtype,
-    /// Bytes of one entry.
+    /// The number of bytes in an entry.
     pub bytes: usize,
-    /// Elements that share an entry. It divides 512.
+    /// The number of elements that share an entry, a divisor of 512.
     pub per: usize,
 }
 
@@ -62,38 +61,38 @@ impl Stream {
         Stream { dtype: T::DTYPE, bytes: size_of::<T>(), per }
     }
 
-    /// Bytes of the stream of `len` elements.
+    /// Returns the number of bytes in the stream of `len` elements.
     #[inline(always)]
     pub const fn bytes_of(self, len: usize) -> usize {
         self.entries(len) * self.bytes
     }
 
-    /// Entries of the stream of `len` elements.
+    /// Returns the number of entries in the stream of `len` elements.
     #[inline(always)]
     pub(crate) const fn entries(self, len: usize) -> usize {
-        // `per` is a power of two: a division takes longer than a small pass can spare.
+        // `per` is a power of two. A shift, because a division is noticeable in a step over a small tensor.
         (len >> self.per.trailing_zeros()) + (len & (self.per - 1) != 0) as usize
     }
 }
 
-/// The most streams that a format has.
+/// The largest number of streams of a format.
 pub(crate) const MAX_STREAMS: usize = 2;
 
-/// The types of a format's streams. The table makes the implementations.
+/// The entry types of a format's streams. The table generates the implementations.
 pub(crate) trait Layout {
-    /// Entries of the first stream.
+    /// An entry of the first stream.
     type First: Copy + Default;
-    /// Entries of the second stream; `()` if there is none.
+    /// An entry of the second stream; `()` for formats with one stream.
     type Second: Copy + Default;
     const STREAMS: &'static [Stream];
 }
 
-/// The two loops of a format. Both must be `#[inline(always)]`.
+/// The two conversion loops of a format. Both must be `#[inline(always)]`.
 pub(crate) trait Format: Layout {
-    /// Writes the values of the elements to `to`, which has one place for each element. The value is exact.
+    /// Converts the elements to f32, exactly. `to` has the length of the tensor.
     fn decode<I: Isa>(isa: I, first: &[Self::First], second: &[Self::Second], to: &mut [f32]);
 
-    /// Stores the values. Rounds once, to nearest even; keeps subnormals and infinities; a NaN stays a NaN.
+    /// Stores the values. Rounds once, to nearest even. Keeps subnormals and infinities; a NaN stays a NaN.
     fn encode<I: Isa>(isa: I, from: &[f32], first: &mut [Self::First], second: &mut [Self::Second]);
 }
 
@@ -117,10 +116,10 @@ macro_rules! layout {
     };
 }
 
-/// Makes all that follows from the list of formats; `$d` is a dollar sign, for the macro that it makes.
+/// Generates everything that follows from the table of formats. `$d` is a dollar sign, for the generated macro.
 macro_rules! formats {
     ($d:tt $($(#[$attribute:meta])* $variant:ident, $format:ty, $name:literal, $streams:tt, $roles:expr, $what:literal;)+) => {
-        /// The name of a storage format, known at run time.
+        /// A storage format, as a value.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Dtype {
             $($(#[$attribute])* #[doc = $what] $variant,)+
@@ -130,17 +129,17 @@ macro_rules! formats {
             /// Every format.
             pub const ALL: &'static [Dtype] = &[$($(#[$attribute])* Dtype::$variant),+];
 
-            /// The format's name, such as `"bf16"`.
+            /// Returns the format's name, such as `"bf16"`.
             pub const fn name(self) -> &'static str {
                 match self { $($(#[$attribute])* Dtype::$variant => $name,)+ }
             }
 
-            /// The arrays that a tensor of this format lies in.
+            /// Returns the streams of a tensor of this format.
             pub const fn streams(self) -> &'static [Stream] {
                 match self { $($(#[$attribute])* Dtype::$variant => <$format as Layout>::STREAMS,)+ }
             }
 
-            /// The roles that a tensor of the format may have in a step, apart from those for f32 alone.
+            /// Returns the roles that a tensor of the format may have in a step, except the roles that require f32.
             const fn roles(self) -> RoleSet {
                 match self { $($(#[$attribute])* Dtype::$variant => $roles,)+ }
             }
@@ -163,11 +162,11 @@ macro_rules! formats {
 use half::{bf16 as Bf16, f16 as F16};
 type F32 = core::primitive::f32;
 
-/// Any tensor of a step.
+/// Formats for parameter, gradient and momentum.
 const ANY: RoleSet = PARAMETER.with(MOMENTUM).with(Role::Gradient.set());
 const PARAMETER: RoleSet = Role::Parameter.set();
 const MOMENTUM: RoleSet = Role::Momentum.set();
-/// No tensor of a step, but a stream of one.
+/// Formats that only occur as streams of other formats.
 const STREAM: RoleSet = RoleSet::NONE;
 
 formats! { $
@@ -175,23 +174,23 @@ formats! { $
     F16, half::f16, "f16", { F16 }, ANY, "IEEE binary16.";
     BF16, half::bf16, "bf16", { Bf16 }, ANY, "The upper half of an IEEE binary32.";
     Split, crate::format::split::Split, "split", { Bf16, i16 }, PARAMETER,
-        "An f32 as a bfloat16, which is the nearest, and the rest: a 16-bit parameter with f32's bits.";
+        "An f32 split into the nearest bfloat16 and a 16-bit remainder: a bf16 parameter with all bits of an f32.";
     Q8, crate::format::q8::Q8, "q8", { i8, F32 / 64 }, MOMENTUM,
-        "Eight bits an element, and an f32 scale for each block of 64: a momentum of 8.5 bits an element.";
-    I16, i16, "i16", { i16 }, STREAM, "Integers, the low halves of a [`Split`](Self::Split) tensor.";
-    I8, i8, "i8", { i8 }, STREAM, "Integers, the codes of a [`Q8`](Self::Q8) tensor.";
+        "An 8-bit code per element and an f32 scale per block of 64 elements: momentum of 8.5 bits an element.";
+    I16, i16, "i16", { i16 }, STREAM, "16-bit integers: the low halves of a [`Split`](Self::Split) tensor.";
+    I8, i8, "i8", { i8 }, STREAM, "8-bit integers: the codes of a [`Q8`](Self::Q8) tensor.";
     #[cfg(test)] Halves, crate::format::testing::Halves, "halves", { i16, i16 }, PARAMETER.with(MOMENTUM), "Two streams.";
     #[cfg(test)] Scaled, crate::format::testing::Scaled, "scaled", { i8, F32 / 64 }, PARAMETER.with(MOMENTUM),
         "A scale for each block.";
 }
 
 impl Dtype {
-    /// Bytes that one element adds to a tensor. A scale that many elements share counts as part of a byte: rounded up.
+    /// Returns the bytes per element, rounded up. A shared scale counts as a fraction of a byte.
     pub const fn size(self) -> usize {
         self.bytes(512).div_ceil(512)
     }
 
-    /// Bytes of a tensor of `len` elements, all streams together.
+    /// Returns the bytes of a tensor of `len` elements, over all streams.
     pub const fn bytes(self, len: usize) -> usize {
         let (streams, mut bytes, mut index) = (self.streams(), 0, 0);
         while index < streams.len() {
@@ -201,7 +200,7 @@ impl Dtype {
         bytes
     }
 
-    /// The elements of a block: a tensor can be cut at multiples of this.
+    /// Returns the number of elements in a block. A tensor can be cut at multiples of it.
     pub const fn block(self) -> usize {
         let (streams, mut block, mut index) = (self.streams(), 1, 0);
         while index < streams.len() {
@@ -213,8 +212,8 @@ impl Dtype {
         block
     }
 
-    /// Whether a tensor of the format may have a role. Averages and accumulators are f32; what a conversion reads and
-    /// writes may be of any format.
+    /// Returns whether a tensor of the format may have a role. The EMA and the accumulator must be f32. Sources and
+    /// copies may have any format.
     #[inline(always)]
     pub const fn fits(self, role: Role) -> bool {
         match role {
@@ -224,12 +223,13 @@ impl Dtype {
         }
     }
 
-    /// The formats that a role takes.
+    /// Returns the formats that a role allows.
     pub fn for_role(role: Role) -> impl Iterator<Item = Dtype> {
         Dtype::ALL.iter().copied().filter(move |dtype| dtype.fits(role))
     }
 
-    /// Rounds each value to what a tensor of this format would store. One thread, plain Rust: for what is not hot.
+    /// Rounds each value to the value that a tensor of this format stores. Scalar and single-threaded: not for hot
+    /// paths.
     ///
     /// ```
     /// let mut values = [1.0_f32, 1.001];
@@ -243,17 +243,17 @@ impl Dtype {
                 let mut second = [<F as Layout>::Second::default(); 512];
                 for part in values.chunks_mut(512) {
                     let entries = |stream: usize| F::STREAMS.get(stream).map_or(0, |it: &Stream| it.entries(part.len()));
-                    let (entries_of_first, entries_of_second) = (entries(0), entries(1));
-                    F::encode(Scalar, part, &mut first[..entries_of_first], &mut second[..entries_of_second]);
-                    F::decode(Scalar, &first[..entries_of_first], &second[..entries_of_second], part);
+                    let (first_entries, second_entries) = (entries(0), entries(1));
+                    F::encode(Scalar, part, &mut first[..first_entries], &mut second[..second_entries]);
+                    F::decode(Scalar, &first[..first_entries], &second[..second_entries], part);
                 }
             })
         });
     }
 
-    /// Where the streams of a tensor lie behind each other, each at a multiple of 64 bytes, and where they end. `None`
-    /// if that is more than the address space.
-    pub(crate) fn placed(self, len: usize) -> Option<([usize; MAX_STREAMS], usize)> {
+    /// Lays out the streams of a tensor one after the other, each at a multiple of 64 bytes. Returns the offsets and
+    /// the total size, or `None` if the size overflows.
+    pub(crate) fn stream_offsets(self, len: usize) -> Option<([usize; MAX_STREAMS], usize)> {
         let (mut offsets, mut end) = ([0; MAX_STREAMS], 0_usize);
         for (stream, offset) in self.streams().iter().zip(&mut offsets) {
             *offset = end.checked_next_multiple_of(LINE)?;
@@ -262,7 +262,7 @@ impl Dtype {
         Some((offsets, end))
     }
 
-    /// The names of formats.
+    /// Returns the names of formats, separated by commas.
     pub(crate) fn list(dtypes: impl Iterator<Item = Dtype>) -> String {
         dtypes.map(Dtype::name).collect::<Vec<_>>().join(", ")
     }

@@ -1,16 +1,19 @@
 //! The SIMD abstraction: f32 vectors and about thirty operations, implemented once per instruction set.
 //!
-//! [`Isa`] is implemented by one token per instruction set, in `isa/`. A token exists only where the processor has the
-//! instructions ([`crate::dispatch`] is the only maker of tokens), so every operation but the loads and stores is a safe
-//! function. No operation knows a storage format: the 16-bit ones move raw bits, or perform the IEEE half conversion
-//! that is an instruction of the set.
+//! One token type per instruction set implements [`Isa`], in `isa/`. A token is proof that the processor has the
+//! instructions; only [`crate::dispatch`] creates tokens. So every operation except loads and stores is a safe
+//! function. No operation knows a storage format: 16-bit operations move raw bits, or use the set's IEEE half
+//! conversion.
 //!
-//! Two rules keep the bits equal on every set. Each operation rounds once, to nearest even, with subnormals kept and
-//! nothing fused; and a lane's result depends on that lane's operands alone. Both assume the IEEE default
-//! floating-point state, which [`crate::float_state`] sets while a kernel runs.
+//! Two rules make the bits equal on every set:
 //!
-//! Everything here and above it, up to [`Isa::vectorize`], is `#[inline(always)]`: a call that is not inlined would be
-//! compiled without the instruction set and would pass its vectors through memory.
+//! - Each operation rounds once, to nearest even. It keeps subnormals and fuses nothing.
+//! - A lane's result depends only on that lane's operands.
+//!
+//! Both rules assume the IEEE default floating-point state, which [`crate::float_state`] sets while a kernel runs.
+//!
+//! Everything between these operations and [`Isa::vectorize`] is `#[inline(always)]`. A call that is not inlined would
+//! be compiled without the instruction set, and would pass vectors through memory.
 
 use core::mem::MaybeUninit;
 
@@ -28,19 +31,19 @@ pub(crate) mod neon;
 
 static LANE_NUMBERS: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
-/// Work that is compiled once per instruction set. `call` must be `#[inline(always)]`.
+/// A function that is compiled once per instruction set. `call` must be `#[inline(always)]`.
 pub(crate) trait Kernel {
     type Output;
 
     fn call<I: Isa>(self, isa: I) -> Self::Output;
 }
 
-/// An instruction set, as a token that proves it is there.
+/// An instruction set, as a token that proves its availability.
 pub(crate) trait Isa: Copy {
-    /// Lanes of `F32`, `U32` and `U16`; a multiple of 4 and a divisor of 16.
+    /// The number of lanes of `F32`, `U32` and `U16`: 4, 8 or 16.
     const LANES: usize;
 
-    /// Whether fused kernels are compiled for the set. Without vector registers they are slower than loops over tiles.
+    /// Whether fused kernels are compiled for the set. Without vector registers, they are slower than tiles.
     const FUSED: bool = true;
 
     type F32: Copy;
@@ -53,10 +56,10 @@ pub(crate) trait Isa: Copy {
     type Mask: Copy;
 
     /// # Safety
-    /// The processor and the operating system support what the token's type says it proves.
+    /// The processor and the operating system support the token's instruction set.
     unsafe fn new_unchecked() -> Self;
 
-    /// Runs a kernel compiled with this instruction set, in a function of its own.
+    /// Runs a kernel in a separate function, compiled with this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
 
     fn splat(self, value: f32) -> Self::F32;
@@ -64,17 +67,17 @@ pub(crate) trait Isa: Copy {
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a < b`; false where either is NaN.
+    /// `a < b`; false if either is NaN.
     fn less(self, a: Self::F32, b: Self::F32) -> Self::Mask;
     fn is_nan(self, a: Self::F32) -> Self::Mask;
-    /// Whether a lane of either is NaN.
+    /// Returns whether any lane of either vector is NaN.
     fn any_nan(self, a: Self::F32, b: Self::F32) -> bool;
-    /// `value - magnitude * sign(direction)`, where the sign of a zero of either sign is +0 and that of NaN is NaN.
-    /// `magnitude` is finite and not negative. The product is exact, so this rounds once however it is done.
+    /// `value - magnitude * sign(direction)`. The sign of +0 and -0 is +0, and the sign of a NaN is NaN. `magnitude` is
+    /// finite and not negative. The product is exact, so every implementation rounds once.
     fn sub_signed(self, value: Self::F32, magnitude: Self::F32, direction: Self::F32) -> Self::F32;
 
     fn to_bits(self, a: Self::F32) -> Self::U32;
-    // The token is no part of the value.
+    // `self` is the token, not the value.
     #[allow(clippy::wrong_self_convention)]
     fn from_bits(self, a: Self::U32) -> Self::F32;
 
@@ -85,13 +88,13 @@ pub(crate) trait Isa: Copy {
     fn and(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn or(self, a: Self::U32, b: Self::U32) -> Self::U32;
     fn xor(self, a: Self::U32, b: Self::U32) -> Self::U32;
-    /// Shifts towards the high bits by 16.
+    /// Shifts left by 16.
     fn shl16(self, a: Self::U32) -> Self::U32;
-    /// Shifts towards the low bits by 16, zeros coming in.
+    /// Shifts right by 16, logically.
     fn shr16(self, a: Self::U32) -> Self::U32;
-    /// The same by 15.
+    /// Shifts right by 15, logically.
     fn shr15(self, a: Self::U32) -> Self::U32;
-    /// Shifts towards the low bits by 16, copies of the sign bit coming in.
+    /// Shifts right by 16, arithmetically.
     fn sar16(self, a: Self::U32) -> Self::U32;
     fn max_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// `a < b` for values below 2^31.
@@ -100,40 +103,41 @@ pub(crate) trait Isa: Copy {
 
     /// Zero-extends 16-bit lanes.
     fn widen(self, a: Self::U16) -> Self::U32;
-    /// Keeps the low 16 bits of lanes whose high bits are zero.
+    /// Narrows to the low 16 bits. Requires that the high bits are zero.
     fn narrow(self, a: Self::U32) -> Self::U16;
-    /// The 16-bit values that 32-bit lanes are made of, in the order of memory.
+    /// Returns the 16-bit halves of 32-bit lanes, in memory order.
     #[inline(always)]
     fn halves(self, a: Self::U32) -> [Self::U16; 2] {
         let halves = (&raw const a).cast::<Self::U16>();
-        // SAFETY: `a` is as long as two such vectors, and all bits are valid.
+        // SAFETY: `a` has the size of two such vectors, and every bit pattern is valid.
         unsafe { [self.load(halves), self.load(halves.add(1))] }
     }
-    /// IEEE binary16 to f32, exactly.
+    /// Converts IEEE binary16 to f32, exactly.
     fn half_to_f32(self, a: Self::U16) -> Self::F32;
-    /// f32 to IEEE binary16, to nearest even, subnormals kept, NaN quiet.
+    /// Converts f32 to IEEE binary16. Rounds to nearest even, keeps subnormals, makes NaNs quiet.
     fn f32_to_half(self, a: Self::F32) -> Self::U16;
 
-    /// The number of each lane, from 0.
+    /// Returns the index of each lane, from 0.
     #[inline(always)]
     fn lane_numbers(self) -> Self::U32 {
-        // SAFETY: the table has a number for each lane of the longest vectors.
+        // SAFETY: the table has an entry for each lane of the longest vectors.
         unsafe { self.load(LANE_NUMBERS.as_ptr().cast()) }
     }
 
     fn zero_f64(self) -> Self::F64;
-    /// The low and the high half of the lanes, exactly.
+    /// Converts the low and the high half of the lanes to f64, exactly.
     fn to_f64(self, a: Self::F32) -> [Self::F64; 2];
-    /// `sum + a * a` for an `a` that comes from f32: its square is exact, so fused or not is the same.
+    /// `sum + a * a`. Requires that `a` was converted from f32: its square is then exact, so a fused operation gives
+    /// the same bits.
     fn add_square(self, sum: Self::F64, a: Self::F64) -> Self::F64;
 
-    /// Widens IEEE halves, as many as both slices have.
+    /// Converts IEEE halves to f32, up to the length of the shorter slice.
     #[inline(always)]
     fn halves_to_f32(self, from: &[f16], to: &mut [f32]) {
         let len = from.len().min(to.len());
         let (from, to) = (from.as_ptr(), to.as_mut_ptr());
         let mut start = 0;
-        // SAFETY: the vectors, and the part of the last one, lie within the first `len` elements of both slices.
+        // SAFETY: the full vectors and the last partial one lie within the first `len` elements of both slices.
         unsafe {
             while len - start >= Self::LANES {
                 let half = self.load::<Self::U16>(from.add(start).cast());
@@ -147,7 +151,7 @@ pub(crate) trait Isa: Copy {
         }
     }
 
-    /// Rounds to IEEE halves, as many as both slices have.
+    /// Rounds f32 to IEEE halves, up to the length of the shorter slice.
     #[inline(always)]
     fn f32_to_halves(self, from: &[f32], to: &mut [f16]) {
         let len = from.len().min(to.len());
@@ -167,7 +171,7 @@ pub(crate) trait Isa: Copy {
         }
     }
 
-    /// Reads a vector (`F32`, `U32` or `U16`) at any alignment.
+    /// Loads a vector (`F32`, `U32` or `U16`) at any alignment.
     ///
     /// # Safety
     /// The bytes of one `V` at `from` are readable.
@@ -177,7 +181,7 @@ pub(crate) trait Isa: Copy {
         unsafe { from.read_unaligned() }
     }
 
-    /// Writes a vector (`F32`, `U32`, `U16` or `F64`) at any alignment.
+    /// Stores a vector (`F32`, `U32`, `U16` or `F64`) at any alignment.
     ///
     /// # Safety
     /// The bytes of one `V` at `to` are writable.
@@ -187,15 +191,15 @@ pub(crate) trait Isa: Copy {
         unsafe { to.write_unaligned(value) }
     }
 
-    /// Reads the first `bytes` bytes of a vector (`F32`, `U32` or `U16`); the others are zero.
+    /// Loads the first `bytes` bytes of a vector (`F32`, `U32` or `U16`); the others are zero.
     ///
     /// # Safety
-    /// `bytes` bytes at `from` are readable, and a `V` has as many.
+    /// `bytes` bytes at `from` are readable, and `bytes` is at most the size of a `V`.
     #[inline(always)]
     unsafe fn load_partial<V: Copy>(self, from: *const V, bytes: usize) -> V {
-        const { assert!(size_of::<V>() < 64, "longer vectors need masks of their own") };
+        const { assert!(size_of::<V>() < 64, "vectors of 64 bytes need masked loads") };
         let mut whole = MaybeUninit::<V>::zeroed();
-        // SAFETY: readable by this function's contract, and `whole` has room; all bytes of it are initialised, and
+        // SAFETY: readable by this function's contract, and `whole` is large enough. All its bytes are initialised, and
         // vectors have no invalid bit patterns.
         unsafe {
             copy(from.cast(), whole.as_mut_ptr().cast(), bytes);
@@ -203,20 +207,20 @@ pub(crate) trait Isa: Copy {
         }
     }
 
-    /// Writes the first `bytes` bytes of a vector (`F32`, `U32` or `U16`).
+    /// Stores the first `bytes` bytes of a vector (`F32`, `U32` or `U16`).
     ///
     /// # Safety
-    /// `bytes` bytes at `to` are writable, and a `V` has as many.
+    /// `bytes` bytes at `to` are writable, and `bytes` is at most the size of a `V`.
     #[inline(always)]
     unsafe fn store_partial<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
-        const { assert!(size_of::<V>() < 64, "longer vectors need masks of their own") };
-        // SAFETY: writable by this function's contract, and `value` has as many.
+        const { assert!(size_of::<V>() < 64, "vectors of 64 bytes need masked stores") };
+        // SAFETY: writable by this function's contract, and `value` has at least as many bytes.
         unsafe { copy((&raw const value).cast(), to.cast(), bytes) }
     }
 }
 
-/// Copies less than 64 bytes, in pieces whose lengths are the powers of two in `bytes`: a few moves, where
-/// `copy_nonoverlapping` would call the C library.
+/// Copies fewer than 64 bytes, in one piece per set bit of `bytes`. This takes a few moves; `copy_nonoverlapping` of a
+/// variable length would call the C library.
 ///
 /// # Safety
 /// `bytes` bytes are readable at `from` and writable at `to`.
@@ -226,7 +230,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     macro_rules! piece {
         ($($length:literal)+) => {
             $(if bytes & $length != 0 {
-                // SAFETY: the pieces lie one after the other and are `bytes` long in all.
+                // SAFETY: the pieces are consecutive, and have `bytes` bytes together.
                 unsafe { core::ptr::copy_nonoverlapping(from.add(done), to.add(done), $length) };
                 done += $length;
             })+
@@ -236,8 +240,8 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
     debug_assert_eq!(done, bytes);
 }
 
-/// Implements primitives of [`Isa`] that are one expression, of pointer-free intrinsics or of plain Rust, as a table
-/// of rows `name(operand: type, …) -> result = expression;`.
+/// Implements operations of [`Isa`] from a table of rows `name(operand: type, …) -> result = expression;`. An
+/// expression uses plain Rust or intrinsics without pointers.
 #[cfg_attr(
     not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")),
     allow(unused_macros)
@@ -247,8 +251,8 @@ macro_rules! primitives {
         $(
             #[inline(always)]
             fn $name(self, $($operand: $type),*) -> $result {
-                // SAFETY: the token exists only where the processor has the instruction set of this file, and an
-                // intrinsic without a pointer asks nothing else.
+                // SAFETY: the token proves that the processor has the instruction set of this file. Intrinsics without
+                // pointers require nothing else.
                 #[allow(unused_unsafe)]
                 unsafe { $body }
             }

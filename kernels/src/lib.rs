@@ -1,8 +1,8 @@
-//! Kernels of the Lion optimizer (Chen et al., 2023) on tensors in f32, f16 and bf16: hand-vectorised for AVX-512, AVX2
-//! and NEON, chosen at run time, with the same bits on each.
+//! SIMD kernels of the Lion optimizer (Chen et al., 2023) for tensors in f32, f16 and bf16. They are hand-vectorised
+//! for AVX-512, AVX2 and NEON and dispatched at run time. Every backend gives the same bits.
 //!
-//! [`LionStep`] holds the hyperparameters, [`StepTensors`] what they apply to, [`Task`] both, and [`Backend`] is the
-//! instruction set:
+//! [`LionStep`] holds the hyperparameters and [`StepTensors`] the tensors. A [`Task`] combines the two. [`Backend`]
+//! names the instruction set:
 //!
 //! ```
 //! use lion_kernels::{AlignedBuffer, Backend, LionStep, StepTensors, Task};
@@ -17,14 +17,15 @@
 //! # Ok::<(), lion_kernels::Error>(())
 //! ```
 //!
-//! The other passes are tasks too: gradient statistics, accumulation, the moving average, conversion. [`run()`] runs lists
-//! of tasks on many threads, `run_on` on the host's own. Only [`AlignedBuffer`], [`TensorBuf`] and [`Arena`] allocate.
-//! Nothing panics.
+//! The other passes are tasks too: gradient statistics, gradient accumulation, the moving average (EMA), and dtype
+//! conversion. [`run()`] runs a list of tasks on rayon's threads, `run_on` on the host's threads. Only
+//! [`AlignedBuffer`], [`TensorBuf`] and [`Arena`] allocate tensors. No function panics, except those of [`reference`].
 //!
-//! A kernel sets the IEEE default floating-point state while it runs, and puts the caller's back ([`with_ieee_state`]).
+//! A kernel sets the IEEE default floating-point state while it runs, then restores the caller's state
+//! ([`with_ieee_state`]).
 //!
-//! Without the default features `rayon` and `std` the crate needs `alloc` only. It then stays on the calling thread, does
-//! not read `LION_ISA`, asks for no huge pages, and leaves the square root of a norm to the caller.
+//! Without the default features `rayon` and `std`, the crate needs `alloc` only. It then runs on the calling thread,
+//! ignores `LION_ISA`, requests no huge pages, and leaves the square root of a norm to the caller.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -32,8 +33,6 @@ extern crate alloc;
 
 #[allow(unsafe_code)]
 mod buffer;
-#[allow(unsafe_code)]
-mod column;
 #[allow(unsafe_code)]
 mod dispatch;
 #[allow(unsafe_code)]
@@ -57,11 +56,12 @@ mod statistics;
 mod sum;
 #[allow(unsafe_code)]
 mod task;
+#[allow(unsafe_code)]
+mod tensor;
 
 pub use buffer::{
     AlignedBuffer, Arena, HugePages, TensorBuf, TensorsMut, advise_huge_pages, advise_huge_pages_at,
 };
-pub use column::{TensorMut, TensorRef};
 pub use dispatch::Backend;
 pub use error::Error;
 pub use float_state::with_ieee_state;
@@ -77,3 +77,4 @@ pub use settings::{Clip, Ema, GradientTransform, LionStep};
 pub use statistics::{GradientStatistics, STATISTICS_BLOCK};
 pub use sum::SumTree;
 pub use task::{StepTensors, Task};
+pub use tensor::{TensorMut, TensorRef};

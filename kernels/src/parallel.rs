@@ -1,21 +1,21 @@
-//! Runs a list of tasks on as many threads as pay, of the rayon pool or of the host.
+//! Runs a list of tasks in parallel, on rayon's thread pool or on the host's threads.
 //!
-//! The list is cut into one share for each worker, of equal bytes, across the borders of tensors. A worker takes piece
-//! after piece off the front of its own share, and then helps with the others. So a thread works on the same elements in
-//! each call, which are then in its caches and on its memory node, and yet no thread waits long for one that was
-//! disturbed. The tasks themselves are not changed: a piece is a range of them, and a list can be run again.
+//! The list is split into one share per worker, of equal bytes, across tensor boundaries. A worker takes chunk after
+//! chunk from the front of its preferred share, then from the other shares. So a thread works on the same elements in
+//! every step, which stay in its caches and on its memory node. If the system delays one thread, the others take over
+//! its chunks. A chunk is a range of tasks; the tasks do not change, so a list can be run again.
 //!
-//! Which worker runs a piece changes nothing, and each piece is taken once: so a host may run a worker late, twice, on
-//! any thread or not at all. What is left when the host's function returns is done by the caller.
+//! Any worker may run any chunk, and each chunk is taken once. So a host may run a worker late, twice, on any thread,
+//! or not at all. The caller runs all chunks that remain when the host's function returns.
 //!
-//! Tensors are cut at multiples of [`STATISTICS_BLOCK`] elements only, and no element's result depends on a cut, so neither number
-//! of threads nor chunk size changes a bit.
+//! Tasks are split at multiples of [`STATISTICS_BLOCK`] elements, and no element's result depends on a split. So thread
+//! count and chunk size do not affect the bits.
 //!
-//! Unless the plan says from how many bytes on, a call is shared if that pays (`handover.rs`).
+//! If the plan has no parallel threshold, `latency.rs` decides whether a run uses other threads.
 
 #[cfg(feature = "rayon")]
 mod pool;
-/// Without rayon there is no pool.
+/// Stands in for the pool if the feature `rayon` is off.
 #[cfg(all(feature = "std", not(feature = "rayon")))]
 mod pool {
     pub(super) fn index() -> Option<usize> {
@@ -25,7 +25,7 @@ mod pool {
     pub(super) fn wait_for(_: &core::sync::atomic::AtomicUsize) {}
 }
 #[cfg(feature = "std")]
-mod handover;
+mod latency;
 #[cfg(feature = "std")]
 mod shares;
 
@@ -36,26 +36,26 @@ use crate::plan::Plan;
 use crate::statistics::STATISTICS_BLOCK;
 use crate::task::Task;
 
-/// A host's function that runs workers on its threads: calls its second argument with 0, 1, … up to its first, and
-/// returns when all have returned.
+/// A host's function that runs workers on its threads. `parallel_for(n, work)` calls `work(0)` to `work(n - 1)` and
+/// returns after all calls have returned.
 #[cfg(feature = "std")]
 type ParallelFor<'a> = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + 'a;
 
-/// The threads of rayon's pools, and those of a host.
+/// The start latencies of rayon's threads and of the host's threads.
 #[cfg(feature = "rayon")]
-static TO_RAYON: handover::Handover = handover::Handover::new();
+static RAYON_LATENCY: latency::StartLatency = latency::StartLatency::new();
 #[cfg(feature = "std")]
-static TO_HOST: handover::Handover = handover::Handover::new();
+static HOST_LATENCY: latency::StartLatency = latency::StartLatency::new();
 
-/// The most threads that share a call. More do not make memory faster.
+/// The maximum number of threads of a run. More threads do not increase memory bandwidth.
 pub const MAX_THREADS: usize = 64;
 
-/// Runs a list of tasks as a plan says, each element exactly once, in any order.
+/// Runs a list of tasks by a plan: each element exactly once, in any order.
 ///
-/// With the feature `rayon`, on the pool that this is called in. Outside of a pool the calling thread works too, beside
-/// the threads of rayon's global pool. A call stays on the calling thread if it has less than
-/// [`Plan::parallel_threshold`] bytes or, without one, takes less time than handing it over pays for. So does every call
-/// if no thread can be made.
+/// With the feature `rayon`, the run uses the calling thread's pool. Outside a pool, it uses rayon's global pool and
+/// the calling thread. The run stays on the calling thread if its tensors have fewer bytes than
+/// [`Plan::parallel_threshold`]. Without a threshold, it stays there if starting other threads would take longer than
+/// they save. It also stays there if the system cannot create threads.
 ///
 /// ```
 /// # use lion_kernels::{Backend, GradientStatistics, GradientTransform, Plan, Task, run};
@@ -71,24 +71,24 @@ pub const MAX_THREADS: usize = 64;
 /// [`Error::UnavailableBackend`]. Nothing is written then.
 pub fn run(plan: &Plan, tasks: &mut [Task<'_>]) -> Result<(), Error> {
     plan.backend.ensure_available()?;
-    let bytes = bytes_of(tasks);
+    let bytes = total_bytes(tasks);
     #[cfg(feature = "rayon")]
     {
-        let wanted = wanted_workers(plan, bytes, tasks);
-        // The size of the pool is asked for last: that starts the global pool if there is none.
+        let wanted = max_workers(plan, bytes, tasks);
+        // The pool's size is read last, because reading it may start the global pool.
         let workers = if wanted < 2 { 1 } else { wanted.min(pool::threads()) };
         if workers > 1 {
-            return shares::run(plan, bytes, tasks, workers, &pool::fan_out, &TO_RAYON);
+            return shares::run(plan, bytes, tasks, workers, &pool::run_workers, &RAYON_LATENCY);
         }
     }
     run_serial(plan.backend, plan.prefetch.enabled_for(bytes), tasks)
 }
 
-/// As [`run()`], on threads of the host's own: `parallel_for(workers, work)` calls `work(0)` to `work(workers - 1)`, on any
-/// threads, and returns when all have returned. `threads` is how many it has.
+/// Like [`run()`], but on the host's threads. `parallel_for(workers, work)` calls `work(0)` to `work(workers - 1)` on
+/// any threads, and returns after all calls have returned. `threads` is the number of the host's threads.
 ///
-/// Every element is done exactly once, also if the host calls a worker twice or not at all: work that is left when
-/// `parallel_for` returns is done on the calling thread.
+/// Every element is processed exactly once, even if the host calls a worker twice or not at all: the calling thread
+/// processes the chunks that remain when `parallel_for` returns.
 ///
 /// ```
 /// use lion_kernels::{Backend, LionStep, Plan, StepTensors, Task, run_on};
@@ -118,34 +118,34 @@ pub fn run_on(
     tasks: &mut [Task<'_>],
 ) -> Result<(), Error> {
     plan.backend.ensure_available()?;
-    let bytes = bytes_of(tasks);
-    let workers = wanted_workers(plan, bytes, tasks).min(threads);
+    let bytes = total_bytes(tasks);
+    let workers = max_workers(plan, bytes, tasks).min(threads);
     if workers < 2 {
         return run_serial(plan.backend, plan.prefetch.enabled_for(bytes), tasks);
     }
-    shares::run(plan, bytes, tasks, workers, parallel_for, &TO_HOST)
+    shares::run(plan, bytes, tasks, workers, parallel_for, &HOST_LATENCY)
 }
 
-fn bytes_of(tasks: &[Task<'_>]) -> usize {
+fn total_bytes(tasks: &[Task<'_>]) -> usize {
     tasks.iter().map(Task::bytes).fold(0, usize::saturating_add)
 }
 
-/// How many workers the plan allows, and the tasks have chunks for.
+/// Returns the maximum number of workers: limited by the plan, and by the number of chunks.
 #[cfg(feature = "std")]
-fn wanted_workers(plan: &Plan, bytes: usize, tasks: &[Task<'_>]) -> usize {
+fn max_workers(plan: &Plan, bytes: usize, tasks: &[Task<'_>]) -> usize {
     if plan.parallel_threshold.is_some_and(|threshold| bytes < threshold) {
         return 1;
     }
     let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let wanted = plan.threads.map_or(MAX_THREADS, core::num::NonZeroUsize::get).min(MAX_THREADS);
-    // A public field, which may hold anything.
+    // The field is public, so it may be 0.
     wanted.min(elements.div_ceil(plan.chunk_elements.max(STATISTICS_BLOCK)))
 }
 
 /// Runs a list on the calling thread.
 fn run_serial(backend: Backend, prefetch: bool, tasks: &mut [Task<'_>]) -> Result<(), Error> {
     for task in tasks {
-        // SAFETY: the range is all of the task, which is borrowed exclusively.
+        // SAFETY: the range is the whole task, which is borrowed exclusively.
         unsafe { task.run_range(backend, prefetch, 0..task.elements())? };
     }
     Ok(())

@@ -1,31 +1,31 @@
-//! The passes and the tensors that each needs: what the checks, the engine and the tasks have in common.
+//! Passes and the tensors that each requires. The checks, the engine and the tasks share these types.
 //!
-//! A [`Pass`] is what is done, with its settings. [`Columns`] are the tensors that it is done to, by role and without
-//! their types. [`check`](Pass::check) holds the one against the other.
+//! A [`Pass`] is an operation with its settings. [`PassTensors`] holds the addresses of its tensors, by role.
+//! [`Pass::check`] checks that the tensors are those that the pass requires.
 
 use core::ptr::null_mut;
 
-use crate::column::{Column, advanced};
 use crate::error::Error;
 use crate::format::{Dtype, MAX_STREAMS};
 use crate::role::{Role, RoleSet};
 use crate::settings::{Ema, GradientTransform, LionStep};
 use crate::statistics::GradientStatistics;
+use crate::tensor::{RawTensor, offset_streams};
 
-/// What a task does, with its settings.
+/// The operation of a task, with its settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pass {
     Step(LionStep),
     Accumulate(GradientTransform),
     Ema(Ema),
     Convert,
-    /// One place for each block.
+    /// The pointer addresses one entry per block.
     Statistics(GradientTransform, *mut GradientStatistics),
-    /// Moves the bytes of a pass, to measure how fast they can be moved.
+    /// Moves the bytes of a pass, to measure memory bandwidth.
     Bandwidth,
 }
 
-/// The roles of a pass that must be given, and those that may be.
+/// The required and the allowed roles of a pass.
 struct Needs {
     required: RoleSet,
     allowed: RoleSet,
@@ -58,32 +58,32 @@ impl Pass {
     }
 }
 
-/// The tensors of a task by role, as addresses.
+/// The addresses and dtypes of a task's tensors, by role.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Columns {
+pub(crate) struct PassTensors {
     first: [*mut u8; Role::COUNT],
-    second: [*mut u8; Role::SECONDS],
+    second: [*mut u8; Role::SECOND_STREAMS],
     dtypes: [Dtype; Role::COUNT],
     given: RoleSet,
 }
 
-impl Columns {
+impl PassTensors {
     #[inline(always)]
     pub(crate) fn none() -> Self {
-        Columns {
+        PassTensors {
             first: [null_mut(); Role::COUNT],
-            second: [null_mut(); Role::SECONDS],
+            second: [null_mut(); Role::SECOND_STREAMS],
             dtypes: [Dtype::F32; Role::COUNT],
             given: RoleSet::default(),
         }
     }
 
     #[inline(always)]
-    pub(crate) fn insert(&mut self, role: Role, column: Column) {
+    pub(crate) fn insert(&mut self, role: Role, raw: RawTensor) {
         let index = role as usize;
-        (self.first[index], self.dtypes[index]) = (column.streams[0], column.dtype);
-        if let Some(second) = role.second() {
-            self.second[second] = column.streams[1];
+        (self.first[index], self.dtypes[index]) = (raw.streams[0], raw.dtype);
+        if let Some(second) = role.second_stream() {
+            self.second[second] = raw.streams[1];
         }
         self.given = self.given.with(role.set());
     }
@@ -103,20 +103,21 @@ impl Columns {
         self.first[role as usize]
     }
 
-    /// The streams of a tensor from the element `start` on, which begins a block of its format.
+    /// Returns the stream addresses of a tensor from element `start` on. Requires that `start` begins a block of its
+    /// format.
     #[inline(always)]
     pub(crate) fn streams(&self, role: Role, start: usize) -> [*mut u8; MAX_STREAMS] {
-        let second = role.second().map_or(null_mut(), |second| self.second[second]);
-        advanced(self.dtype(role), [self.first(role), second], start)
+        let second = role.second_stream().map_or(null_mut(), |second| self.second[second]);
+        offset_streams(self.dtype(role), [self.first(role), second], start)
     }
 
-    /// The tensors from the element `start` on, which begins a block.
+    /// Returns the tensors from element `start` on. Requires that `start` begins a block of each format.
     pub(crate) fn from(&self, start: usize) -> Self {
         let mut moved = *self;
         for role in self.given.roles() {
             let [first, second] = self.streams(role, start);
             moved.first[role as usize] = first;
-            if let Some(place) = role.second() {
+            if let Some(place) = role.second_stream() {
                 moved.second[place] = second;
             }
         }
@@ -129,37 +130,37 @@ impl Columns {
 }
 
 impl Pass {
-    /// Whether the tensors are those that the pass needs.
+    /// Checks that the tensors are those that the pass requires.
     #[inline(always)]
-    pub(crate) fn check(&self, columns: &Columns) -> Result<(), Error> {
-        check_roles(self, columns.given)?;
-        check_formats(self, columns)
+    pub(crate) fn check(&self, tensors: &PassTensors) -> Result<(), Error> {
+        check_roles(self, tensors.given)?;
+        check_formats(self, tensors)
     }
 }
 
 #[inline(always)]
 fn check_roles(pass: &Pass, given: RoleSet) -> Result<(), Error> {
     let needs = pass.needs();
-    if let Some(role) = needs.required.first_beyond(given) {
+    if let Some(role) = needs.required.first_not_in(given) {
         return Err(Error::MissingTensor { tensor: role.name() });
     }
-    match given.first_beyond(needs.allowed) {
+    match given.first_not_in(needs.allowed) {
         Some(role) => Err(Error::UnusedTensor { tensor: role.name() }),
         None => Ok(()),
     }
 }
 
-/// Whether each format is one that its role takes.
+/// Checks that each role allows the format of its tensor.
 #[inline(always)]
-fn check_formats(pass: &Pass, columns: &Columns) -> Result<(), Error> {
-    let (source, parameter) = (columns.dtype(Role::Source), columns.dtype(Role::Parameter));
-    let both = columns.given.has(Role::Source) && columns.given.has(Role::Parameter);
+fn check_formats(pass: &Pass, tensors: &PassTensors) -> Result<(), Error> {
+    let (source, parameter) = (tensors.dtype(Role::Source), tensors.dtype(Role::Parameter));
+    let both = tensors.given.has(Role::Source) && tensors.given.has(Role::Parameter);
     if both && source != parameter {
         return Err(Error::SourceDtype { found: source, expected: parameter });
     }
-    // A tensor that is not given is entered as f32, which fits.
+    // A missing tensor has the dtype f32, which every role allows.
     for &role in Role::ALL {
-        let found = columns.dtype(role);
+        let found = tensors.dtype(role);
         if !found.fits(role) {
             return Err(wrong_format(role, found));
         }

@@ -1,4 +1,4 @@
-//! A plan: the instruction set, the number of threads, the size of the pieces that work is cut into.
+//! Execution plans: backend, thread count, chunk size, parallel threshold, prefetch.
 //!
 //! A plan affects speed only, never results. Out-of-range values are clamped.
 
@@ -7,7 +7,7 @@ use core::num::NonZeroUsize;
 use crate::dispatch::{Backend, prefetch_is_profitable};
 use crate::statistics::STATISTICS_BLOCK;
 
-/// Which instruction set, how many threads, and how work is cut among them.
+/// A backend, a thread count, and how to split the work.
 ///
 /// ```
 /// use lion_kernels::{Backend, Plan};
@@ -20,35 +20,34 @@ use crate::statistics::STATISTICS_BLOCK;
 pub struct Plan {
     /// The instruction set.
     pub backend: Backend,
-    /// The most threads that share a call; `None` for as many as the thread pool has, up to [`MAX_THREADS`](crate::MAX_THREADS).
+    /// The maximum number of threads. `None`: all threads of the pool, up to [`MAX_THREADS`](crate::MAX_THREADS).
     pub threads: Option<NonZeroUsize>,
-    /// Elements of a piece of work, a multiple of [`STATISTICS_BLOCK`].
+    /// The number of elements per chunk, a multiple of [`STATISTICS_BLOCK`].
     pub chunk_elements: usize,
-    /// Bytes of a call's tensors below which it stays on the calling thread. `None`: [`run`](crate::run()) finds out whether
-    /// other threads pay, from the time that the call's first piece takes, and the time that workers take to begin.
+    /// The number of bytes of tensors below which a run stays on the calling thread. `None`: [`run`](crate::run())
+    /// decides from the time of the first chunk and the start latency of the workers.
     pub parallel_threshold: Option<usize>,
-    /// Whether to ask for memory ahead of its use.
+    /// Whether steps use software prefetch.
     pub prefetch: Prefetch,
 }
 
-/// Whether a pass asks for memory ahead of its use.
+/// The use of software prefetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prefetch {
-    /// Where it is known to pay: in calls with tensors of 512 KiB and more together, on Intel's cores.
+    /// On Intel processors, in runs with 512 KiB of tensors or more.
     #[default]
     Auto,
-    /// In every step, where the processor can; no other pass asks.
+    /// In every step, if the architecture supports it. Other passes never prefetch.
     On,
-    /// In none.
+    /// Never.
     Off,
 }
 
-/// Bytes of tensors from which some are taken not to be in the second-level cache, which between two steps other work
-/// has.
+/// The size of tensors from which some are assumed to be outside the L2 cache: other work uses the cache between steps.
 const L2_BYTES: usize = 512 << 10;
 
 impl Prefetch {
-    /// Whether a call with tensors of this many bytes asks ahead.
+    /// Returns whether a run over tensors of this many bytes prefetches.
     pub(crate) fn enabled_for(self, bytes: usize) -> bool {
         match self {
             Prefetch::Auto => bytes >= L2_BYTES && prefetch_is_profitable(),
@@ -59,11 +58,11 @@ impl Prefetch {
 }
 
 impl Plan {
-    /// The default: as many threads as the pool has, for calls that take longer than handing them over pays for, in
-    /// chunks of at most 32,768 elements.
+    /// Returns the default plan: all threads of the pool if the run is long enough, in chunks of at most 32,768
+    /// elements.
     ///
-    /// The chunk is small enough that threads end at about the same time, and large enough that taking one costs nothing
-    /// beside it.
+    /// Such a chunk is small enough that the threads finish at about the same time, and large enough that the cost of
+    /// taking one is negligible.
     pub const fn new(backend: Backend) -> Self {
         Plan {
             backend,
@@ -74,13 +73,13 @@ impl Plan {
         }
     }
 
-    /// On this instruction set.
+    /// Sets the backend.
     #[must_use]
     pub const fn backend(self, backend: Backend) -> Self {
         Plan { backend, ..self }
     }
 
-    /// At most this many threads; 0 is 1.
+    /// Sets the maximum number of threads; 0 counts as 1.
     #[must_use]
     pub const fn threads(self, threads: usize) -> Self {
         let threads = match NonZeroUsize::new(threads) {
@@ -90,7 +89,7 @@ impl Plan {
         Plan { threads: Some(threads), ..self }
     }
 
-    /// Pieces of this many elements, in whole blocks of [`STATISTICS_BLOCK`], at least one.
+    /// Sets the chunk size, rounded down to whole blocks of [`STATISTICS_BLOCK`] elements, at least one.
     #[must_use]
     pub const fn chunk_elements(self, elements: usize) -> Self {
         let blocks = elements / STATISTICS_BLOCK;
@@ -100,13 +99,13 @@ impl Plan {
         }
     }
 
-    /// Calls of fewer bytes stay on the calling thread.
+    /// Sets the number of bytes below which a run stays on the calling thread.
     #[must_use]
     pub const fn parallel_threshold(self, bytes: usize) -> Self {
         Plan { parallel_threshold: Some(bytes), ..self }
     }
 
-    /// Asks for memory ahead of its use, or not.
+    /// Sets the use of software prefetch.
     #[must_use]
     pub const fn prefetch(self, prefetch: Prefetch) -> Self {
         Plan { prefetch, ..self }

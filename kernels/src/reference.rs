@@ -1,10 +1,10 @@
-//! The scalar oracle: the specification as plain loops, one element at a time.
+//! The scalar reference: the specification as plain loops, one element at a time.
 //!
-//! It shares no code with the kernels, not even the conversions, and is written to be checked by reading, not to be
-//! fast. The tests compare every kernel with it, bit for bit. A conversion to a 16-bit format here finds the
-//! distance between neighbouring numbers of that format and rounds the multiple of it, in f64, where that is exact.
+//! It shares no code with the kernels, not even the conversions. It is written for review, not for speed. The tests
+//! compare every kernel with it, bit for bit. A conversion to a 16-bit format divides by the spacing of that format's
+//! numbers and rounds the quotient to an integer, in f64, where the division is exact.
 
-// Written as the specification writes it.
+// The formulas follow the specification's notation.
 #![allow(clippy::assign_op_pattern, clippy::eq_op)]
 
 mod narrow;
@@ -15,11 +15,11 @@ use half::{bf16, f16};
 pub use narrow::{join, q8_decode, q8_encode, random_bits, split, stochastic};
 pub use sum::sum;
 
-/// What the oracle needs to know of a number format: how to read it, and how to round to it.
+/// A number type with exact conversion to f32 and rounding from f32.
 pub trait Float: Copy {
-    /// The exact value.
+    /// Returns the exact value.
     fn widen(self) -> f32;
-    /// The nearest number of the format, the even one of two.
+    /// Returns the nearest number of the format, ties to even.
     fn round(value: f32) -> Self;
 }
 
@@ -55,7 +55,7 @@ impl Float for bf16 {
     }
 }
 
-/// The nearest integer, the even one of two, within the range; 0 for NaN.
+/// Implements [`Float`] for integers: the nearest integer, ties to even, clamped to the range; 0 for NaN.
 macro_rules! integer {
     ($($type:ty)+) => {$(
         impl Float for $type {
@@ -73,7 +73,7 @@ macro_rules! integer {
 }
 integer! { i8 i16 }
 
-/// 2^n, for n from -1022 to 1023.
+/// Returns 2^n, for n from -1022 to 1023.
 fn power_of_two(n: i32) -> f64 {
     f64::from_bits(((n + 1023) as u64) << 52)
 }
@@ -112,13 +112,13 @@ fn encode(value: f32, fraction_bits: i32, exponent_bits: i32) -> u16 {
     }
     let quotient = nearest_even(magnitude * power_of_two(fraction_bits - exponent));
     let steps_per_binade = 1_i64 << fraction_bits;
-    // Codes count the numbers from zero up: a binade has as many as it has fractions, and the subnormals and the
-    // first binade are spaced alike. A quotient that was rounded up to the next binade is that binade's first code.
+    // The codes number the format's values from zero up. Each binade has one code per fraction, and the subnormals have
+    // the spacing of the first binade. A quotient that rounded up to the next binade is that binade's first code.
     let code = i64::from(exponent - (1 - bias)) * steps_per_binade + quotient;
     sign | (code.min(i64::from(infinity)) as u16)
 }
 
-/// The integer nearest to a number between 0 and 2^31, the even one of two.
+/// Returns the integer nearest to a number between 0 and 2^31, ties to even.
 fn nearest_even(value: f64) -> i64 {
     let below = value as i32;
     let rest = value - f64::from(below);
@@ -126,7 +126,7 @@ fn nearest_even(value: f64) -> i64 {
     i64::from(below) + i64::from(up)
 }
 
-/// The settings of a reference pass, spelt out.
+/// The settings of a reference pass, as plain fields.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(missing_docs)]
 pub struct Settings {
@@ -134,7 +134,7 @@ pub struct Settings {
     pub beta_1: f32,
     pub beta_2: f32,
     pub weight_decay: Option<f32>,
-    /// What the decay is multiplied by, if not the learning rate.
+    /// The factor of the decay, if not the learning rate.
     pub decay_rate: Option<f32>,
     pub masked_decay: bool,
     pub maximize: bool,
@@ -149,7 +149,7 @@ pub struct Settings {
     pub ema_overwrite: bool,
 }
 
-/// The sign as Keras's numpy backend computes it.
+/// Returns the sign as Keras's numpy backend computes it.
 fn sign(value: f32) -> f32 {
     if value > 0.0 {
         1.0
@@ -162,7 +162,7 @@ fn sign(value: f32) -> f32 {
     }
 }
 
-/// The larger of two numbers, NaN if either is NaN.
+/// Returns the larger of two numbers, NaN if either is NaN.
 fn maximum(a: f32, b: f32) -> f32 {
     if a.is_nan() || b.is_nan() {
         f32::NAN
@@ -173,7 +173,7 @@ fn maximum(a: f32, b: f32) -> f32 {
     }
 }
 
-/// The smaller of two numbers, NaN if either is NaN.
+/// Returns the smaller of two numbers, NaN if either is NaN.
 fn minimum(a: f32, b: f32) -> f32 {
     -maximum(-a, -b)
 }
@@ -205,10 +205,10 @@ impl Settings {
         g
     }
 
-    /// One step: what [`Task::step`](crate::Task::step) does, with `parameter` as source and target.
+    /// Performs the step of [`Task::step`](crate::Task::step), in place.
     ///
     /// # Panics
-    /// Where the tensors' lengths differ.
+    /// If the tensors' lengths differ.
     pub fn step<P: Float, G: Float, M: Float, C: Float>(
         &self,
         parameter: &mut [P],
@@ -218,7 +218,7 @@ impl Settings {
         mut average: Option<&mut [f32]>,
         mut copy: Option<&mut [C]>,
     ) {
-        // A negative zero is zero.
+        // A learning rate of -0 becomes +0.
         let learning_rate = self.learning_rate + 0.0;
         for i in 0..parameter.len() {
             let g = self.prepared(gradient[i].widen(), accumulator.as_ref().map(|sums| sums[i]));
@@ -241,7 +241,7 @@ impl Settings {
             momentum[i] = M::round(m * self.beta_2 + g * (1.0 - self.beta_2));
             parameter[i] = P::round(p);
             if let Some(averages) = &mut average {
-                self.average(&mut averages[i..=i], &mut parameter[i..=i]);
+                self.update_ema(&mut averages[i..=i], &mut parameter[i..=i]);
             }
             if let Some(copies) = &mut copy {
                 copies[i] = C::round(parameter[i].widen());
@@ -249,8 +249,8 @@ impl Settings {
         }
     }
 
-    /// The moving average alone.
-    pub fn average<P: Float>(&self, average: &mut [f32], parameter: &mut [P]) {
+    /// Performs the pass of [`Task::update_ema`](crate::Task::update_ema).
+    pub fn update_ema<P: Float>(&self, average: &mut [f32], parameter: &mut [P]) {
         let Some(momentum) = self.ema_momentum else { return };
         for (average, parameter) in average.iter_mut().zip(parameter) {
             *average = momentum * *average + (1.0 - momentum) * parameter.widen();
@@ -260,18 +260,18 @@ impl Settings {
         }
     }
 
-    /// Accumulation alone.
+    /// Performs the pass of [`Task::accumulate`](crate::Task::accumulate).
     pub fn accumulate<G: Float>(&self, accumulator: &mut [f32], gradient: &[G]) {
         for (sum, gradient) in accumulator.iter_mut().zip(gradient) {
             *sum = self.prepared(gradient.widen(), None) + *sum;
         }
     }
 
-    /// Sum of squares in the order that [`GradientStatistics`](crate::GradientStatistics::measure) promises, number of non-finite
-    /// elements, and largest finite magnitude.
+    /// Returns the sum of squares, the number of non-finite elements, and the largest finite magnitude. The sum has the
+    /// order of [`GradientStatistics`](crate::GradientStatistics).
     ///
     /// # Panics
-    /// Where the accumulator is shorter than the gradient.
+    /// If the accumulator is shorter than the gradient.
     pub fn statistics<G: Float>(&self, gradient: &[G], accumulator: Option<&[f32]>) -> (f64, u64, f32) {
         let (mut total, mut non_finite, mut largest) = (0.0, 0, 0.0);
         for start in (0..gradient.len()).step_by(4096) {
@@ -291,7 +291,7 @@ impl Settings {
     }
 }
 
-/// Adds the two halves place by place until one number is left.
+/// Adds the upper half to the lower half, element by element, until one number is left.
 fn tree(sums: &[f64]) -> f64 {
     match sums {
         [one] => *one,

@@ -1,11 +1,11 @@
-//! The roles that tensors have in a pass: one table. The checks, the byte counts, the names in errors and the names in a
-//! checkpoint follow from it.
+//! Roles of tensors in a pass: one table. The checks, the byte counts, the names in errors, and the names in
+//! checkpoints follow from it.
 
-/// Rows: variant, name in errors, whether a pass may write it, its place among the tensors that may have a second
-/// stream, prefix of its names in a checkpoint, documentation.
+/// Rows: variant, name in errors, whether a pass may write the tensor, index of its second stream in a task, prefix of
+/// its names in a checkpoint, documentation.
 macro_rules! roles {
     ($($variant:ident, $name:literal, $writes:literal, $second:expr, $prefix:expr, $what:literal;)+) => {
-        /// What a tensor is to a pass.
+        /// The role of a tensor in a pass.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Role {
@@ -16,22 +16,22 @@ macro_rules! roles {
             /// Every role.
             pub const ALL: &'static [Role] = &[$(Role::$variant),+];
 
-            /// The name, as in errors.
+            /// Returns the name that errors use.
             pub const fn name(self) -> &'static str {
                 match self { $(Role::$variant => $name,)+ }
             }
 
-            /// Whether a pass may write the tensor.
+            /// Returns whether a pass may write the tensor.
             pub const fn is_written(self) -> bool {
                 match self { $(Role::$variant => $writes,)+ }
             }
 
-            /// The place of the tensor's second stream in a task; `None` if its format must have one stream.
-            pub(crate) const fn second(self) -> Option<usize> {
+            /// Returns the index of the tensor's second stream in a task, or `None` if its format must have one stream.
+            pub(crate) const fn second_stream(self) -> Option<usize> {
                 match self { $(Role::$variant => $second,)+ }
             }
 
-            /// What the names of such tensors begin with in a checkpoint; `None` if a checkpoint does not hold them.
+            /// Returns the prefix of such tensors' names in a checkpoint, or `None` if checkpoints do not store them.
             pub const fn prefix(self) -> Option<&'static str> {
                 match self { $(Role::$variant => $prefix,)+ }
             }
@@ -41,20 +41,20 @@ macro_rules! roles {
 
 roles! {
     Parameter, "parameter", true, Some(0), Some("param/"),
-        "The parameter: read, unless there is a source, and written.";
+        "The parameter: written, and read unless a source is given.";
     Source, "source", false, Some(1), None,
-        "The parameter before the pass, if it is read elsewhere than it is written; or what a conversion reads.";
+        "The input of an out-of-place step or of a conversion.";
     Gradient, "gradient", false, None, None, "The gradient.";
     Momentum, "momentum", true, Some(2), Some("momentum/"), "The momentum: read and written.";
-    Accumulator, "accumulator", true, None, Some("accumulator/"), "The sum of gradients that wait for an update, in f32.";
+    Accumulator, "accumulator", true, None, Some("accumulator/"), "The sum of gradients since the last update, in f32.";
     Ema, "EMA", true, None, Some("ema/"), "The moving average of the parameter, in f32.";
-    Copy, "copy", true, Some(3), None, "What the stored parameter is also written to, in any dtype.";
+    Copy, "copy", true, Some(3), None, "A copy of the stored parameter, in any dtype; or the output of a conversion.";
 }
 
 impl Role {
     pub(crate) const COUNT: usize = Self::ALL.len();
-    /// Second streams that a task has room for.
-    pub(crate) const SECONDS: usize = 4;
+    /// The number of roles whose tensors may have a second stream.
+    pub(crate) const SECOND_STREAMS: usize = 4;
 
     pub(crate) const fn set(self) -> RoleSet {
         RoleSet(1 << self as u8)
@@ -85,9 +85,9 @@ impl RoleSet {
         self.0 & role.set().0 != 0
     }
 
-    /// The first role that is here and not there.
+    /// Returns the first role of this set that the other set lacks.
     #[inline(always)]
-    pub(crate) fn first_beyond(self, other: RoleSet) -> Option<Role> {
+    pub(crate) fn first_not_in(self, other: RoleSet) -> Option<Role> {
         let beyond = RoleSet(self.0 & !other.0);
         if beyond.0 == 0 { None } else { beyond.roles().next() }
     }

@@ -1,29 +1,30 @@
-//! Stochastic rounding to bfloat16: adds 16 random bits below the last place, and cuts.
+//! Stochastic rounding to bfloat16: adds 16 random bits below the last place, then truncates.
 //!
-//! The bits of an element are a hash of a key and of the element's index in its variable, so they are the same whatever
-//! thread, piece, part of a step or rank computes the element. The key is of a seed, the variable's name and the call:
+//! The random bits of an element are a hash of a key and of the element's index in its variable. So they do not depend
+//! on the thread, chunk, part of a step, or rank that computes the element. The key is a hash of a seed, the variable's
+//! name and the step's number:
 //!
 //! ```text
-//! key = mix64(mix64(mix64(seed) ^ fnv1a64(name)) ^ call);   k0, k1 = its low and high 32 bits
+//! key = mix64(mix64(mix64(seed) ^ fnv1a64(name)) ^ step);   k0, k1 = its low and high 32 bits
 //! q   = index / 2;   x = low32(q) ^ k0 ^ (high32(q) * 0x9e3779b9)
 //! x  ^= x >> 16;  x *= 0x7feb352d;  x ^= x >> 15;  x ^= k1;  x *= 0x846ca68b;  x ^= x >> 16
 //! r   = the low 16 bits of x for an even index, the high 16 for an odd one
 //! stored = (bits(p) + r) >> 16 of a finite p;  an infinity stays, a NaN is 0x7fc0
 //! ```
 //!
-//! `mix64` is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), the hash of 32 bits is `lowbias32` of Wellons'
-//! "Hash Prospector" (2018) with the second half of the key in its middle. One hash serves two neighbours, which the
-//! lanes of a bf16 kernel hold side by side.
+//! `mix64` is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014). The 32-bit hash is `lowbias32` of Wellons'
+//! "Hash Prospector" (2018), with the second half of the key mixed in. One hash serves two neighbouring elements,
+//! because one 32-bit lane holds two bf16 neighbours.
 
 use crate::isa::Isa;
 
-/// The key of the random bits with which one variable is rounded in one step.
+/// The key of the random bits that round one variable in one step.
 ///
 /// ```
 /// use half::bf16;
 /// use lion_kernels::{Backend, LionStep, StepTensors, StochasticRounding, Task};
 ///
-/// // A step of a 64th of the last place moves about one element in 64.
+/// // A step of 1/64 of the last place moves about one element in 64.
 /// let mut parameter = vec![bf16::ONE; 6400];
 /// let (gradient, mut momentum) = (vec![-1.0_f32; 6400], vec![0.0_f32; 6400]);
 /// let step = LionStep::new(1.0 / 8192.0, 0.9, 0.99)?;
@@ -35,25 +36,25 @@ use crate::isa::Isa;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StochasticRounding {
-    /// Low and high half. Not one number, whose alignment would make a task larger.
+    /// The low and the high half of the key. Not a u64, because its alignment would make a task larger.
     key: [u32; 2],
 }
 
 impl StochasticRounding {
-    /// The key of a variable in a call. The same seed gives the same bits.
+    /// Returns the key of a variable in a step. The same seed, name and step number give the same random bits.
     #[inline]
-    pub fn new(seed: u64, name: &str, call: u64) -> Self {
-        Self::of_variable(seed, name).in_call(call)
+    pub fn new(seed: u64, name: &str, step: u64) -> Self {
+        Self::variable_key(seed, name).at_step(step)
     }
 
-    /// What does not change from call to call.
+    /// Returns the part of the key that is the same in every step.
     #[inline]
-    pub fn of_variable(seed: u64, name: &str) -> VariableKey {
+    pub fn variable_key(seed: u64, name: &str) -> VariableKey {
         VariableKey(mix64(mix64(seed) ^ fnv1a64(name.as_bytes())))
     }
 
-    /// What does not change among the elements of half an index space: the hash's first key for the neighbours `q`, but
-    /// for the low 32 bits of `q`, and its second.
+    /// Returns the hash's two keys for the pair of neighbours `q`. The first includes the high 32 bits of `q`, but not
+    /// the low ones.
     #[inline(always)]
     fn keys(self, q: u64) -> [u32; 2] {
         let [k0, k1] = self.key;
@@ -61,15 +62,15 @@ impl StochasticRounding {
     }
 }
 
-/// A seed and a variable's name, which keys of every call are made of.
+/// The hash of a seed and a variable's name, from which [`at_step`](Self::at_step) derives the key of each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VariableKey(u64);
 
 impl VariableKey {
-    /// The key of a call.
+    /// Returns the key of a step.
     #[inline]
-    pub fn in_call(self, call: u64) -> StochasticRounding {
-        let key = mix64(self.0 ^ call);
+    pub fn at_step(self, step: u64) -> StochasticRounding {
+        let key = mix64(self.0 ^ step);
         StochasticRounding { key: [key as u32, (key >> 32) as u32] }
     }
 }
@@ -81,14 +82,14 @@ fn mix64(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The 64-bit hash of Fowler, Noll and Vo, the variant 1a.
+/// Returns the 64-bit FNV-1a hash (Fowler, Noll and Vo).
 fn fnv1a64(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// The draws of a kernel.
+/// A kernel's generator of random bits.
 #[derive(Clone, Copy)]
 pub(crate) struct Draws<I: Isa> {
     isa: I,
@@ -102,10 +103,11 @@ impl<I: Isa> Draws<I> {
         Draws { isa, rounding, lanes: isa.lane_numbers() }
     }
 
-    /// The random numbers, below 2^16, of the `2 * LANES` elements that are the pairs of neighbours from `q` on, a
-    /// multiple of `LANES`: those of even and of odd elements if `split`, else in the order of the elements.
+    /// Returns random numbers below 2^16 for `2 * LANES` elements: the pairs of neighbours from pair `q` on, a multiple
+    /// of `LANES`. If `split` is set, the first vector is for the even elements and the second for the odd ones;
+    /// otherwise the numbers have the order of the elements.
     #[inline(always)]
-    pub(crate) fn of_neighbours(&self, q: u64, split: bool) -> [I::U32; 2] {
+    pub(crate) fn for_neighbours(&self, q: u64, split: bool) -> [I::U32; 2] {
         let (isa, hashes) = (self.isa, self.hashes(q));
         match split {
             true => [isa.and(hashes, isa.splat_u32(0xffff)), isa.shr16(hashes)],
@@ -120,7 +122,7 @@ impl<I: Isa> Draws<I> {
     fn hashes(&self, q: u64) -> I::U32 {
         let Draws { isa, rounding, lanes } = *self;
         let [k0, k1] = rounding.keys(q);
-        // The lanes' numbers fill the zeros at the end of `q`.
+        // `q` is a multiple of `LANES`, so the xor adds the lane's number to it.
         let x = isa.xor(isa.splat_u32(q as u32 ^ k0), lanes);
         let x = isa.mul_u32(isa.xor(x, isa.shr16(x)), isa.splat_u32(0x7feb_352d));
         let x = isa.xor(isa.xor(x, isa.shr15(x)), isa.splat_u32(k1));

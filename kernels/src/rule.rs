@@ -1,30 +1,29 @@
-//! The arithmetic of Lion, once, generic over the instruction set and over the variants of the rule.
+//! The arithmetic of Lion: written once, generic over the instruction set and over the rule's variants.
 //!
 //! The step is algorithm 2 of Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023), in the order of
 //! operations of Keras's `Lion.update_step`:
 //!
 //! ```text
-//! p = p - (p * wd) * lr               the rate of the decay may be another
+//! p = p - (p * wd) * lr               or another rate than lr
 //! c = m * b1 + g * (1 - b1)
 //! p = p - lr * sign(c)
 //! m = m * b2 + g * (1 - b2)
 //! ```
 //!
-//! Every operation here is one operation of [`Isa`], which rounds once; the compiler contracts none of them into a fused
-//! one. That is all it takes for the same bits everywhere, and it is why nothing here may be rearranged:
-//! `p * (wd * lr)` is another number.
+//! Every operation here is one operation of [`Isa`], which rounds once. The compiler never fuses two of them. So every
+//! backend gives the same bits, and nothing here may be rearranged: `p * (wd * lr)` is a different number.
 //!
-//! A variant is a type: [`Decay`] and [`Scale`] list them. A kernel that takes them as parameters is compiled once for
-//! each, without a branch in its loop.
+//! A variant is a type: see [`Decay`] and [`Scale`]. A kernel that is generic over them is compiled once per variant,
+//! without a branch in its loop.
 
 use core::marker::PhantomData;
 
 use crate::isa::Isa;
 use crate::settings::{Clip, Ema, GradientTransform, LionStep};
 
-/// A variant of weight decay. Each is a row of [`with_decay`].
+/// A variant of weight decay. The macro [`with_decay`] lists the variants.
 pub(crate) trait Decay {
-    /// The parameter after the decay; `direction` is this step's `c`.
+    /// Returns the parameter after the decay. `direction` is this step's `c`.
     fn apply<I: Isa, S: Scale>(rule: &LionRule<I, Self, S>, parameter: I::F32, direction: I::F32) -> I::F32
     where
         Self: Sized;
@@ -34,10 +33,10 @@ pub(crate) trait Decay {
 pub(crate) struct NoDecay;
 /// Decays every element.
 pub(crate) struct PlainDecay;
-/// Decays only elements that the step moves towards zero, or not at all: `sign(c) * p >= 0`.
+/// Decays only elements that the step moves towards zero or leaves in place: `sign(c) * p >= 0`.
 pub(crate) struct MaskedDecay;
 
-/// Evaluates an expression with a type alias bound to the [`Decay`] of a step: the table of variants.
+/// Evaluates an expression with a type alias bound to the [`Decay`] of a step.
 macro_rules! with_decay {
     ($step:expr, $D:ident => $body:expr) => {{
         use $crate::rule::{MaskedDecay, NoDecay, PlainDecay};
@@ -77,23 +76,23 @@ impl Decay for MaskedDecay {
     #[inline(always)]
     fn apply<I: Isa, S: Scale>(rule: &LionRule<I, Self, S>, parameter: I::F32, direction: I::F32) -> I::F32 {
         let isa = rule.isa;
-        // -sign(c) * p, exactly: above zero where the element does not decay, NaN where either is.
+        // -sign(c) * p, exactly. Positive if the element must not decay, NaN if either factor is NaN.
         let against = isa.mul(isa.sub_signed(isa.splat(0.0), isa.splat(1.0), direction), parameter);
         let decayed = select(isa, isa.less(isa.splat(0.0), against), parameter, rule.decayed(parameter));
         select(isa, isa.is_nan(against), parameter, decayed)
     }
 }
 
-/// Whether the gradient is multiplied by a factor first.
+/// A variant of gradient scaling: whether the rule multiplies the gradient by a factor first.
 pub(crate) trait Scale {
     fn apply<I: Isa, D: Decay>(rule: &LionRule<I, D, Self>, gradient: I::F32) -> I::F32
     where
         Self: Sized;
 }
 
-/// The gradient as it is.
+/// Uses the gradient unchanged.
 pub(crate) struct Unscaled;
-/// The gradient times [`GradientTransform::factor`].
+/// Multiplies the gradient by [`GradientTransform::factor`].
 pub(crate) struct Scaled;
 
 impl Scale for Unscaled {
@@ -110,7 +109,7 @@ impl Scale for Scaled {
     }
 }
 
-/// The step's constants in every lane.
+/// The Lion rule, with the step's constants broadcast to all lanes.
 pub(crate) struct LionRule<I: Isa, D, S> {
     isa: I,
     learning_rate: I::F32,
@@ -118,8 +117,8 @@ pub(crate) struct LionRule<I: Isa, D, S> {
     decay_rate: I::F32,
     beta_1: I::F32,
     beta_2: I::F32,
-    rest_1: I::F32,
-    rest_2: I::F32,
+    gradient_factor_1: I::F32,
+    gradient_factor_2: I::F32,
     factor: I::F32,
     variant: PhantomData<(D, S)>,
 }
@@ -134,22 +133,22 @@ impl<I: Isa, D: Decay, S: Scale> LionRule<I, D, S> {
             decay_rate: isa.splat(step.decay_rate),
             beta_1: isa.splat(step.beta_1),
             beta_2: isa.splat(step.beta_2),
-            rest_1: isa.splat(step.rest_1),
-            rest_2: isa.splat(step.rest_2),
+            gradient_factor_1: isa.splat(step.gradient_factor_1),
+            gradient_factor_2: isa.splat(step.gradient_factor_2),
             factor: isa.splat(step.gradient.factor().unwrap_or(1.0)),
             variant: PhantomData,
         }
     }
 
-    /// The new parameter and the new momentum.
+    /// Returns the new parameter and the new momentum.
     #[inline(always)]
     pub(crate) fn step(&self, parameter: I::F32, gradient: I::F32, momentum: I::F32) -> (I::F32, I::F32) {
         let isa = self.isa;
         let gradient = S::apply(self, gradient);
-        let direction = isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.rest_1));
+        let direction = isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.gradient_factor_1));
         let decayed = D::apply(self, parameter, direction);
         let moved = isa.sub_signed(decayed, self.learning_rate, direction);
-        (moved, isa.add(isa.mul(momentum, self.beta_2), isa.mul(gradient, self.rest_2)))
+        (moved, isa.add(isa.mul(momentum, self.beta_2), isa.mul(gradient, self.gradient_factor_2)))
     }
 
     #[inline(always)]
@@ -160,8 +159,8 @@ impl<I: Isa, D: Decay, S: Scale> LionRule<I, D, S> {
 }
 
 impl GradientTransform {
-    /// The factor that is all of this transform: of a clip by a factor alone, or a loss scale alone whose reciprocal is
-    /// exact.
+    /// Returns the factor, if the transform is only a multiplication: a clip by a factor alone, or a loss scale alone
+    /// whose reciprocal is exact.
     #[inline(always)]
     pub(crate) fn factor(&self) -> Option<f32> {
         match *self {
@@ -176,7 +175,7 @@ impl GradientTransform {
     }
 }
 
-/// The transforms of a gradient, with their constants in every lane.
+/// The gradient transforms, with their constants broadcast to all lanes.
 #[derive(Clone, Copy)]
 pub(crate) struct GradientOps<I: Isa> {
     isa: I,
@@ -201,7 +200,7 @@ impl<I: Isa> GradientOps<I> {
                 Some(ClipRule::Value { low: isa.splat(-limit), high: isa.splat(limit) })
             }
             Some(Clip::Norm { limit, norm }) => {
-                // A NaN norm stays: the comparison is false.
+                // A NaN norm stays NaN, because the comparison is false.
                 let divisor = if norm < limit { limit } else { norm };
                 Some(ClipRule::Norm { limit: isa.splat(limit), divisor: isa.splat(divisor) })
             }
@@ -226,7 +225,7 @@ impl<I: Isa> GradientOps<I> {
         self.average_over.is_some()
     }
 
-    /// The gradient divided by the loss scale.
+    /// Divides the gradient by the loss scale.
     #[inline(always)]
     pub(crate) fn unscaled(&self, gradient: I::F32) -> I::F32 {
         match self.loss_scale {
@@ -235,7 +234,7 @@ impl<I: Isa> GradientOps<I> {
         }
     }
 
-    /// The mean of the accumulated gradients and this one.
+    /// Averages the accumulated gradients and this one.
     #[inline(always)]
     pub(crate) fn averaged(&self, gradient: I::F32, accumulator: I::F32) -> I::F32 {
         match self.average_over {
@@ -249,7 +248,7 @@ impl<I: Isa> GradientOps<I> {
         let isa = self.isa;
         match self.clip {
             None => gradient,
-            // Comparisons with NaN are false, so that a NaN passes through both selections.
+            // Comparisons with NaN are false, so a NaN passes through both selections.
             Some(ClipRule::Value { low, high }) => {
                 let raised = select(isa, isa.less(gradient, low), low, gradient);
                 select(isa, isa.less(high, raised), high, raised)
@@ -260,8 +259,8 @@ impl<I: Isa> GradientOps<I> {
     }
 }
 
-/// A divisor. A division takes as long as moving a 16-bit element's bytes; loss scales and numbers of steps are mostly
-/// powers of two, whose reciprocal is exact, so that the product with it has the quotient's bits.
+/// A divisor, as its reciprocal if the product has the quotient's bits. A division takes as long as moving the bytes of
+/// a 16-bit element. Most loss scales and accumulation step counts are powers of two, whose reciprocals are exact.
 #[derive(Clone, Copy)]
 struct Divisor<I: Isa> {
     isa: I,
@@ -285,8 +284,8 @@ impl<I: Isa> Divisor<I> {
     }
 }
 
-/// Whether a product with the reciprocal has the quotient's bits: of normal powers of two, and of zero and infinity,
-/// whose reciprocals are each other.
+/// Returns whether a product with the reciprocal has the quotient's bits. This holds for normal powers of two, and for
+/// zero and infinity, which are each other's reciprocals.
 #[inline(always)]
 fn has_exact_reciprocal(divisor: f32) -> bool {
     divisor.to_bits() & 0x007f_ffff == 0
@@ -297,23 +296,23 @@ fn select<I: Isa>(isa: I, mask: I::Mask, yes: I::F32, no: I::F32) -> I::F32 {
     isa.from_bits(isa.select(mask, isa.to_bits(yes), isa.to_bits(no)))
 }
 
-/// The exponential moving average of a parameter.
+/// The exponential moving average of a parameter, with its constants broadcast to all lanes.
 #[derive(Clone, Copy)]
 pub(crate) struct EmaRule<I: Isa> {
     isa: I,
     momentum: I::F32,
-    rest: I::F32,
+    one_minus_momentum: I::F32,
 }
 
 impl<I: Isa> EmaRule<I> {
     #[inline(always)]
     pub(crate) fn new(isa: I, ema: &Ema) -> Self {
-        EmaRule { isa, momentum: isa.splat(ema.momentum), rest: isa.splat(1.0 - ema.momentum) }
+        EmaRule { isa, momentum: isa.splat(ema.momentum), one_minus_momentum: isa.splat(1.0 - ema.momentum) }
     }
 
     #[inline(always)]
     pub(crate) fn averaged(&self, average: I::F32, parameter: I::F32) -> I::F32 {
         let isa = self.isa;
-        isa.add(isa.mul(self.momentum, average), isa.mul(self.rest, parameter))
+        isa.add(isa.mul(self.momentum, average), isa.mul(self.one_minus_momentum, parameter))
     }
 }

@@ -1,4 +1,4 @@
-//! The settings of each pass: hyperparameters that are checked when they are set, and never again.
+//! Settings of each pass. The setters validate every hyperparameter, so running a pass checks nothing again.
 
 use alloc::string::ToString;
 use core::fmt::Display;
@@ -8,9 +8,9 @@ use crate::Error;
 use crate::float_state::with_ieee_state;
 use crate::rounding::StochasticRounding;
 
-/// The settings of a Lion step: hyperparameters, and the optional parts of the same pass.
+/// The settings of a Lion step: hyperparameters and optional parts of the pass.
 ///
-/// Everything but learning rate and betas is off by default, and then costs nothing.
+/// Everything except learning rate and betas is off by default. An option that is off costs nothing.
 ///
 /// ```
 /// use lion_kernels::{Clip, LionStep};
@@ -24,11 +24,11 @@ pub struct LionStep {
     pub(crate) learning_rate: f32,
     pub(crate) beta_1: f32,
     pub(crate) beta_2: f32,
-    /// `1 - beta`, with a negative sign if the step goes up the gradient.
-    pub(crate) rest_1: f32,
-    pub(crate) rest_2: f32,
+    /// `1 - beta_1` by default; negative if the step maximizes.
+    pub(crate) gradient_factor_1: f32,
+    pub(crate) gradient_factor_2: f32,
     pub(crate) weight_decay: Option<f32>,
-    /// What the decay is multiplied by: the learning rate, unless another is set.
+    /// The factor of the decay: the learning rate by default.
     pub(crate) decay_rate: f32,
     pub(crate) masked_decay: bool,
     pub(crate) stochastic_rounding: Option<StochasticRounding>,
@@ -48,25 +48,25 @@ pub struct GradientTransform {
 /// How a gradient is clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Clip {
-    /// `min(max(g, -v), v)` for each element; `v` is finite and positive.
+    /// Clips each element to [-v, v]: `min(max(g, -v), v)`. `v` is finite and positive.
     Value(f32),
-    /// `(g * limit) / max(norm, limit)`: the tensor is scaled down to the L2 norm `limit`.
+    /// Scales the tensor down to the L2 norm `limit`: `(g * limit) / max(norm, limit)`.
     Norm {
         /// The largest norm that passes unchanged, finite and positive.
         limit: f32,
-        /// The tensor's own norm, from its [`GradientStatistics`](crate::GradientStatistics). NaN makes every element
-        /// NaN.
+        /// The tensor's norm, from its [`GradientStatistics`](crate::GradientStatistics). A NaN norm makes every
+        /// element NaN.
         norm: f32,
     },
-    /// `g * factor`, for a norm over many tensors; see [`Clip::global_norm`].
+    /// Multiplies by a factor, for a norm over many tensors; see [`Clip::global_norm`].
     Factor(f32),
 }
 
 impl Clip {
     /// Scales a set of tensors down to the joint L2 norm `limit`: `g * (limit * min(1 / norm, 1 / limit))`.
     ///
-    /// A norm that is not finite makes every element NaN, as in Keras. The limit is a double because Keras divides
-    /// before it rounds to f32.
+    /// A non-finite norm makes every element NaN, as in Keras. The limit is an f64, because Keras divides before it
+    /// rounds to f32.
     pub fn global_norm(limit: f64, norm: f32) -> Self {
         with_ieee_state(|| {
             let (by_norm, by_limit) = (1.0 / norm, (1.0 / limit) as f32);
@@ -84,7 +84,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average that keeps `momentum` of itself in each pass.
+    /// Creates an EMA with the given momentum.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] if `momentum` is outside [0, 1].
@@ -94,7 +94,7 @@ impl Ema {
         Ok(Ema { momentum, overwrite: false })
     }
 
-    /// Whether the parameter becomes its average in this pass.
+    /// Sets whether this pass overwrites the parameter with its average.
     #[must_use]
     #[inline]
     pub fn overwrite(self, overwrite: bool) -> Self {
@@ -103,24 +103,24 @@ impl Ema {
 }
 
 impl LionStep {
-    /// A plain step. A learning rate of negative zero is zero.
+    /// Creates a step without optional parts. A learning rate of -0 counts as 0.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] if `learning_rate` is negative or not finite, or a beta is outside [0, 1]. (Keras also
-    /// refuses a `beta_1` of 0; the optimizer does so too.)
+    /// [`Error::Hyperparameter`] if `learning_rate` is negative or not finite, or a beta is outside [0, 1]. (Keras and
+    /// the crate `lion` also reject a `beta_1` of 0.)
     #[inline]
     pub fn new(learning_rate: f32, beta_1: f32, beta_2: f32) -> Result<Self, Error> {
         check("learning_rate", learning_rate, not_negative(learning_rate), "[0, inf)")?;
         check("beta_1", beta_1, is_fraction(beta_1), "[0, 1]")?;
         check("beta_2", beta_2, is_fraction(beta_2), "[0, 1]")?;
-        let [rest_1, rest_2] = with_ieee_state(|| [1.0 - beta_1, 1.0 - beta_2]);
+        let [gradient_factor_1, gradient_factor_2] = with_ieee_state(|| [1.0 - beta_1, 1.0 - beta_2]);
         Ok(LionStep {
-            // What a backend subtracts has the direction's sign, and no other.
+            // A backend subtracts the learning rate with the direction's sign, so it must not have a sign itself.
             learning_rate: learning_rate.abs(),
             beta_1,
             beta_2,
-            rest_1,
-            rest_2,
+            gradient_factor_1,
+            gradient_factor_2,
             weight_decay: None,
             decay_rate: learning_rate.abs(),
             masked_decay: false,
@@ -130,97 +130,105 @@ impl LionStep {
         })
     }
 
-    /// Decoupled weight decay: `p = p - (p * weight_decay) * learning_rate` before the step. Zero is a decay by
-    /// nothing that still rewrites a parameter of -0 as +0, as Keras does.
+    /// Sets decoupled weight decay: `p = p - (p * weight_decay) * learning_rate` before the step. A decay of 0 still
+    /// rewrites a parameter of -0 as +0, as Keras does.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] if it is negative or not finite.
+    /// [`Error::Hyperparameter`] if `weight_decay` is negative or not finite.
     #[inline]
     pub fn weight_decay(self, weight_decay: f32) -> Result<Self, Error> {
         check("weight_decay", weight_decay, not_negative(weight_decay), "[0, inf)")?;
         Ok(LionStep { weight_decay: Some(weight_decay), ..self })
     }
 
-    /// What the decay is multiplied by, in place of the learning rate: `p = p - (p * weight_decay) * rate`. With the
-    /// learning rate over its largest value the decay follows the schedule and not the learning rate's size. Has an effect
-    /// only with [`weight_decay`](Self::weight_decay).
+    /// Sets the factor of the decay, in place of the learning rate: `p = p - (p * weight_decay) * rate`. If `rate` is
+    /// the learning rate divided by its maximum, the decay follows the schedule but not the learning rate's magnitude.
+    /// Requires [`weight_decay`](Self::weight_decay) to have an effect.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] if it is negative or not finite.
+    /// [`Error::Hyperparameter`] if `rate` is negative or not finite.
     #[inline]
     pub fn decay_rate(self, rate: f32) -> Result<Self, Error> {
         check("decay_rate", rate, not_negative(rate), "[0, inf)")?;
         Ok(LionStep { decay_rate: rate.abs(), ..self })
     }
 
-    /// Rounds the parameter up or down at random when it is stored, with the probabilities that make the mean right: a
-    /// bf16 parameter then moves on average also where a step is less than half its last place. Everything else is
-    /// rounded to nearest even. The parameter must be bf16, and the task must know its first element
-    /// ([`Task::starting_at`](crate::Task::starting_at)).
+    /// Turns on stochastic rounding of the stored parameter: up or down at random, with the exact value as the mean. So
+    /// a bf16 parameter moves on average even if a step is less than half of its last place. All other tensors round to
+    /// nearest even. Requires a bf16 parameter. A task over a part of a variable needs
+    /// [`Task::starting_at`](crate::Task::starting_at).
     #[must_use]
     #[inline]
     pub fn stochastic_rounding(self, rounding: StochasticRounding) -> Self {
         LionStep { stochastic_rounding: Some(rounding), ..self }
     }
 
-    /// Whether the parameter is rounded at random.
+    /// Returns whether stochastic rounding is on.
     #[inline]
     pub fn is_stochastic(&self) -> bool {
         self.stochastic_rounding.is_some()
     }
 
-    /// Sets the factors of the gradient, which are `1 - beta` in f32 by default, as in Keras. An optimizer that forms
-    /// them in f64 has other last bits.
+    /// Sets the factors of the gradient. The default is `1 - beta` in f32, as in Keras. Optimizers that compute `1 -
+    /// beta` in f64 get slightly different factors.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] if one is outside [0, 1].
+    /// [`Error::Hyperparameter`] if a factor is outside [0, 1].
     #[inline]
     pub fn gradient_factors(self, one_minus_beta_1: f32, one_minus_beta_2: f32) -> Result<Self, Error> {
         check("one_minus_beta_1", one_minus_beta_1, is_fraction(one_minus_beta_1), "[0, 1]")?;
         check("one_minus_beta_2", one_minus_beta_2, is_fraction(one_minus_beta_2), "[0, 1]")?;
         let signed = |factor: f32| factor.copysign(if self.is_maximizing() { -1.0 } else { 1.0 });
-        Ok(LionStep { rest_1: signed(one_minus_beta_1), rest_2: signed(one_minus_beta_2), ..self })
+        Ok(LionStep {
+            gradient_factor_1: signed(one_minus_beta_1),
+            gradient_factor_2: signed(one_minus_beta_2),
+            ..self
+        })
     }
 
-    /// Steps up the gradient instead of down: the pass uses `-g`. The sign goes into the gradient's factors, so it costs
-    /// nothing and every other operation is symmetric in it.
+    /// Sets whether the step ascends the gradient: it then uses `-g`. The gradient's factors absorb the sign, so this
+    /// costs nothing.
     #[must_use]
     #[inline]
     pub fn maximize(self, maximize: bool) -> Self {
         let sign = if maximize { -1.0 } else { 1.0 };
-        LionStep { rest_1: self.rest_1.copysign(sign), rest_2: self.rest_2.copysign(sign), ..self }
+        LionStep {
+            gradient_factor_1: self.gradient_factor_1.copysign(sign),
+            gradient_factor_2: self.gradient_factor_2.copysign(sign),
+            ..self
+        }
     }
 
     fn is_maximizing(&self) -> bool {
-        self.rest_1.is_sign_negative()
+        self.gradient_factor_1.is_sign_negative()
     }
 
-    /// Decays an element only if the step moves it towards zero, or not at all: if `sign(c) * p >= 0`, with the
-    /// parameter before the step and this step's `c`. A NaN does not decay. Has an effect only with
-    /// [`weight_decay`](Self::weight_decay). ("Cautious" weight decay.)
+    /// Sets cautious weight decay: an element decays only if the step moves it towards zero or leaves it in place, that
+    /// is if `sign(c) * p >= 0`, with the parameter before the step and this step's `c`. A NaN does not decay. Requires
+    /// [`weight_decay`](Self::weight_decay) to have an effect.
     #[must_use]
     #[inline]
     pub fn masked_decay(self, masked: bool) -> Self {
         LionStep { masked_decay: masked, ..self }
     }
 
-    /// Sets the transforms of the gradient.
+    /// Sets the gradient transforms.
     #[must_use]
     #[inline]
     pub fn gradient(self, gradient: GradientTransform) -> Self {
         LionStep { gradient, ..self }
     }
 
-    /// Short for setting [`GradientTransform::clip`].
+    /// Sets the clip: short for [`GradientTransform::clip`].
     ///
     /// # Errors
-    /// As [`GradientTransform::clip`].
+    /// The errors of [`GradientTransform::clip`].
     #[inline]
     pub fn clip(self, clip: Clip) -> Result<Self, Error> {
         Ok(LionStep { gradient: self.gradient.clip(clip)?, ..self })
     }
 
-    /// Keeps an average of the parameter in the tensor given to [`StepTensors::ema`](crate::StepTensors::ema).
+    /// Updates an EMA of the parameter, in the tensor given to [`StepTensors::ema`](crate::StepTensors::ema).
     #[must_use]
     #[inline]
     pub fn ema(self, ema: Ema) -> Self {
@@ -229,27 +237,27 @@ impl LionStep {
 }
 
 impl GradientTransform {
-    /// The gradient as it is.
+    /// Returns no transform: the gradient stays unchanged.
     #[inline]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Divides by the factor that the loss was multiplied with. Zero and infinity are what a dynamic scale comes to
-    /// when it halves or doubles for ever; division by them is IEEE's, as in Keras.
+    /// Divides the gradient by the loss scale. Zero and infinity are allowed, because a dynamic scale that halves or
+    /// doubles repeatedly reaches them. Division by them follows IEEE 754, as in Keras.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] if it is negative or NaN.
+    /// [`Error::Hyperparameter`] if `divisor` is negative or NaN.
     #[inline]
     pub fn loss_scale(self, divisor: f32) -> Result<Self, Error> {
         check("loss_scale_factor", divisor, is_up_to(divisor, f32::INFINITY), "[0, inf]")?;
         Ok(GradientTransform { loss_scale: Some(divisor), ..self })
     }
 
-    /// Uses `(g + accumulator) / steps`; the step then clears the accumulator.
+    /// Averages with the accumulator: `(g + accumulator) / steps`. The step then clears the accumulator.
     ///
     /// # Errors
-    /// [`Error::Hyperparameter`] if `steps` is below 2 or above 2^24, the integers that f32 tells apart.
+    /// [`Error::Hyperparameter`] if `steps` is below 2 or above 2^24. An f32 represents every integer up to 2^24.
     #[inline]
     pub fn average_over(self, steps: u32) -> Result<Self, Error> {
         let allowed = (2..=1 << 24).contains(&steps);
@@ -257,7 +265,7 @@ impl GradientTransform {
         Ok(GradientTransform { average_over: NonZeroU32::new(steps), ..self })
     }
 
-    /// Clips.
+    /// Sets the clip.
     ///
     /// # Errors
     /// [`Error::Hyperparameter`] if a limit is not finite and positive, or a norm is negative.
@@ -269,15 +277,15 @@ impl GradientTransform {
                 check("clipnorm", limit, positive(limit), "(0, inf)")?;
                 check("norm", norm, is_up_to(norm, f32::INFINITY) || norm.is_nan(), "[0, inf] or NaN")?;
             }
-            // NaN is what a norm that is not finite asks for.
+            // Every factor is allowed: `Clip::global_norm` returns NaN for a non-finite norm.
             Clip::Factor(_) => {}
         }
         Ok(GradientTransform { clip: Some(clip), ..self })
     }
 }
 
-// These look at bits: if the host has the processor take subnormal numbers for zeros, comparisons do so too. The bits of
-// numbers that are not negative have the numbers' order.
+// These functions compare bits. If the host has turned on denormals-are-zero, float comparisons would treat subnormal
+// numbers as zeros. The bits of non-negative floats have the order of their values.
 
 fn is_fraction(value: f32) -> bool {
     is_up_to(value, 1.0)
@@ -288,11 +296,11 @@ fn not_negative(value: f32) -> bool {
 }
 
 fn positive(value: f32) -> bool {
-    // A test of the bits for zero would be compiled to a comparison of numbers.
+    // Not `bits != 0`: the compiler turns that into a float comparison.
     (1..=f32::MAX.to_bits()).contains(&value.to_bits())
 }
 
-/// Whether a number is in [0, max]; -0 is 0.
+/// Returns whether a number is in [0, max]; -0 counts as 0.
 fn is_up_to(value: f32, max: f32) -> bool {
     value.to_bits() <= max.to_bits() || value.to_bits() == (-0.0_f32).to_bits()
 }

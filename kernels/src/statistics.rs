@@ -1,32 +1,37 @@
-//! Gradient statistics: the norm, and a count of non-finite elements. Clipping and loss scaling need both before a step.
+//! Gradient statistics: the norm, and a count of non-finite elements. Clipping and loss scaling need both before a
+//! step.
 //!
-//! A sum depends on its order, so the order is fixed: a tensor is cut into blocks of [`STATISTICS_BLOCK`] elements, element `i` of a
-//! block is added to partial sum `i % 32`, the 32 partial sums of a block are added as a balanced tree, and the blocks
-//! from the first to the last, all in f64, in which the square of an f32 is exact. Every backend has a number of lanes
-//! that divides 32, and tasks are cut at whole blocks: the same bits on every backend, thread count and chunk size.
+//! A sum depends on its order, so the order is fixed:
+//!
+//! 1. A tensor is cut into blocks of [`STATISTICS_BLOCK`] elements.
+//! 2. Element `i` of a block is added to partial sum `i % 32`.
+//! 3. The 32 partial sums of a block are added as a balanced tree.
+//! 4. The sums of the blocks are added from the first to the last.
+//!
+//! All sums are f64, where the square of an f32 is exact. Every backend's number of lanes divides 32, and tasks are
+//! split at whole blocks. So the bits do not depend on backend, thread count or chunk size.
 
 use crate::float_state::with_ieee_state;
 
-/// Elements of a block: the unit that statistics are summed in, and that tasks are cut at.
+/// The number of elements in a block. Statistics are summed by block, and tasks are split at multiples of it.
 pub const STATISTICS_BLOCK: usize = 4096;
 
-/// The statistics of a gradient, or of a part of one.
+/// The statistics of a gradient, or of a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GradientStatistics {
-    /// The sum of the squares of the elements, divided by the loss scale and averaged but not clipped. NaN or infinite if
-    /// an element is.
+    /// The sum of squares after loss scaling and averaging, before clipping. NaN or infinite if an element is.
     pub sum_of_squares: f64,
-    /// How many elements were infinite or NaN as they were given, before the division by the loss scale.
+    /// The number of infinite or NaN elements, before loss scaling.
     pub non_finite: u64,
-    /// The largest magnitude among the finite elements, divided and averaged but not clipped; 0 if there is none.
+    /// The largest finite magnitude after loss scaling and averaging, before clipping; 0 if no element is finite.
     pub max_abs: f32,
 }
 
 impl GradientStatistics {
-    /// The statistics of consecutive blocks, from those of each.
+    /// Merges the statistics of consecutive blocks.
     pub fn from_blocks(blocks: &[GradientStatistics]) -> Self {
         match blocks {
-            // Most tensors are one block: of one term there is no arithmetic to do.
+            // Most tensors have one block, which needs no arithmetic and no change of the floating-point state.
             [block] => *block,
             _ => with_ieee_state(|| {
                 blocks.iter().fold(Self::default(), |all, block| all.merge_in_ieee_state(block))
@@ -34,19 +39,20 @@ impl GradientStatistics {
         }
     }
 
-    /// The L2 norm. The sum is rounded to f32 before its root is taken, so that the norm is infinite if Keras's is.
+    /// Returns the L2 norm. The sum is rounded to f32 before the square root, so the norm overflows exactly if Keras's
+    /// does.
     #[cfg(feature = "std")]
     pub fn norm(&self) -> f32 {
         with_ieee_state(|| (self.sum_of_squares as f32).sqrt())
     }
 
-    /// The statistics of this part and then that one. The order affects the bits of the sum.
+    /// Merges the statistics of this part with the next part's. The order affects the bits of the sum.
     #[must_use]
     pub fn merge(&self, next: &Self) -> Self {
         with_ieee_state(|| self.merge_in_ieee_state(next))
     }
 
-    /// [`merge`](Self::merge) under whatever state the caller is in.
+    /// [`merge`](Self::merge) for a caller that has set the IEEE state.
     pub(crate) fn merge_in_ieee_state(&self, next: &Self) -> Self {
         GradientStatistics {
             sum_of_squares: self.sum_of_squares + next.sum_of_squares,

@@ -1,26 +1,26 @@
-//! Sums of tensors with a fixed order: the gradients of several micro-batches, wherever each was computed.
+//! Sums of tensors in a fixed order, such as the gradients of several micro-batches or ranks.
 //!
-//! A sum in f32 depends on its order, so the order is fixed: the tensors are the leaves of one binary tree, in which a
-//! node of `n` leaves has the largest power of two below `n` of them on its left. A consecutive range of leaves is a few
-//! whole subtrees of it ([`SumTree::subtrees`]), so each may be summed elsewhere and the sums be added here: the bits are
-//! those of one sum over all leaves, whoever summed which.
+//! A sum in f32 depends on its order, so the order is fixed. The tensors are the leaves of one binary tree. A node of
+//! `n` leaves has the largest power of two below `n` of them on its left. A consecutive range of leaves consists of a
+//! few whole subtrees ([`SumTree::subtrees`]). Any rank may sum any subtree: the total has the bits of one sum over all
+//! leaves.
 //!
-//! One pass over memory: for a tile of elements the tensors are read in order, and partial sums wait on a stack in the
-//! first-level cache. The caller's thread does all.
+//! A sum is one pass over memory on the calling thread. For each tile of elements, it reads the tensors in order and
+//! keeps partial sums on a stack in the L1 cache.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::column::{Column, TensorMut, TensorRef};
 use crate::dispatch::Backend;
 use crate::engine::View;
 use crate::engine::sum::{Level, Sum};
-use crate::error::{Error, same_length};
+use crate::error::{Error, check_length};
 use crate::format::Dtype;
-use crate::pass::Columns;
+use crate::pass::PassTensors;
 use crate::role::Role;
+use crate::tensor::{RawTensor, TensorMut, TensorRef};
 
-/// The order in which the tensors of a sum are added.
+/// A sum over several tensors, with a fixed order of additions.
 ///
 /// ```
 /// use lion_kernels::{Backend, SumTree, TensorRef};
@@ -31,40 +31,41 @@ use crate::role::Role;
 /// SumTree::new(3)?.mean(Backend::best(), &sources, &mut mean)?;
 /// assert_eq!(mean, [3.0, 4.0]);
 ///
-/// // The same, where somebody else has summed the first two.
+/// // The same mean, if another rank has summed the first two leaves.
 /// let (first, mut again) = ([3.0_f32, 12.0], [0.0_f32; 2]);
 /// let parts = [TensorRef::from(&first), TensorRef::from(&leaves[2])];
-/// SumTree::of_subtrees(&[2, 1])?.mean(Backend::best(), &parts, &mut again)?;
+/// SumTree::from_subtrees(&[2, 1])?.mean(Backend::best(), &parts, &mut again)?;
 /// assert_eq!(again, mean);
 /// # Ok::<(), lion_kernels::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SumTree {
     leaves: usize,
-    /// How often the last two sums are added when the source of that number has been read.
+    /// For each source: the number of additions of the two topmost sums after the source is pushed.
     merges: Vec<u8>,
-    /// The most sums that wait at a time.
+    /// The maximum depth of the stack of partial sums.
     levels: usize,
 }
 
 impl SumTree {
-    /// The most leaves of a tree: an f32 holds every number up to it, so a mean divides by the number itself.
+    /// The maximum number of leaves. An f32 represents every integer up to it, so the divisor of a mean is exact.
     pub const MAX_LEAVES: usize = 1 << 24;
 
-    /// The tree over this many leaves, each of which is a source.
+    /// Creates a tree in which each leaf is a source.
     ///
     /// # Errors
-    /// [`Error::Leaves`] for none, or more than [`MAX_LEAVES`](Self::MAX_LEAVES).
+    /// [`Error::Leaves`] if `leaves` is 0 or more than [`MAX_LEAVES`](Self::MAX_LEAVES).
     pub fn new(leaves: usize) -> Result<Self, Error> {
         Self::build(leaves, leaves, |_| 1)
     }
 
-    /// The tree whose sources are sums of consecutive leaves, as many as the numbers say.
+    /// Creates a tree in which each source is already a sum of consecutive leaves. `leaves` holds the number of leaves
+    /// of each source.
     ///
     /// # Errors
-    /// [`Error::Leaves`] for none, or more than [`MAX_LEAVES`](Self::MAX_LEAVES); [`Error::Subtrees`] if some do not make
-    /// up a subtree.
-    pub fn of_subtrees(leaves: &[usize]) -> Result<Self, Error> {
+    /// [`Error::Leaves`] if the total is 0 or more than [`MAX_LEAVES`](Self::MAX_LEAVES); [`Error::Subtrees`] if a
+    /// source is not a subtree.
+    pub fn from_subtrees(leaves: &[usize]) -> Result<Self, Error> {
         let all = leaves.iter().copied().fold(0, usize::saturating_add);
         Self::build(all, leaves.len(), |index| leaves.get(index).copied().unwrap_or_default())
     }
@@ -74,7 +75,7 @@ impl SumTree {
             return Err(Error::Leaves { found: leaves });
         }
         let mut tree = SumTree { leaves, merges: Vec::with_capacity(sources), levels: 0 };
-        // The subtrees that wait to be added.
+        // The stack of subtrees that are not yet added.
         let mut waiting: Vec<Range<usize>> = Vec::new();
         let mut end = 0;
         for index in 0..sources {
@@ -97,7 +98,7 @@ impl SumTree {
         if waiting.len() == 1 { Ok(tree) } else { Err(Error::Subtrees { sources, leaves }) }
     }
 
-    /// The fewest subtrees of the tree over `leaves` leaves that have the leaves of a range, in order.
+    /// Returns the fewest subtrees, in order, that cover exactly a range of the tree over `leaves` leaves.
     pub fn subtrees(leaves: usize, range: Range<usize>) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut open = alloc::vec![0..leaves];
@@ -109,7 +110,7 @@ impl SumTree {
                 found.push(node);
                 continue;
             }
-            // A node with a part of the range and not all of it has two leaves at least.
+            // The node lies partly outside the range, so it has at least two leaves.
             let middle = node.start + node.len().next_power_of_two() / 2;
             open.push(middle..node.end);
             open.push(node.start..middle);
@@ -117,22 +118,22 @@ impl SumTree {
         found
     }
 
-    /// The number of leaves.
+    /// Returns the number of leaves.
     pub fn leaves(&self) -> usize {
         self.leaves
     }
 
-    /// The number of sources.
+    /// Returns the number of sources.
     pub fn sources(&self) -> usize {
         self.merges.len()
     }
 
-    /// Adds the sources in f32, and stores the sum. Each source is of any format of one stream, and so is `to`.
+    /// Adds the sources in f32 and stores the sum in `to`. Each tensor may have any one-stream format.
     ///
     /// # Errors
-    /// [`Error::Sources`] for another number of sources, [`Error::Length`] if a source is not as long as `to`,
-    /// [`Error::Format`] for a format of several streams, [`Error::OutOfMemory`], [`Error::UnavailableBackend`]. Nothing
-    /// is written then.
+    /// [`Error::Sources`] if the number of sources is wrong, [`Error::Length`] if a source's length differs from
+    /// `to`'s, [`Error::Format`] for a two-stream format, [`Error::OutOfMemory`], [`Error::UnavailableBackend`].
+    /// Nothing is written then.
     pub fn sum<'a>(
         &self,
         backend: Backend,
@@ -142,10 +143,10 @@ impl SumTree {
         self.run(backend, sources, None, to.into())
     }
 
-    /// [`sum`](Self::sum), divided by the number of leaves in f32.
+    /// Like [`sum`](Self::sum), but divides the sum by the number of leaves, in f32.
     ///
     /// # Errors
-    /// Those of [`sum`](Self::sum).
+    /// The errors of [`sum`](Self::sum).
     pub fn mean<'a>(
         &self,
         backend: Backend,
@@ -168,37 +169,38 @@ impl SumTree {
         }
         let len = to.len();
         let views = sources.iter().map(|source| {
-            same_length("source", source.len(), "sum", len)?;
-            view(Role::Source, source.column)
+            check_length("source", source.len(), "sum", len)?;
+            view(Role::Source, source.raw)
         });
         let views = views.collect::<Result<Vec<_>, _>>()?;
-        let to = view(Role::Copy, to.column)?;
+        let to = view(Role::Copy, to.raw)?;
         let mut levels = Vec::new();
         let no_memory = |_| Error::OutOfMemory { elements: self.levels * Level::ELEMENTS, dtype: Dtype::F32 };
         levels.try_reserve_exact(self.levels).map_err(no_memory)?;
         levels.resize_with(self.levels, Level::new);
-        // The sources have been counted, are as long as `to`, and there is a level for each sum that waits.
+        // The contract of `Sum` holds: the number of sources and their lengths are checked, and the stack is deep
+        // enough.
         backend.run(Sum { sources: &views, merges: &self.merges, divisor, to: &to, levels: &mut levels })
     }
 }
 
-/// A tensor in a role of the engine's.
-fn view(role: Role, column: Column) -> Result<View, Error> {
-    if column.dtype.streams().len() > 1 {
-        let (tensor, found) = (role.name(), column.dtype);
+/// Returns an engine view of a tensor, in a role.
+fn view(role: Role, raw: RawTensor) -> Result<View, Error> {
+    if raw.dtype.streams().len() > 1 {
+        let (tensor, found) = (role.name(), raw.dtype);
         return Err(Error::Format { tensor, found, expected: "a format of one stream".into() });
     }
-    let mut columns = Columns::none();
-    columns.insert(role, column);
-    Ok(View { columns, len: column.len, first: 0, prefetch: false })
+    let mut tensors = PassTensors::none();
+    tensors.insert(role, raw);
+    Ok(View { tensors, len: raw.len, first: 0, prefetch: false })
 }
 
-/// Whether two neighbours are the children of a node in the tree over `leaves` leaves, if they are subtrees of it.
+/// Returns whether two adjacent subtrees are the children of one node of the tree over `leaves` leaves.
 fn are_siblings(left: &Range<usize>, right: &Range<usize>, leaves: usize) -> bool {
-    let (on_left, on_right) = (left.len(), right.len());
-    let complete = on_left.is_power_of_two() && left.start.is_multiple_of(on_left);
-    let full = on_right == on_left && left.start.is_multiple_of(2 * on_left);
-    let last = right.end == leaves && (1..=on_left).contains(&on_right);
+    let (left_len, right_len) = (left.len(), right.len());
+    let complete = left_len.is_power_of_two() && left.start.is_multiple_of(left_len);
+    let full = right_len == left_len && left.start.is_multiple_of(2 * left_len);
+    let last = right.end == leaves && (1..=left_len).contains(&right_len);
     complete && (full || last)
 }
 
@@ -206,7 +208,7 @@ fn are_siblings(left: &Range<usize>, right: &Range<usize>, leaves: usize) -> boo
 mod tests {
     use super::*;
 
-    /// Every node of the tree over `node`, by its definition.
+    /// Collects every node of the tree below `node`, from the definition.
     fn nodes(node: Range<usize>, all: &mut Vec<Range<usize>>) {
         if node.len() > 1 {
             let mut left = 1;
@@ -230,7 +232,7 @@ mod tests {
                 let parts: Vec<_> = places.windows(2).map(|pair| pair[0]..pair[1]).collect();
                 let expected = parts.iter().all(|part| all.contains(part));
                 let lengths: Vec<_> = parts.iter().map(Range::len).collect();
-                assert_eq!(SumTree::of_subtrees(&lengths).is_ok(), expected, "{lengths:?}");
+                assert_eq!(SumTree::from_subtrees(&lengths).is_ok(), expected, "{lengths:?}");
             }
         }
     }
@@ -243,7 +245,7 @@ mod tests {
             for start in 0..leaves {
                 for end in start..=leaves {
                     let found = SumTree::subtrees(leaves, start..end);
-                    // A node of the range is among them if its parent is not of the range.
+                    // The expected nodes are the maximal nodes within the range.
                     let within = |node: &Range<usize>| start <= node.start && node.end <= end;
                     let mut expected: Vec<_> = all.iter().filter(|node| within(node)).cloned().collect();
                     let largest = expected.clone();
@@ -262,8 +264,8 @@ mod tests {
         assert_eq!(SumTree::new(2).map(|tree| tree.levels), Ok(2));
         assert_eq!(SumTree::new(3000).map(|tree| tree.levels), Ok(12));
         assert_eq!(SumTree::new(0), Err(Error::Leaves { found: 0 }));
-        assert_eq!(SumTree::of_subtrees(&[0, 1]), Err(Error::Subtrees { sources: 2, leaves: 1 }));
+        assert_eq!(SumTree::from_subtrees(&[0, 1]), Err(Error::Subtrees { sources: 2, leaves: 1 }));
         let most = [usize::MAX, 2];
-        assert_eq!(SumTree::of_subtrees(&most), Err(Error::Leaves { found: usize::MAX }));
+        assert_eq!(SumTree::from_subtrees(&most), Err(Error::Leaves { found: usize::MAX }));
     }
 }

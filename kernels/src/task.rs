@@ -1,67 +1,68 @@
-//! A task: one pass over one variable, or over a part of one. It can be queued, cut and run on any thread, and run again.
+//! Tasks. A task describes one pass over one variable, or over a part of it. It can be split, queued, run on any
+//! thread, and run again.
 //!
-//! A [`Task`] holds the settings of its pass and the addresses of its tensors, without their types. All that can be wrong
-//! is found when it is made, so running it can fail for want of a backend only. It knows which element of the variable
-//! is its first, and keeps that knowledge when work is cut: cuts lie at multiples of [`STATISTICS_BLOCK`] elements of the variable.
+//! A [`Task`] holds the settings of its pass and the addresses of its tensors. The constructors check everything, so a
+//! run can only fail if the backend is unavailable. A task over a part of a variable stores the index of its first
+//! element in the variable. Tasks are split at multiples of [`STATISTICS_BLOCK`] elements.
 //!
-//! The tensors stay borrowed while the task lives. It may be run any number of times; [`Task::set_step`] gives it the
-//! next step's hyperparameters, so that a caller whose tensors stay where they are prepares a list once.
+//! The tensors stay borrowed while the task lives. [`Task::set_step`] replaces the hyperparameters. So a caller whose
+//! tensors do not move prepares a list of tasks once.
 
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use crate::column::{Column, TensorMut, TensorRef};
 use crate::dispatch::Backend;
 use crate::engine;
-use crate::error::{Error, same_length};
+use crate::error::{Error, check_length};
 use crate::float_state::with_ieee_state;
 use crate::format::Dtype;
-use crate::pass::{Columns, Pass};
+use crate::pass::{Pass, PassTensors};
 use crate::plan::Prefetch;
 use crate::role::Role;
 use crate::settings::{Ema, GradientTransform, LionStep};
 use crate::statistics::{GradientStatistics, STATISTICS_BLOCK};
+use crate::tensor::{RawTensor, TensorMut, TensorRef};
 
-/// Tensors for a task that is about to be made, and what is wrong with them so far.
+/// Collects the tensors of a new task and the first length mismatch.
 #[derive(Debug)]
-struct Tensors<'a> {
-    columns: Columns,
-    /// Of the first tensor.
+struct TaskBuilder<'a> {
+    tensors: PassTensors,
+    /// Role and length of the first tensor.
     reference: (Role, usize),
     wrong_length: Option<(Role, usize)>,
     borrow: PhantomData<&'a mut [u8]>,
 }
 
-impl<'a> Tensors<'a> {
+impl<'a> TaskBuilder<'a> {
     #[inline(always)]
-    fn new(reference: Role, column: Column) -> Self {
-        let mut columns = Columns::none();
-        columns.insert(reference, column);
-        Tensors { columns, reference: (reference, column.len), wrong_length: None, borrow: PhantomData }
+    fn new(reference: Role, raw: RawTensor) -> Self {
+        let mut tensors = PassTensors::none();
+        tensors.insert(reference, raw);
+        TaskBuilder { tensors, reference: (reference, raw.len), wrong_length: None, borrow: PhantomData }
     }
 
     #[inline(always)]
-    fn with(mut self, role: Role, column: Column) -> Self {
-        if column.len != self.reference.1 && self.wrong_length.is_none() {
-            self.wrong_length = Some((role, column.len));
+    fn with(mut self, role: Role, raw: RawTensor) -> Self {
+        if raw.len != self.reference.1 && self.wrong_length.is_none() {
+            self.wrong_length = Some((role, raw.len));
         }
-        self.columns.insert(role, column);
+        self.tensors.insert(role, raw);
         self
     }
 
-    /// The one place where tensors are held against what a pass needs.
+    /// Creates the task. Every constructor ends here, so this is the one place that checks the tensors.
     #[inline(always)]
     fn task(self, pass: Pass) -> Result<Task<'a>, Error> {
         let (reference, len) = self.reference;
         if let Some((role, found)) = self.wrong_length {
-            same_length(role.name(), found, reference.name(), len)?;
+            check_length(role.name(), found, reference.name(), len)?;
         }
-        pass.check(&self.columns)?;
-        Ok(Task { pass, columns: self.columns, len, first: 0, borrow: PhantomData })
+        pass.check(&self.tensors)?;
+        Ok(Task { pass, tensors: self.tensors, len, first: 0, borrow: PhantomData })
     }
 }
 
-/// The tensors of one step, all of the same length, each of any format.
+/// The tensors of one step. All have the same length; each has its own format.
 ///
 /// ```
 /// use half::bf16;
@@ -78,23 +79,23 @@ impl<'a> Tensors<'a> {
 /// ```
 #[derive(Debug)]
 #[must_use]
-pub struct StepTensors<'a>(Tensors<'a>);
+pub struct StepTensors<'a>(TaskBuilder<'a>);
 
 impl<'a> StepTensors<'a> {
-    /// A step that overwrites the parameter.
+    /// Creates the tensors of a step that overwrites the parameter.
     #[inline]
     pub fn in_place(
         parameter: impl Into<TensorMut<'a>>,
         gradient: impl Into<TensorRef<'a>>,
         momentum: impl Into<TensorMut<'a>>,
     ) -> Self {
-        let tensors = Tensors::new(Role::Parameter, parameter.into().column);
+        let tensors = TaskBuilder::new(Role::Parameter, parameter.into().raw);
         StepTensors(
-            tensors.with(Role::Gradient, gradient.into().column).with(Role::Momentum, momentum.into().column),
+            tensors.with(Role::Gradient, gradient.into().raw).with(Role::Momentum, momentum.into().raw),
         )
     }
 
-    /// A step that reads the parameter in one tensor and writes it to another of the same format.
+    /// Creates the tensors of a step that reads the parameter from `source` and writes `parameter`, of the same format.
     #[inline]
     pub fn out_of_place(
         source: impl Into<TensorRef<'a>>,
@@ -102,43 +103,46 @@ impl<'a> StepTensors<'a> {
         gradient: impl Into<TensorRef<'a>>,
         momentum: impl Into<TensorMut<'a>>,
     ) -> Self {
-        StepTensors(Self::in_place(parameter, gradient, momentum).0.with(Role::Source, source.into().column))
+        StepTensors(Self::in_place(parameter, gradient, momentum).0.with(Role::Source, source.into().raw))
     }
 
-    /// The sum of earlier gradients, which [`GradientTransform::average_over`](crate::GradientTransform::average_over)
-    /// asks for and the step clears.
+    /// Adds the accumulator of earlier gradients, which the step clears. Required if
+    /// [`GradientTransform::average_over`](crate::GradientTransform::average_over) is set.
     #[inline]
     pub fn accumulator(self, accumulator: impl Into<TensorMut<'a>>) -> Self {
-        StepTensors(self.0.with(Role::Accumulator, accumulator.into().column))
+        StepTensors(self.0.with(Role::Accumulator, accumulator.into().raw))
     }
 
-    /// The moving average of the parameter, which [`LionStep::ema`] asks for.
+    /// Adds the moving average of the parameter. Required if [`LionStep::ema`] is set.
     #[inline]
     pub fn ema(self, ema: impl Into<TensorMut<'a>>) -> Self {
-        StepTensors(self.0.with(Role::Ema, ema.into().column))
+        StepTensors(self.0.with(Role::Ema, ema.into().raw))
     }
 
     /// Also writes the stored parameter to `copy`, in any dtype: a 16-bit working copy of an f32 master.
     #[inline]
     pub fn copy(self, copy: impl Into<TensorMut<'a>>) -> Self {
-        StepTensors(self.0.with(Role::Copy, copy.into().column))
+        StepTensors(self.0.with(Role::Copy, copy.into().raw))
     }
 }
 
-/// One pass over the tensors of one variable. [`run`](crate::run()) runs a list of them; no task of a list may depend on
-/// the result of another.
+/// One pass over the tensors of one variable. [`run`](crate::run()) runs a list of tasks. No task of a list may depend
+/// on the result of another.
 ///
 /// ```
 /// use lion_kernels::{Backend, LionStep, Plan, StepTensors, Task, run};
 ///
 /// let (mut kernel, mut bias) = (vec![1.0_f32; 8192], vec![1.0_f32; 64]);
-/// let (mut of_kernel, mut of_bias) = (vec![0.0_f32; 8192], vec![0.0_f32; 64]);
+/// let (mut kernel_momentum, mut bias_momentum) = (vec![0.0_f32; 8192], vec![0.0_f32; 64]);
 /// let gradient = vec![0.5_f32; 8192];
 ///
 /// let step = LionStep::new(0.25, 0.9, 0.99)?;
 /// let mut tasks = [
-///     Task::step(step.weight_decay(0.1)?, StepTensors::in_place(&mut kernel, &gradient, &mut of_kernel))?,
-///     Task::step(step, StepTensors::in_place(&mut bias, &gradient[..64], &mut of_bias))?,
+///     Task::step(
+///         step.weight_decay(0.1)?,
+///         StepTensors::in_place(&mut kernel, &gradient, &mut kernel_momentum),
+///     )?,
+///     Task::step(step, StepTensors::in_place(&mut bias, &gradient[..64], &mut bias_momentum))?,
 /// ];
 /// run(&Plan::new(Backend::best()), &mut tasks)?;
 /// assert_eq!((kernel[0], bias[0]), (0.725, 0.75));
@@ -147,31 +151,32 @@ impl<'a> StepTensors<'a> {
 #[derive(Debug)]
 pub struct Task<'a> {
     pass: Pass,
-    columns: Columns,
+    tensors: PassTensors,
     len: usize,
     first: u64,
     borrow: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: it stands for borrows of plain numbers, which other threads may hold.
+// SAFETY: a task acts as borrows of plain numbers, which other threads may hold.
 unsafe impl Send for Task<'_> {}
-// SAFETY: what is public of a shared task reads no tensor. The crate itself runs disjoint ranges of one.
+// SAFETY: the public methods of a shared task read no tensor. The crate itself runs disjoint ranges of a task.
 unsafe impl Sync for Task<'_> {}
 
 impl<'a> Task<'a> {
-    /// A Lion step.
+    /// Creates a Lion step.
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::SourceDtype`], [`Error::Format`], [`Error::MissingTensor`] or
-    /// [`Error::UnusedTensor`] if the tensors do not fit each other or the settings.
+    /// [`Error::UnusedTensor`] if the tensors do not match each other or the settings.
     #[inline]
     pub fn step(step: LionStep, tensors: StepTensors<'a>) -> Result<Self, Error> {
         tensors.0.task(Pass::Step(step))
     }
 
-    /// Adds a gradient to its accumulator: `accumulator = gradient / loss_scale + accumulator`, in f32.
+    /// Creates a pass that adds a gradient to its accumulator: `accumulator = gradient / loss_scale + accumulator`, in
+    /// f32.
     ///
-    /// Of `transform` only the loss scale is used; averaging and clipping belong to the step.
+    /// The pass uses only the loss scale of `transform`. Averaging and clipping belong to the step.
     ///
     /// # Errors
     /// [`Error::Length`] if the lengths differ.
@@ -180,11 +185,11 @@ impl<'a> Task<'a> {
         accumulator: impl Into<TensorMut<'a>>,
         gradient: impl Into<TensorRef<'a>>,
     ) -> Result<Self, Error> {
-        let tensors = Tensors::new(Role::Accumulator, accumulator.into().column);
-        tensors.with(Role::Gradient, gradient.into().column).task(Pass::Accumulate(*transform))
+        let tensors = TaskBuilder::new(Role::Accumulator, accumulator.into().raw);
+        tensors.with(Role::Gradient, gradient.into().raw).task(Pass::Accumulate(*transform))
     }
 
-    /// Updates the moving average of a parameter, and writes it to the parameter if `ema` overwrites.
+    /// Creates a pass that updates the moving average of a parameter, and overwrites the parameter if `ema` says so.
     ///
     /// # Errors
     /// [`Error::Length`] if the lengths differ.
@@ -193,21 +198,21 @@ impl<'a> Task<'a> {
         average: impl Into<TensorMut<'a>>,
         parameter: impl Into<TensorMut<'a>>,
     ) -> Result<Self, Error> {
-        let tensors = Tensors::new(Role::Parameter, parameter.into().column);
-        tensors.with(Role::Ema, average.into().column).task(Pass::Ema(*ema))
+        let tensors = TaskBuilder::new(Role::Parameter, parameter.into().raw);
+        tensors.with(Role::Ema, average.into().raw).task(Pass::Ema(*ema))
     }
 
-    /// Converts a tensor to another format: exactly if the format holds the value, else rounded to nearest even.
+    /// Creates a pass that converts a tensor to another format. Values round to nearest even.
     ///
     /// # Errors
     /// [`Error::Length`] if the lengths differ.
     pub fn convert(source: impl Into<TensorRef<'a>>, copy: impl Into<TensorMut<'a>>) -> Result<Self, Error> {
-        let tensors = Tensors::new(Role::Source, source.into().column);
-        tensors.with(Role::Copy, copy.into().column).task(Pass::Convert)
+        let tensors = TaskBuilder::new(Role::Source, source.into().raw);
+        tensors.with(Role::Copy, copy.into().raw).task(Pass::Convert)
     }
 
-    /// The statistics of each block of a gradient, as `transform` divides it by the loss scale and averages it with the
-    /// accumulator. Its clip is not applied: the norm that a clip needs is found here.
+    /// Creates a pass that computes the statistics of each block of a gradient, after division by the loss scale and
+    /// averaging with the accumulator. The pass ignores the clip of `transform`, because a clip needs these statistics.
     ///
     /// ```
     /// use lion_kernels::{Backend, GradientStatistics, GradientTransform, Task};
@@ -221,17 +226,17 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::MissingTensor`] or [`Error::UnusedTensor`] if gradient, accumulator and transform do
-    /// not fit, [`Error::Blocks`] if `blocks` does not have `gradient.len().div_ceil(STATISTICS_BLOCK)` places.
+    /// not match, [`Error::Blocks`] if the length of `blocks` is not `gradient.len().div_ceil(STATISTICS_BLOCK)`.
     pub fn statistics(
         transform: &GradientTransform,
         gradient: impl Into<TensorRef<'a>>,
         accumulator: Option<&'a [f32]>,
         blocks: &'a mut [GradientStatistics],
     ) -> Result<Self, Error> {
-        let gradient = gradient.into().column;
-        let mut tensors = Tensors::new(Role::Gradient, gradient);
+        let gradient = gradient.into().raw;
+        let mut tensors = TaskBuilder::new(Role::Gradient, gradient);
         if let Some(accumulator) = accumulator {
-            tensors = tensors.with(Role::Accumulator, TensorRef::from(accumulator).column);
+            tensors = tensors.with(Role::Accumulator, TensorRef::from(accumulator).raw);
         }
         let task = tensors.task(Pass::Statistics(*transform, blocks.as_mut_ptr()))?;
         let (found, elements) = (blocks.len(), gradient.len);
@@ -239,8 +244,8 @@ impl<'a> Task<'a> {
         if found == expected { Ok(task) } else { Err(Error::Blocks { found, expected, elements }) }
     }
 
-    /// Moves the bytes of a step as cheaply as possible, to measure a step against: reads the gradient, rewrites
-    /// parameter and momentum with each bit flipped. Running it twice leaves the tensors as they were.
+    /// Creates a pass that moves the bytes of a step as cheaply as possible, as a baseline for measurements. It reads
+    /// the gradient and rewrites parameter and momentum with changed bits. A second run restores the tensors.
     ///
     /// # Errors
     /// [`Error::Length`] if the lengths differ.
@@ -252,29 +257,28 @@ impl<'a> Task<'a> {
         StepTensors::in_place(parameter, gradient, momentum).0.task(Pass::Bandwidth)
     }
 
-    /// Reads and discards a tensor, to measure bandwidth.
+    /// Creates a pass that reads and discards a tensor, to measure bandwidth.
     pub fn bandwidth_read(tensor: impl Into<TensorRef<'a>>) -> Self {
-        Self::bandwidth(Role::Source, tensor.into().column)
+        Self::bandwidth(Role::Source, tensor.into().raw)
     }
 
-    /// Reads a tensor and writes it with each bit flipped, to measure bandwidth. Running it twice leaves the tensor as it
-    /// was.
+    /// Creates a pass that flips each bit of a tensor, to measure bandwidth. A second run restores the tensor.
     pub fn bandwidth_rewrite(tensor: impl Into<TensorMut<'a>>) -> Self {
-        Self::bandwidth(Role::Momentum, tensor.into().column)
+        Self::bandwidth(Role::Momentum, tensor.into().raw)
     }
 
-    fn bandwidth(role: Role, column: Column) -> Self {
-        let Tensors { columns, .. } = Tensors::new(role, column);
-        Task { pass: Pass::Bandwidth, columns, len: column.len, first: 0, borrow: PhantomData }
+    fn bandwidth(role: Role, raw: RawTensor) -> Self {
+        let TaskBuilder { tensors, .. } = TaskBuilder::new(role, raw);
+        Task { pass: Pass::Bandwidth, tensors, len: raw.len, first: 0, borrow: PhantomData }
     }
 
-    /// The multiples at which a variable can be cut into tasks whatever its formats, also if it is rounded at random.
+    /// A variable can be split into tasks at multiples of this many elements, for every format and rounding.
     pub const ALIGNMENT: usize = 64;
 
-    /// Says which element of the variable is the task's first, for a task over a part of a variable.
+    /// Sets the index of the task's first element in the variable, for a task over a part of a variable.
     ///
     /// # Errors
-    /// [`Error::FirstElement`] if it is not a multiple of [`ALIGNMENT`](Self::ALIGNMENT).
+    /// [`Error::FirstElement`] if `first` is not a multiple of [`ALIGNMENT`](Self::ALIGNMENT).
     #[inline]
     pub fn starting_at(self, first: u64) -> Result<Self, Error> {
         if first.is_multiple_of(Self::ALIGNMENT as u64) {
@@ -284,20 +288,20 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// The index in the variable of the task's first element.
+    /// Returns the index of the task's first element in the variable.
     pub fn first_element(&self) -> u64 {
         self.first
     }
 
-    /// Gives the task of a step other hyperparameters, for the next run.
+    /// Replaces the hyperparameters of a step, for the next run.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] or [`Error::UnusedTensor`] if the step needs other tensors than the task has. A task that
-    /// is not a step needs none of a step's. The task is then as it was.
+    /// [`Error::MissingTensor`] or [`Error::UnusedTensor`] if the new step requires other tensors than the task has,
+    /// for example because the task is not a step. The task is then unchanged.
     #[inline]
     pub fn set_step(&mut self, step: LionStep) -> Result<(), Error> {
         let pass = Pass::Step(step);
-        pass.check(&self.columns)?;
+        pass.check(&self.tensors)?;
         self.pass = pass;
         Ok(())
     }
@@ -313,13 +317,13 @@ impl<'a> Task<'a> {
         unsafe { self.run_range(backend, prefetch, 0..self.len) }
     }
 
-    /// Runs some elements of the task, from a multiple of [`STATISTICS_BLOCK`] on.
+    /// Runs a range of the task, from a multiple of [`STATISTICS_BLOCK`] on.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// The errors of [`run`](Self::run).
     ///
     /// # Safety
-    /// The range is within the task, and while this runs nothing else reads or writes those elements.
+    /// The range is within the task, and nothing else reads or writes its elements during the run.
     #[inline(always)]
     pub(crate) unsafe fn run_range(
         &self,
@@ -332,56 +336,58 @@ impl<'a> Task<'a> {
             "{range:?} of {}",
             self.len
         );
-        // SAFETY: the tensors fit the pass, which was checked when the task was made; the rest is this contract's.
-        unsafe { engine::run(backend, prefetch, &self.pass, &self.columns, self.first, range) }
+        // SAFETY: the constructors checked that the tensors match the pass; this contract covers the rest.
+        unsafe { engine::run(backend, prefetch, &self.pass, &self.tensors, self.first, range) }
     }
 
-    /// Elements of each of its tensors.
+    /// Returns the number of elements of each tensor.
     #[inline]
     pub fn elements(&self) -> usize {
         self.len
     }
 
-    /// Bytes of its tensors together.
+    /// Returns the total bytes of all tensors.
     #[inline]
     pub fn bytes(&self) -> usize {
-        self.columns.bytes(self.len)
+        self.tensors.bytes(self.len)
     }
 
-    /// The dtypes of parameter, gradient and momentum. A pass without one of them has that of the tensor it is about.
+    /// Returns the dtypes of parameter, gradient and momentum. For a pass without one of them, the entry is the dtype
+    /// of the pass's main tensor.
     pub fn dtypes(&self) -> [Dtype; 3] {
-        let of = |role| self.columns.dtype(role);
+        let of = |role| self.tensors.dtype(role);
         match self.pass {
             Pass::Step(_) => [of(Role::Parameter), of(Role::Gradient), of(Role::Momentum)],
             Pass::Accumulate(_) | Pass::Statistics(..) => [of(Role::Gradient); 3],
             Pass::Ema(_) => [of(Role::Parameter); 3],
             Pass::Convert => [of(Role::Copy), of(Role::Source), of(Role::Copy)],
-            Pass::Bandwidth if self.columns.given().has(Role::Parameter) => {
+            Pass::Bandwidth if self.tensors.given().has(Role::Parameter) => {
                 [of(Role::Parameter), of(Role::Gradient), of(Role::Momentum)]
             }
-            Pass::Bandwidth if self.columns.given().has(Role::Source) => [of(Role::Source); 3],
+            Pass::Bandwidth if self.tensors.given().has(Role::Source) => [of(Role::Source); 3],
             Pass::Bandwidth => [of(Role::Momentum); 3],
         }
     }
 }
 
 impl GradientStatistics {
-    /// The statistics of a whole gradient, on the calling thread: [`Task::statistics`] without memory for its blocks.
+    /// Computes the statistics of a whole gradient on the calling thread: [`Task::statistics`] without a buffer for the
+    /// blocks.
     ///
     /// # Errors
-    /// As [`Task::statistics`] and [`Task::run`].
+    /// The errors of [`Task::statistics`] and [`Task::run`].
     pub fn measure<'a>(
         backend: Backend,
         transform: &GradientTransform,
         gradient: impl Into<TensorRef<'a>>,
         accumulator: Option<&[f32]>,
     ) -> Result<Self, Error> {
-        const AT_A_TIME: usize = 64;
+        const BATCH: usize = 64;
         let gradient = gradient.into();
-        let mut blocks = [GradientStatistics::default(); AT_A_TIME];
-        let tensors = Tensors::new(Role::Gradient, gradient.column);
+        let mut blocks = [GradientStatistics::default(); BATCH];
+        let tensors = TaskBuilder::new(Role::Gradient, gradient.raw);
         let tensors = match accumulator {
-            Some(sums) => tensors.with(Role::Accumulator, TensorRef::from(sums).column),
+            Some(sums) => tensors.with(Role::Accumulator, TensorRef::from(sums).raw),
             None => tensors,
         };
         let mut task = tensors.task(Pass::Statistics(*transform, blocks.as_mut_ptr()))?;
@@ -389,11 +395,11 @@ impl GradientStatistics {
         let mut all = Self::default();
         let mut start = 0;
         while start < task.len {
-            let end = task.len.min(start + AT_A_TIME * STATISTICS_BLOCK);
-            // A pass writes the statistics of its element n to the place n / STATISTICS_BLOCK.
+            let end = task.len.min(start + BATCH * STATISTICS_BLOCK);
+            // A pass writes the statistics of block b to entry b. The offset maps this batch's first block to entry 0.
             task.pass =
                 Pass::Statistics(*transform, blocks.as_mut_ptr().wrapping_sub(start / STATISTICS_BLOCK));
-            // SAFETY: the range is within the task, and has no more blocks than there are places.
+            // SAFETY: the range is within the task, and has at most as many blocks as the buffer.
             unsafe { task.run_range(backend, false, start..end)? };
             let found = blocks.iter().take((end - start).div_ceil(STATISTICS_BLOCK));
             all = with_ieee_state(|| found.fold(all, |all, block| all.merge_in_ieee_state(block)));

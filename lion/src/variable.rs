@@ -209,7 +209,7 @@ impl Variable {
         }
         let store = match (wanted.stochastic_rounding, wanted.split_master) {
             _ if options.nearest_rounding => Store::Nearest,
-            (Some(seed), _) => Store::Stochastic(StochasticRounding::of_variable(seed, name)),
+            (Some(seed), _) => Store::Stochastic(StochasticRounding::variable_key(seed, name)),
             (None, true) => Store::Split,
             (None, false) => Store::Nearest,
         };

@@ -1,22 +1,22 @@
-//! One pass on one thread and one backend: a task, made and run.
+//! Single passes on one thread and one backend: each function creates a task and runs it.
 
 use lion_kernels::{
     Backend, Ema, Error, GradientStatistics, GradientTransform, LionStep, StepTensors, Task, TensorMut,
     TensorRef,
 };
 
-/// A step.
+/// Runs a step.
 ///
 /// # Errors
-/// As [`Task::step`] and [`Task::run`].
+/// The errors of [`Task::step`] and [`Task::run`].
 pub fn apply(step: LionStep, backend: Backend, tensors: StepTensors<'_>) -> Result<(), Error> {
     Task::step(step, tensors)?.run(backend)
 }
 
-/// The gradient added to the accumulator.
+/// Adds the gradient to the accumulator.
 ///
 /// # Errors
-/// As [`Task::accumulate`] and [`Task::run`].
+/// The errors of [`Task::accumulate`] and [`Task::run`].
 pub fn accumulate<'a>(
     backend: Backend,
     transform: &GradientTransform,
@@ -26,10 +26,10 @@ pub fn accumulate<'a>(
     Task::accumulate(transform, accumulator, gradient)?.run(backend)
 }
 
-/// The moving average of the parameter.
+/// Updates the moving average of the parameter.
 ///
 /// # Errors
-/// As [`Task::update_ema`] and [`Task::run`].
+/// The errors of [`Task::update_ema`] and [`Task::run`].
 pub fn update_ema<'a>(
     backend: Backend,
     ema: &Ema,
@@ -39,10 +39,10 @@ pub fn update_ema<'a>(
     Task::update_ema(ema, average, parameter)?.run(backend)
 }
 
-/// A conversion.
+/// Converts a tensor.
 ///
 /// # Errors
-/// As [`Task::convert`] and [`Task::run`].
+/// The errors of [`Task::convert`] and [`Task::run`].
 pub fn convert<'a>(
     backend: Backend,
     source: impl Into<TensorRef<'a>>,
@@ -51,10 +51,10 @@ pub fn convert<'a>(
     Task::convert(source, copy)?.run(backend)
 }
 
-/// The statistics of each block.
+/// Computes the statistics of each block.
 ///
 /// # Errors
-/// As [`Task::statistics`] and [`Task::run`].
+/// The errors of [`Task::statistics`] and [`Task::run`].
 pub fn block_statistics<'a>(
     backend: Backend,
     transform: &GradientTransform,

@@ -1,4 +1,4 @@
-//! A pass over tensors of its own, as the kernels and as the reference make it.
+//! Test cases of f32, f16 and bf16 passes: each runs with the kernels and with the reference.
 
 use lion_kernels::reference::Settings;
 use lion_kernels::{
@@ -8,7 +8,7 @@ use lion_kernels::{
 
 use crate::{Guarded, Rng, Sample, values, with_sample};
 
-/// A step of Keras's defaults, and nothing else.
+/// The settings of a step with Keras's defaults and no options.
 pub const PLAIN: Settings = Settings {
     learning_rate: 1e-3,
     beta_1: 0.9,
@@ -26,8 +26,8 @@ pub const PLAIN: Settings = Settings {
     ema_overwrite: false,
 };
 
-/// Settings and tensors. Each check makes one pass with a function of the kernels that it is given, between canaries,
-/// and holds every tensor to the reference, by bits.
+/// Settings and tensors of a test case. Each check runs one pass with a given function of the kernels, on tensors
+/// between canaries, and compares every tensor with the reference, bit for bit.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Case<P, G, M> {
@@ -38,14 +38,14 @@ pub struct Case<P, G, M> {
     pub momentum: Vec<M>,
     pub accumulator: Vec<f32>,
     pub average: Vec<f32>,
-    /// Elements from a 64-byte boundary to the start of parameter, gradient and momentum.
+    /// The distance in elements from a 64-byte boundary to the start of parameter, gradient and momentum.
     pub misalignment: [usize; 3],
 }
 
 type Done = Result<(), Error>;
 
 impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
-    /// StepTensors of random values of every class.
+    /// Creates tensors of random values of every class.
     pub fn new(rng: &mut Rng, pass: Settings, copy: Option<Dtype>, len: usize) -> Self {
         Case {
             pass,
@@ -71,7 +71,7 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         )
     }
 
-    /// The step, in place or from one tensor into another.
+    /// Checks a step, in place or out of place.
     pub fn check_step(&self, in_place: bool, step: impl FnOnce(LionStep, StepTensors<'_>) -> Done) {
         with_sample!(self.copy.unwrap_or(Dtype::F32), C => self.check_step_with::<C>(in_place, step))
     }
@@ -139,7 +139,7 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         gradient.assert_holds(&self.gradient, &self.what("gradient"));
     }
 
-    /// The gradient added to the accumulator.
+    /// Checks accumulation of the gradient.
     pub fn check_accumulate(
         &self,
         accumulate: impl FnOnce(&GradientTransform, &mut [f32], TensorRef<'_>) -> Done,
@@ -157,11 +157,11 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         gradient.assert_holds(&self.gradient, &self.what("gradient accumulated"));
     }
 
-    /// The moving average of the parameter.
+    /// Checks the update of the parameter's moving average.
     pub fn check_average(&self, average: impl FnOnce(&Ema, &mut [f32], TensorMut<'_>) -> Done) {
         let Some(momentum) = self.pass.ema_momentum else { return };
         let (mut expected, mut moved) = (self.average.clone(), self.parameter.clone());
-        self.pass.average(&mut expected, &mut moved);
+        self.pass.update_ema(&mut expected, &mut moved);
 
         let [at_p, at_g, _] = self.misalignment;
         let mut averages = Guarded::new(&self.average, at_g);
@@ -172,7 +172,7 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         parameter.assert_holds(&moved, &self.what("parameter averaged"));
     }
 
-    /// The parameter in the momentum's format.
+    /// Checks the conversion of the parameter to the momentum's format.
     pub fn check_convert(&self, convert: impl FnOnce(TensorRef<'_>, TensorMut<'_>) -> Done) {
         let expected: Vec<M> = self.parameter.iter().map(|value| M::round(value.widen())).collect();
 
@@ -185,7 +185,7 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
         source.assert_holds(&self.parameter, &self.what("source of a conversion"));
     }
 
-    /// What is found out about the gradient, by whole tensor.
+    /// Checks the statistics of the whole gradient.
     pub fn check_statistics(
         &self,
         statistics: impl FnOnce(
@@ -209,10 +209,10 @@ impl<P: Sample, G: Sample, M: Sample> Case<P, G, M> {
     }
 }
 
-/// The kernels' settings for a pass of the reference.
+/// Converts settings of the reference to settings of the kernels.
 ///
 /// # Errors
-/// Where the kernels refuse a number.
+/// If the kernels reject a number.
 pub fn settings(pass: &Settings) -> Result<LionStep, Error> {
     let mut step = LionStep::new(pass.learning_rate, pass.beta_1, pass.beta_2)?;
     if let Some(weight_decay) = pass.weight_decay {

@@ -1,6 +1,8 @@
+//! Tensors between canaries, at a chosen distance from a 64-byte boundary.
+
 use crate::Sample;
 
-/// Elements on either side of a tensor that nobody may touch: more than a block of any backend.
+/// The number of canaries on either side of a tensor: more than a chunk of any backend.
 const GUARD: usize = 72;
 
 /// A tensor that starts at a chosen distance from a 64-byte boundary, between canaries.
@@ -12,7 +14,7 @@ pub struct Guarded<T> {
 }
 
 impl<T: Sample> Guarded<T> {
-    /// A tensor of these values, `misalignment` elements after a 64-byte boundary.
+    /// Creates a tensor of these values, `misalignment` elements after a 64-byte boundary.
     pub fn new(values: &[T], misalignment: usize) -> Self {
         let line = 64 / size_of::<T>();
         let room = values.len() + 2 * GUARD + 3 * line;
@@ -27,17 +29,17 @@ impl<T: Sample> Guarded<T> {
         T::from_low_bits((place as u32).wrapping_mul(0x9e37_79b9) >> 7)
     }
 
-    /// The tensor.
+    /// Returns the tensor.
     pub fn tensor(&self) -> &[T] {
         &self.memory[self.start..self.start + self.len]
     }
 
-    /// The tensor.
+    /// Returns the tensor.
     pub fn tensor_mut(&mut self) -> &mut [T] {
         &mut self.memory[self.start..self.start + self.len]
     }
 
-    /// Fails unless the tensor holds these values, bit for bit, and no canary has changed.
+    /// Panics unless the tensor holds these values, bit for bit, and all canaries are unchanged.
     #[track_caller]
     pub fn assert_holds(&self, expected: &[T], what: &str) {
         for (i, (found, expected)) in self.tensor().iter().zip(expected).enumerate() {

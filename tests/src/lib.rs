@@ -1,7 +1,7 @@
-//! What the tests of the workspace share: tensors between canaries, values of every class, comparison by bits, and
-//! one macro that gives each backend the same tests.
+//! Shared helpers of the workspace's tests: tensors between canaries, values of every class, comparison by bits, and a
+//! macro that runs the same tests on each backend.
 //!
-//! The tests themselves are in `tests/`, a file for each subject.
+//! The tests are in `tests/`, one file per subject.
 
 #[cfg(doctest)]
 mod pages {
@@ -73,10 +73,10 @@ pub use values::{Sample, bits, fill, ordinary, tensor_bits, values, widened};
 
 use lion_kernels::Backend;
 
-/// Runs a test on a backend, or says why not.
+/// Runs a test on a backend, or prints why it is skipped.
 ///
-/// The variable `LION_EXPECT_BACKENDS` names the backends that must be here, separated by commas: with it a missing
-/// one fails and is not skipped.
+/// The variable `LION_EXPECT_BACKENDS` lists the backends that must be available, separated by commas. The test of a
+/// listed backend fails if the backend is unavailable.
 pub fn on(backend: Backend, test: impl FnOnce(Backend)) {
     if backend.is_available() {
         return test(backend);
@@ -89,7 +89,7 @@ pub fn on(backend: Backend, test: impl FnOnce(Backend)) {
     println!("skipped: this processor has no {backend}");
 }
 
-/// Gives each backend a module of the same tests: functions that take the backend.
+/// Generates a module of tests for each backend, from functions that take the backend.
 #[macro_export]
 macro_rules! on_each_backend {
     ($($test:ident),+ $(,)?) => {

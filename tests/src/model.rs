@@ -1,7 +1,7 @@
-//! Keras's Lion as plain, slow loops: one call of `apply`, operation by operation, over tensors held as f32.
+//! A model of Keras's Lion in plain, slow loops: one `apply`, operation by operation, over tensors held as f32.
 //!
-//! Written from the description of the optimizer and to be checked against it by reading. It shares no code with the
-//! optimizer or the kernels. With their reference it shares 8-bit momentum and stochastic rounding; it has its own norms,
+//! It follows the description of the optimizer and is written for review. It shares no code with the optimizer or the
+//! kernels. It shares 8-bit momentum and stochastic rounding with the kernels' reference, and has its own norms,
 //! conversions and options.
 
 // Written as the description writes it.

@@ -1,5 +1,5 @@
-//! A training at random done twice: each call at once, and as steps in parts that a random generator cuts, on one
-//! optimizer or on several that hold a shard each. Both must come to the same bits.
+//! Random trainings, run twice: with whole steps, and with steps in randomly chosen parts, on one optimizer or on
+//! several that each hold a shard. Both runs must give the same bits.
 
 use std::ops::Range;
 

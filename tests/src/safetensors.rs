@@ -1,4 +1,4 @@
-//! Safetensors files built from their parts, valid or not.
+//! Builds safetensors files from their parts, valid or not.
 
 use lion_kernels::TensorRef;
 

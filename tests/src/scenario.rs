@@ -1,5 +1,5 @@
-//! Trainings at random: options, variables, and the gradients of each call, made from any bytes, so that a fuzzer and
-//! a property test draw from the same ones.
+//! Random trainings: options, variables, and the gradients of each step. They are drawn from arbitrary bytes, so
+//! fuzzers and property tests share them.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use lion::schedule::PiecewiseConstantDecay;
@@ -158,8 +158,8 @@ fn storage(dtype: Dtype) -> Storage {
 }
 
 impl Scenario {
-    /// The formats that move fewer bytes, and the decay beyond Keras's. Drawn last, and off where the bytes are at their
-    /// end, so that older bytes keep their meaning.
+    /// The formats that move fewer bytes, and the decay beyond Keras's. Drawn last, and off where the bytes are at
+    /// their end, so that older bytes keep their meaning.
     fn draw_narrow(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
         if u.int_in_range(0..=2)? == 2 {
             self.momentum_dtype = Some(Dtype::Q8);

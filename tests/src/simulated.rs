@@ -1,4 +1,4 @@
-//! A model of a machine, as a rig for the tuner: known times under noise, spikes and drift, by a clock of its own.
+//! A simulated machine for the tuner: known times with noise, spikes and drift, and a simulated clock.
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ fn rounded<T: Float>(values: &[f32]) -> Vec<T> {
 }
 
 impl Stored {
-    /// Values as a format stores them, so many entries after a 64-byte boundary.
+    /// Stores values in a format, at a distance in entries from a 64-byte boundary.
     pub fn new(dtype: Dtype, values: &[f32], misalignment: usize) -> Self {
         let one = |first| Stored { dtype, first, second: None };
         match dtype {
@@ -63,7 +63,7 @@ impl Stored {
         }
     }
 
-    /// The tensor, to read.
+    /// Borrows the tensor.
     pub fn tensor(&self) -> TensorRef<'_> {
         fn of(stream: &Stream) -> TensorRef<'_> {
             with_stream!(stream, tensor => TensorRef::from(tensor.tensor()))
@@ -76,7 +76,7 @@ impl Stored {
         }
     }
 
-    /// The tensor, to write.
+    /// Borrows the tensor mutably.
     pub fn tensor_mut(&mut self) -> TensorMut<'_> {
         let first = with_stream!(&mut self.first, tensor => TensorMut::from(tensor.tensor_mut()));
         match &mut self.second {
@@ -88,12 +88,12 @@ impl Stored {
         }
     }
 
-    /// The values, by the reference.
+    /// Returns the values, decoded by the reference.
     pub fn values(&self) -> Vec<f32> {
         crate::widened(self.tensor())
     }
 
-    /// Fails unless the tensor has the bits of another, and no canary has changed.
+    /// Panics unless the tensor has the bits of another and all canaries are unchanged.
     #[track_caller]
     pub fn assert_same(&self, expected: &Self, what: &str) {
         let streams =
@@ -112,7 +112,7 @@ impl Stored {
     }
 }
 
-/// The random bits of a step.
+/// The settings of stochastic rounding in a step.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Draws {
@@ -123,12 +123,12 @@ pub struct Draws {
     pub first: u64,
 }
 
-/// A step on tensors of any formats, as the kernels and as the reference make it.
+/// A step on tensors of any formats, run by the kernels and by the reference.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct StoredCase {
     pub pass: Settings,
-    /// Of parameter, gradient and momentum.
+    /// The dtypes of parameter, gradient and momentum.
     pub dtypes: [Dtype; 3],
     pub copy: Option<Dtype>,
     pub draws: Option<Draws>,
@@ -138,7 +138,7 @@ pub struct StoredCase {
 }
 
 impl StoredCase {
-    /// The parameter as the step stores it.
+    /// Rounds a parameter as the step stores it.
     fn store(&self, values: &[f32], misalignment: usize) -> Stored {
         let Some(Draws { seed, name, call, first }) = self.draws else {
             return Stored::new(self.dtypes[0], values, misalignment);
@@ -151,7 +151,8 @@ impl StoredCase {
         Stored { dtype: Dtype::BF16, first, second: None }
     }
 
-    /// Makes the step with the kernels and holds every tensor to the reference. `step` is given the first element, too.
+    /// Runs the step with the kernels and compares every tensor with the reference. `step` also receives the index of
+    /// the first element.
     pub fn check(
         &self,
         in_place: bool,
@@ -171,7 +172,7 @@ impl StoredCase {
         let mut sums = Stored::new(Dtype::F32, &values[3], at_p);
         let mut average = Stored::new(Dtype::F32, &values[4], at_g);
 
-        // The reference: the rule in f32, between the reference's own stores.
+        // The reference: the rule in f32, between loads and stores of the reference.
         let (mut p, g, mut m) = (source.values(), gradient.values(), momentum.values());
         let (mut expected_sums, mut expected_average) = (values[3].clone(), values[4].clone());
         let rule = Settings { ema_momentum: None, ..*pass };
@@ -180,7 +181,7 @@ impl StoredCase {
         let mut expected = self.store(&p, at_p);
         if pass.ema_momentum.is_some() {
             let mut stored = expected.values();
-            pass.average(&mut expected_average, &mut stored);
+            pass.update_ema(&mut expected_average, &mut stored);
             if pass.ema_overwrite {
                 expected = Stored::new(*of_p, &stored, at_p);
             }

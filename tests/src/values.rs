@@ -1,16 +1,18 @@
+//! Random values of every class, and comparison by bits.
+
 use half::{bf16, f16};
 use lion_kernels::reference::{self, Float};
 use lion_kernels::{Dtype, Element, TensorMut, TensorRef};
 
 use crate::Rng;
 
-/// A format as the tests see it: made from any bits, and compared by bits.
+/// An element type of the tests: created from arbitrary bits, and compared by bits.
 pub trait Sample: Element + Float + PartialEq {
-    /// The element of these bits, the low ones of a 32-bit number.
+    /// Returns the element of the low bits of a 32-bit number.
     fn from_low_bits(bits: u32) -> Self;
-    /// The bits.
+    /// Returns the bits.
     fn low_bits(self) -> u32;
-    /// The bits, with every NaN the same: its payload and sign are nobody's promise.
+    /// Returns the bits, with one pattern for all NaNs, because sign and payload of a NaN are not specified.
     fn comparable(self) -> u32;
 }
 
@@ -56,9 +58,9 @@ macro_rules! integer {
 
 integer! { i8 i16 }
 
-/// `len` values of every class, in random order: zeros of both signs, subnormals, ordinary numbers near one another,
-/// numbers of every exponent, the largest ones, infinities, NaNs, any bits, and values halfway between two numbers of
-/// a 16-bit format.
+/// Returns `len` values of every class in random order: zeros of both signs, subnormals, ordinary numbers close
+/// together, numbers of every exponent, the largest numbers, infinities, NaNs, arbitrary bits, and values halfway
+/// between two numbers of a 16-bit format.
 pub fn values<T: Sample>(rng: &mut Rng, len: usize) -> Vec<T> {
     (0..len).map(|_| value(rng)).collect()
 }
@@ -71,13 +73,13 @@ fn value<T: Sample>(rng: &mut Rng) -> T {
         1 => of_f32(f32::from_bits(rng.u32(1..1 << 23))),
         2 => of_f32(f32::from_bits(rng.u32(1..1 << 10))),
         3 => of_f32(f32::INFINITY),
-        // Some of them an infinity, if the payload is cut off.
+        // Truncating the payload turns some of these NaNs into an infinity.
         4 => T::round(f32::from_bits(0x7f80_0000 | 1 << rng.u32(..23))),
         5 => of_f32(f32::MAX),
         6 => of_f32(65504.0 + 16.0 * rng.u32(0..4) as f32),
         7 => of_f32(2.0_f32.powi(-14) - 2.0_f32.powi(-26) * rng.u32(0..9) as f32),
         8 => of_f32(1.0),
-        // Halfway between two bfloat16 numbers, or two halves.
+        // Halfway between two numbers of bfloat16, or of IEEE half.
         9 => of_f32(f32::from_bits(rng.u32(0x3000..0x4800) << 16 | 0x8000)),
         10 => of_f32(f32::from_bits(rng.u32(0x38000..0x47000) << 12 | 0x1000)),
         11..=13 => T::from_low_bits(rng.u32(..)),
@@ -86,18 +88,18 @@ fn value<T: Sample>(rng: &mut Rng) -> T {
     }
 }
 
-/// `len` values in (-1, 1), in random order.
+/// Returns `len` random values in (-1, 1).
 pub fn ordinary<T: Sample>(rng: &mut Rng, len: usize) -> Vec<T> {
     (0..len).map(|_| T::round(rng.f32() * 2.0 - 1.0)).collect()
 }
 
-/// The bits of a tensor, with every NaN the same.
+/// Returns the bits of a tensor, with one pattern for all NaNs.
 pub fn bits<T: Sample>(values: &[T]) -> Vec<u32> {
     values.iter().map(|value| value.comparable()).collect()
 }
 
-/// Evaluates an expression with a type alias bound to the element type of a dtype of one stream: the tests' own list of
-/// formats.
+/// Evaluates an expression with a type alias bound to the element type of a one-stream dtype. This is the tests' own
+/// list of formats.
 #[macro_export]
 macro_rules! with_sample {
     ($dtype:expr, $T:ident => $body:expr) => {
@@ -127,14 +129,14 @@ macro_rules! with_sample {
     };
 }
 
-/// The bits of a tensor of any format, stream after stream, with every NaN the same.
+/// Returns the bits of a tensor of any format, stream after stream, with one pattern for all NaNs.
 pub fn tensor_bits(tensor: TensorRef<'_>) -> Vec<u32> {
     let streams = (0..).map_while(|index| tensor.stream(index));
     let bits = |stream: TensorRef<'_>| with_sample!(stream.dtype(), T => bits(stream.as_slice::<T>().expect("its dtype")));
     streams.flat_map(bits).collect()
 }
 
-/// The elements of a tensor of any format as f32, widened by the reference.
+/// Returns the elements of a tensor of any format as f32, decoded by the reference.
 pub fn widened(tensor: TensorRef<'_>) -> Vec<f32> {
     let stream = |index| tensor.stream(index).expect("it has two");
     match tensor.dtype() {
@@ -154,7 +156,7 @@ pub fn widened(tensor: TensorRef<'_>) -> Vec<f32> {
     }
 }
 
-/// Writes values of every class, or numbers in (-1, 1), to a tensor of any format. Those of a format of two streams are
+/// Writes values of every class, or numbers in (-1, 1), to a tensor of any format. Two-stream formats receive only
 /// numbers.
 pub fn fill(rng: &mut Rng, tensor: &mut TensorMut<'_>, every_class: bool) {
     if tensor.dtype().streams().len() > 1 {

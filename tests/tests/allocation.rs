@@ -1,5 +1,5 @@
-//! A call of the optimizer allocates nothing once it has been made before: allocators give large blocks back to the
-//! system, and a training loop pays for their pages again.
+//! A repeated step of the optimizer allocates nothing. Allocators return large blocks to the system, and a training
+//! loop would pay for their pages in every step.
 
 use half::bf16;
 use lion::prelude::*;
@@ -30,7 +30,7 @@ fn calls_allocate_nothing() {
         let (g, h) = (vec![0.5_f32; 1000], vec![0.5_f32; 999]);
         for call in 0..8 {
             let before = allocations();
-            // Not in the order of registration.
+            // In another order than that of the registration.
             let last = Update::without_gradient(c, &mut r[..]);
             let updates = &mut [Update::new(b, &mut q, &h), last, Update::new(a, &mut p, &g)];
             optimizer.apply(updates).unwrap();

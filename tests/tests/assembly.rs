@@ -1,11 +1,11 @@
-//! The hot loops of the release build hold no out-of-line call, on any backend, for any formats.
+//! The hot loops of the release build contain no out-of-line call, on any backend, for any formats.
 //!
-//! A function called in a loop would be compiled without the backend's instruction set and get its vectors through
-//! memory. So this builds the kernels in release mode, disassembles them and looks at every instruction. The kernels
-//! that drive others, a tile at a time, may call those and nothing else.
+//! A function called in a loop would be compiled without the backend's instruction set and would receive vectors
+//! through memory. So this test builds the kernels in release mode, disassembles them, and checks every instruction.
+//! Kernels that drive other kernels tile by tile may call these and nothing else.
 //!
-//! Needs objdump (binutils), which comes with the linker. `LION_ASSEMBLY_TARGET` names another target than this
-//! machine's, `LION_ASSEMBLY_RUSTC` the compiler that knows it, and `LION_OBJDUMP` its objdump.
+//! Requires objdump (binutils), which comes with the linker. `LION_ASSEMBLY_TARGET` sets another target than this
+//! machine's, `LION_ASSEMBLY_RUSTC` a compiler for that target, and `LION_OBJDUMP` its objdump.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn kernels_hold_no_call() {
     let kernels = kernels(&listing);
 
     let arm = target.as_deref().map_or(cfg!(target_arch = "aarch64"), |target| target.starts_with("aarch64"));
-    // The letters before the numbers of the registers that hold vectors.
+    // The name prefixes of the vector registers.
     let backends: &[(&str, &[&str])] = if arm {
         &[("scalar::Scalar", &[]), ("neon::Neon", &["v", "q", "d"])]
     } else {
@@ -31,7 +31,7 @@ fn kernels_hold_no_call() {
             assert_eq!(found, 1, "functions of {kernel} on {backend}");
         }
         for (name, lines) in own {
-            // A row goes to tiles for a copy in a format without lanes, and else has a loop of its own.
+            // A row has a loop, and calls tiles for a copy in a format without a lane codec.
             let row_or_tiles = name.contains("FullRow<");
             match drives_others(name, registers.is_empty()) || row_or_tiles {
                 true => check_driver(name, lines),
@@ -44,7 +44,7 @@ fn kernels_hold_no_call() {
     }
 }
 
-/// Kernels that each backend must have; without vectors some work on tiles instead.
+/// Returns the kernels that each backend must have. The scalar backend uses tiles instead of some.
 fn expected(scalar: bool) -> Vec<String> {
     let rule = "lion_kernels::rule::";
     let (f16, bf16) = ("half::binary16::f16", "half::bfloat::bf16");
@@ -60,7 +60,7 @@ fn expected(scalar: bool) -> Vec<String> {
     let rounding = "lion_kernels::engine::fused::";
     let mut expected = Vec::new();
     for decay in ["NoDecay", "PlainDecay", "MaskedDecay"] {
-        // Without vectors the rows go to tiles, and the compiler makes one function of those that are alike.
+        // The scalar backend uses tiles for these rows, and the compiler merges identical functions.
         for row in rows.iter().filter(|_| !scalar) {
             expected.push(format!("FullRow<{row}, {rule}{decay}>"));
             for scale in ["Unscaled", "Scaled"] {
@@ -91,7 +91,7 @@ fn expected(scalar: bool) -> Vec<String> {
 
 const F32: &str = "f32";
 
-/// Whether a kernel has no loop over elements of its own, but calls kernels that have.
+/// Returns whether a kernel has no loop over elements, but calls kernels that have one.
 fn drives_others(name: &str, scalar: bool) -> bool {
     let always = [
         "tiles::Step>",
@@ -113,10 +113,10 @@ fn is_call(text: &str) -> bool {
     mnemonic.starts_with("call") || mnemonic == "bl" || mnemonic == "blr"
 }
 
-/// Fails where a kernel calls what is no kernel; tiles are zeroed by the C library.
+/// Panics if a kernel calls anything but a kernel. Exception: the C library zeroes tiles.
 fn check_driver(name: &str, lines: &[&str]) {
     for (line, text) in lines.iter().enumerate() {
-        // A relocation follows a call, and names what is called; through a register it is a kernel's address.
+        // A relocation follows a call and names the callee. For a call through a register, it is a kernel's address.
         let target = lines.get(line + 1).and_then(|next| next.strip_prefix("R_"));
         if let (true, Some(target)) = (is_call(text), target) {
             let demangled = target.split_whitespace().last().unwrap_or_default();
@@ -130,20 +130,20 @@ fn check_driver(name: &str, lines: &[&str]) {
     }
 }
 
-/// Fails where the function calls another.
+/// Panics if the function contains a call.
 fn check_no_call(name: &str, lines: &[&str]) {
     for text in lines {
         assert!(!is_call(text), "{name} calls: {text}");
     }
 }
 
-/// Fails where the function does not work on the backend's registers.
+/// Panics if the function does not use the backend's registers.
 fn check_registers(name: &str, lines: &[&str], registers: &[&str]) {
     let vectorised = lines.iter().any(|text| holds_vector(text, registers));
     assert!(registers.is_empty() || vectorised, "{name} uses no register of {registers:?}");
 }
 
-/// Whether an operand of the instruction, which is no jump, is one of these registers.
+/// Returns whether the instruction is not a jump and has one of these registers as an operand.
 fn holds_vector(text: &str, registers: &[&str]) -> bool {
     let jumps = text.starts_with('b') || text.starts_with('j') || text.contains('<');
     let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
@@ -155,7 +155,7 @@ fn holds_vector(text: &str, registers: &[&str]) -> bool {
         })
 }
 
-/// Builds the kernels as a user would, but with symbols that say the types; gives the library's path.
+/// Builds the kernels as a user would, but with symbols that contain the types. Returns the library's path.
 fn build(target: Option<&str>) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let directory = root.join("target").join("assembly");
@@ -165,7 +165,7 @@ fn build(target: Option<&str>) -> PathBuf {
     if let Some(target) = target {
         cargo.args(["--target", target]);
     }
-    // Another compiler may be the one that knows the target.
+    // Another compiler may support the target.
     if let Some(compiler) = std::env::var_os("LION_ASSEMBLY_RUSTC") {
         cargo.env("RUSTC", compiler);
     }
@@ -186,7 +186,7 @@ fn disassemble(library: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The instructions of each kernel's function, by its name in Rust.
+/// Returns the instructions of each kernel's function, by its name in Rust.
 fn kernels(listing: &str) -> BTreeMap<String, Vec<&str>> {
     let mut kernels = BTreeMap::<String, Vec<&str>>::new();
     let mut name = None;
@@ -195,7 +195,7 @@ fn kernels(listing: &str) -> BTreeMap<String, Vec<&str>> {
             let demangled = format!("{:#}", rustc_demangle::demangle(symbol));
             name = demangled.contains("Isa>::vectorize::enter").then_some(demangled);
         } else if let Some(name) = &name {
-            // An instruction, or the relocation of the one before.
+            // An instruction, or the relocation of the previous one.
             let instruction =
                 line.split_once(":\t").or(line.split_once(": ").filter(|(_, text)| text.starts_with("R_")));
             if let Some((_, text)) = instruction {

@@ -1,4 +1,4 @@
-//! What the kernels refuse: each refusal names what is wrong, and nothing has been written.
+//! Invalid input of the kernels: each error names the fault, and nothing is written.
 
 use std::fmt::Display;
 
@@ -110,7 +110,7 @@ fn tensors_that_do_not_fit() {
     assert_eq!(other, short);
 }
 
-/// Keras refuses a beta_1 of zero, and so does the optimizer. The kernels do not.
+/// Keras and the optimizer reject a beta_1 of zero. The kernels accept it.
 #[test]
 fn a_beta_of_zero_is_a_step() {
     let (mut p, g, mut m) = ([1.0_f32; 3], [1.0_f32, 0.0, -1.0], [-5.0_f32; 3]);
@@ -150,7 +150,7 @@ fn ranges_outside_of_a_tensor() {
                 format!("the range {start}..{end} is not within the tensor; expected a range within 0..10");
             assert_eq!(expected.to_string(), message);
         }
-        // Reading and writing by value have the same door.
+        // Reading and writing by value check the range in the same way.
         for (start, len) in [(0, 11), (10, 1), (11, 0), (usize::MAX, 1), (usize::MAX, 0)] {
             let expected = Err(Error::Range { start, end: start.saturating_add(len), len: 10 });
             assert_eq!(tensor.to_ref().read_f32(start, &mut vec![0.0; len]), expected);
@@ -197,9 +197,9 @@ fn backends_that_are_not_here() {
         assert!(message.contains(backend.name()) && message.contains("available here: scalar"), "{message}");
     }
     let message = Backend::from_name("sse9").expect_err("unknown").to_string();
-    assert!(message.starts_with("there is no backend \"sse9\"; available here: scalar"), "{message}");
+    assert!(message.starts_with("backend \"sse9\" does not exist; available here: scalar"), "{message}");
     let message = "f8".parse::<Dtype>().expect_err("unknown").to_string();
-    assert_eq!(message, "there is no dtype \"f8\"; known: f32, f16, bf16, split, q8, i16, i8");
+    assert_eq!(message, "dtype \"f8\" does not exist; known: f32, f16, bf16, split, q8, i16, i8");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! State memory: aligned, zeroed, whole.
+//! State memory: alignment, zeros, growth and copies.
 
 use half::{bf16, f16};
 use lion_kernels::{AlignedBuffer, Arena, Dtype, Error, TensorBuf, TensorMut, TensorRef, advise_huge_pages};
@@ -75,7 +75,7 @@ fn arenas_hold_every_tensor_apart_and_zero() {
             let entries: usize = dtype.streams().iter().map(|stream| len.div_ceil(stream.per)).sum();
             expected.push((dtype, vec![0; entries]));
             if rng.usize(..4) == 0 {
-                // Writes to all of the tensor, and to no other.
+                // Writes the whole tensor, and no other.
                 let place = rng.usize(..arena.len());
                 let fill = rng.u32(1..100);
                 let mut tensor = arena.tensor_mut(place).expect("is there");

@@ -1,4 +1,5 @@
-//! Checkpoints: what is written comes back by bits, what is wrong is refused, and no moment to be killed is a bad one.
+//! Checkpoints: a written checkpoint reads back bit for bit, invalid ones return an error, and a kill at any moment
+//! leaves a valid file.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Checkpoints and tensor files in parts: ranges that are read, tensors that are written piece by piece, and an optimizer
-//! that goes on from several checkpoints of other shards.
+//! Checkpoints and tensor files in parts: reading ranges, writing tensors piece by piece, and resuming from several
+//! checkpoints of other shards.
 
 use std::fs;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Configs, and Keras's JSON of them.
+//! Configs and their Keras JSON.
 
 use lion::schedule::{
     Constant, CosineDecay, DecayShape, InverseSquareRoot, LinearWarmup, OneCycle, WarmupStableDecay,

@@ -1,5 +1,5 @@
-//! Keras's JSON beyond the plain config: what holds an optimizer, wrapped values, classes of other programs, and what
-//! Keras cannot load.
+//! Keras's JSON beyond the plain config: files that contain an optimizer, wrapped values, custom classes, and configs
+//! that Keras cannot load.
 
 use lion::schedule::CosineDecay;
 use lion::{Config, Hyperparameter};

@@ -1,4 +1,4 @@
-//! The constraints against Keras 3.15.1.
+//! The constraints, compared with Keras 3.15.1.
 
 use lion::{Axes, Constraint, Error};
 use serde_json::Value;

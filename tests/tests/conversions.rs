@@ -1,4 +1,4 @@
-//! Conversions between the formats: every backend against the reference, and both against the half crate.
+//! Conversions between formats: every backend compared with the reference, and both compared with the crate half.
 
 use half::{bf16, f16};
 use lion_kernels::{Backend, TensorMut, TensorRef};
@@ -12,7 +12,7 @@ on_each_backend!(
     every_pair_of_formats_and_length
 );
 
-/// A 16-bit format with the half crate's opinion of it.
+/// A 16-bit format with the conversions of the crate half.
 trait Sixteen: Sample {
     fn half_widens(self) -> f32;
     fn half_rounds(value: f32) -> Self;
@@ -55,7 +55,8 @@ fn every_16_bit_value_loads(backend: Backend) {
     format::<bf16>(backend);
 }
 
-/// Each value of the format, its neighbours in f32, the exact tie with the next value, and the tie's neighbours.
+/// Returns each value of the format, its neighbours in f32, the exact tie with the next value, and the tie's
+/// neighbours.
 fn boundaries<T: Sixteen>() -> Vec<f32> {
     let mut boundaries = Vec::new();
     for value in all::<T>() {
@@ -66,7 +67,7 @@ fn boundaries<T: Sixteen>() -> Vec<f32> {
             boundaries.extend([middle.next_down(), middle, middle.next_up()]);
         }
     }
-    // Where the largest number rounds to infinity: half a unit above it.
+    // The threshold of rounding to infinity: half a unit above the largest number.
     boundaries.extend(
         [65519.0, 65519.996, 65520.0, 3.394e38, 3.396e38, f32::MAX].into_iter().flat_map(|x| [x, -x]),
     );
@@ -87,7 +88,7 @@ fn every_boundary_stores(backend: Backend) {
     format::<bf16>(backend);
 }
 
-/// A payload that is cut off must not leave an infinity behind.
+/// Truncating the payload of a NaN must not turn it into an infinity.
 fn every_payload_of_nan_stores_as_a_quiet_nan(backend: Backend) {
     fn format<T: Sixteen>(backend: Backend, quiet: u32) {
         let payloads = (0..23).map(|bit| 1 << bit).chain([0x007f_ffff]);

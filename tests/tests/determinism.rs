@@ -1,5 +1,5 @@
-//! One run with everything on, and one digest of all that it comes to: on every backend, number of threads and chunk, at
-//! any alignment, on small and on huge pages, as one tensor and as a thousand.
+//! One run with every option on, and one digest of all its results: for every backend, thread count and chunk size, at
+//! any alignment, on small and huge pages, as one tensor and as a thousand.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use lion_tests::{Rng, on_each_backend, with_sample};
 use rayon::ThreadPoolBuilder;
 use sha2::{Digest, Sha256};
 
-/// The digest that the README states.
+/// The digest that the README documents.
 const STATED: &str = "c5b6fab73fdacb5420e6817e228361ed9f5b50dc536d8dfb6f16ab3ed9a4c997";
 
 on_each_backend!(one_digest);
@@ -20,16 +20,16 @@ const PIECES: usize = 1000;
 const PIECE: usize = 600;
 const CALLS: usize = 7;
 
-/// How the run is laid out, which changes no bit.
+/// The layout of a run, which does not affect the bits.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
     pieces: usize,
-    /// Elements between a 64-byte boundary and the first element.
+    /// The distance in elements from a 64-byte boundary to the first element.
     misalignment: usize,
     huge_pages: bool,
 }
 
-/// Numbers of many magnitudes, zeros and subnormals among them.
+/// Returns numbers of many magnitudes, including zeros and subnormals.
 fn numbers(rng: &mut Rng, len: usize) -> Vec<f32> {
     let number = |rng: &mut Rng| match rng.u32(0..16) {
         0 => 0.0,
@@ -40,16 +40,16 @@ fn numbers(rng: &mut Rng, len: usize) -> Vec<f32> {
     (0..len).map(|_| number(rng)).collect()
 }
 
-/// The parameter and the gradient of each call.
+/// The parameter and the gradient of each step.
 static VALUES: LazyLock<[Vec<f32>; 1 + CALLS]> = LazyLock::new(|| {
     let mut rng = Rng::with_seed(0x5eed);
     let mut values = std::array::from_fn(|_| numbers(&mut rng, PIECES * PIECE));
-    // The dynamic loss scale skips this call.
+    // The dynamic loss scale skips this step.
     values[5][PIECES * PIECE / 2] = f32::INFINITY;
     values
 });
 
-/// A tensor that does not begin where its memory does.
+/// A tensor at an offset from the start of its memory.
 struct Tensor {
     arena: Arena,
     misalignment: usize,
@@ -81,7 +81,7 @@ impl Tensor {
     }
 }
 
-/// The ranges of `each` elements from `from` to the end.
+/// Returns the ranges of `each` elements from `from` to the end.
 fn starts(from: usize, len: usize, each: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     (from..len).step_by(each).map(move |start| start..len.min(start + each))
 }
@@ -96,8 +96,8 @@ fn feed(digest: &mut Sha256, tensor: TensorRef<'_>) {
     }
 }
 
-/// Decay, a schedule, accumulation, clipping by the norm over all tensors, a moving average that overwrites, a dynamic
-/// loss scale that doubles and halves.
+/// Returns an optimizer with decay, a schedule, accumulation, global norm clipping, an EMA that overwrites, and a
+/// dynamic loss scale that doubles and halves.
 fn optimizer(plan: Plan, momentum: Dtype, store: Store) -> Lion {
     let mut scale = DynamicLossScale::default();
     (scale.initial_scale, scale.dynamic_growth_steps) = (256.0, 2);
@@ -112,7 +112,7 @@ fn optimizer(plan: Plan, momentum: Dtype, store: Store) -> Lion {
     builder.dynamic_loss_scale(scale).momentum_dtype(momentum).plan(plan).build().expect("valid")
 }
 
-/// How the parameter is stored.
+/// The storage of the parameter.
 #[derive(Clone, Copy)]
 enum Store {
     Nearest,
@@ -150,7 +150,7 @@ fn digest(plan: Plan, layout: Layout) -> String {
     let mut digest = Sha256::new();
     run(&mut digest, plan, layout, [Dtype::F32; 3], Store::Nearest);
     run(&mut digest, plan, layout, [Dtype::BF16, Dtype::F16, Dtype::F32], Store::Nearest);
-    // Random numbers and scales are of a variable: of others they are others.
+    // Random numbers and scales belong to a variable: split variables have different ones.
     let layout = Layout { pieces: PIECES, ..layout };
     run(&mut digest, plan, layout, [Dtype::BF16; 3], Store::Stochastic);
     run(&mut digest, plan, layout, [Dtype::BF16, Dtype::BF16, Dtype::Q8], Store::Split);
@@ -162,7 +162,7 @@ fn one_digest(backend: Backend) {
     for threads in [1, 2, 3, 8] {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
         for chunk in [1, 4096, 12_288, 40_000, 262_144, usize::MAX] {
-            // Every layout with every number of threads, and with half of the chunks.
+            // Every layout with every thread count, and with half of the chunk sizes.
             let bit = |place: usize| ((combinations + combinations / 8) >> place) & 1 == 1;
             let layout = Layout {
                 pieces: if bit(0) { PIECES } else { 1 },

@@ -1,13 +1,13 @@
-//! The choice of a backend, by the machine and by `LION_ISA`.
+//! Backend selection, by the machine and by `LION_ISA`.
 
 use std::process::Command;
 
 use lion_kernels::Backend;
 
-/// Set in the processes that these tests start, so that the same test only reports there.
+/// Set in the child processes of these tests, in which the same test only prints its result.
 const REPORT: &str = "LION_TEST_REPORTS_ITS_BACKEND";
 
-/// What a process with this `LION_ISA` chooses.
+/// Returns the backend that a process with this `LION_ISA` selects.
 fn chosen(isa: Option<&str>) -> String {
     let mut process = Command::new(std::env::current_exe().expect("a path"));
     process
@@ -41,10 +41,7 @@ fn the_environment_chooses() {
     }
     for wrong in ["AVX2", "sse9"] {
         let message = chosen(Some(wrong));
-        assert!(
-            message.contains("there is no backend") && message.contains("scalar"),
-            "{wrong:?}: {message}"
-        );
+        assert!(message.contains("does not exist") && message.contains("scalar"), "{wrong:?}: {message}");
     }
     for backend in Backend::ALL.iter().filter(|backend| !backend.is_available()) {
         let message = chosen(Some(backend.name()));
@@ -59,7 +56,7 @@ fn the_best_backend_is_the_last_available_one() {
     assert_eq!(Backend::available().count(), Backend::ALL.iter().filter(|it| it.is_available()).count());
 }
 
-/// Where the kernel says what the processor has, the library says the same.
+/// The library detects the same backends as the operating system reports.
 #[test]
 fn detection_agrees_with_the_operating_system() {
     let Ok(cpuinfo) = std::fs::read_to_string("/proc/cpuinfo") else {

@@ -1,8 +1,8 @@
 //! All 2^32 bit patterns of f32 through the stores of both 16-bit formats, and through the exact split and back.
 //!
-//! The reference and the half crate are compared element by element, once; each backend's results are compared with
-//! theirs through a digest, since every backend, emulated ones too, must see every pattern. A digest that differs is
-//! followed by a search for the first element that does.
+//! The test compares the reference with the crate half once, element by element. It compares each backend with them
+//! through a digest, because every backend, even an emulated one, must see every pattern. If a digest differs, the test
+//! searches for the first element that differs.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ use lion_tests::{Sample, on_each_backend};
 const F16: u64 = 6_477_494_354_444_435_730;
 const BF16: u64 = 8_524_268_825_026_073_192;
 
-/// Patterns that a thread takes at a time.
+/// The number of patterns that a thread takes at a time.
 const CHUNK: u32 = 1 << 16;
 
 on_each_backend!(every_f32_stored_as_f16, every_f32_stored_as_bf16, every_f32_split_and_joined);
@@ -51,14 +51,14 @@ fn every_f32_stored<T: Sample>(backend: Backend, expected: u64) {
     panic!("the digest of {} has changed, and the reference with it", T::DTYPE);
 }
 
-/// Two halves hold every number, and the high one alone is the nearest bfloat16.
+/// Two halves represent every number exactly, and the high half alone is the nearest bfloat16.
 fn every_f32_split_and_joined(backend: Backend) {
     each_chunk(|index, patterns| {
         let mut split = TensorBuf::zeroed(Dtype::Split, patterns.len()).expect("memory");
         convert(backend, patterns, split.to_mut()).expect("a conversion");
         let mut joined = vec![0.0; patterns.len()];
         convert(backend, split.to_ref(), TensorMut::from(&mut joined)).expect("a conversion");
-        // Without a way out of the loops they are vectorised, and an emulator gets through them.
+        // Loops without an early exit are vectorised, and therefore fast enough for an emulator.
         let same = patterns.iter().zip(&joined).fold(true, |same, (value, joined)| {
             let is_nan = value.is_nan() & (joined.to_bits() == f32::NAN.to_bits());
             same & ((value.to_bits() == joined.to_bits()) | is_nan)
@@ -92,15 +92,16 @@ fn reference_and_half_agree_on_every_f32() {
     assert_eq!((f16, bf16), (F16, BF16), "digests of f16 and bf16");
 }
 
-/// The digest of what a conversion makes of every pattern: of each chunk the sum of the results times odd weights, which
-/// no single difference leaves as it is, mixed with the chunk's index. Vectorised, an emulator gets through it.
+/// Returns a digest of a conversion's results for every pattern. Each chunk contributes the sum of its results times
+/// odd weights, mixed with the chunk's index. Any single difference changes the sum. The loop is vectorised, and
+/// therefore fast enough for an emulator.
 fn digest<T: Sample>(conversion: impl Fn(&[f32], &mut [T]) + Sync) -> u64 {
     let weights: Vec<u32> = (0..CHUNK).map(|place| place.wrapping_mul(0x9e37_79b9) | 1).collect();
     let total = Mutex::new(0_u64);
     each_chunk(|index, patterns| {
         let mut found = vec![T::default(); patterns.len()];
         conversion(patterns, &mut found);
-        // Only here is a result NaN, and only NaN has more than one form.
+        // Only NaN inputs give NaN results, and only a NaN has more than one bit pattern.
         let special = index & 0x7f80 == 0x7f80;
         let sum = match special {
             true => weighted_sum(&found, &weights, T::comparable),
@@ -118,7 +119,7 @@ fn weighted_sum<T: Sample>(found: &[T], weights: &[u32], bits: impl Fn(T) -> u32
     products.fold(0, u32::wrapping_add)
 }
 
-/// Calls `work` with every chunk's index and patterns, on all processors.
+/// Calls `work` with every chunk's index and patterns, on all cores.
 fn each_chunk(work: impl Fn(u32, &[f32]) + Sync) {
     let next = AtomicU32::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,5 +1,5 @@
-//! What goes wrong outside: no memory, a closure that panics, tensors of ten thousand million elements. The optimizer
-//! is then as it was, or as the documentation says, and goes on.
+//! External failures: failed allocations, a closure that panics, tensors of ten billion elements. The optimizer is then
+//! unchanged, or in the documented state, and continues.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,16 +21,16 @@ use tempfile::tempdir;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Elements of a tensor that is large: no memory of its size is given out but where a test says so.
+/// The number of elements of a large tensor. Allocations of its size fail unless a test grants them.
 const MANY: usize = 1 << 18;
 const LARGE: usize = 1 << 20;
 
-/// All that an optimizer knows, as text.
+/// Returns an optimizer's whole state as text.
 fn text(optimizer: &Lion) -> String {
     checkpoint_text(&optimizer.checkpoint().expect("no open step"))
 }
 
-/// State is mapped from the system, so it is the system that must refuse it: in a process that may have 1 GB.
+/// State is mapped from the system, so the system must refuse it: in a process limited to 1 GB.
 #[test]
 fn no_memory_for_state() {
     let test = std::env::current_exe().unwrap();
@@ -48,7 +48,7 @@ fn no_memory_for_state() {
 #[ignore = "run by no_memory_for_state, in a process with a limit"]
 fn state_beyond_what_the_system_gives() {
     let (mut had, mut refused) = (0, 0);
-    // Sizes so close to each other that momentum, average and accumulator are each the first that is refused.
+    // The sizes are so close that each of momentum, average and accumulator is once the first to fail.
     let mut len = 1 << 20;
     while len < 1 << 29 {
         let builder = Lion::builder().ema(0.9).gradient_accumulation_steps(2);
@@ -62,7 +62,7 @@ fn state_beyond_what_the_system_gives() {
                 assert_eq!(error.to_string(), expected);
                 assert_eq!(text(&optimizer), before);
                 refused += 1;
-                // The name is still free, and what was registered goes on.
+                // The name is still free, and the registered variables still work.
                 let large = optimizer.register("large", &[1], Dtype::F32).unwrap();
                 let (mut p, mut q, g, h) = ([1.0_f32; 2], [1.0_f32], [1.0_f32; 2], [1.0_f32]);
                 let first = Update::new(small, &mut p[..], &g[..]);
@@ -138,8 +138,8 @@ fn a_schedule_that_panics() {
     assert_eq!((p, optimizer.iterations()), ([0.0; 2], 2));
 }
 
-/// As documented: all variables have been moved, those after the one whose constraint it is are not constrained, and the
-/// call is not counted.
+/// The documented state: all variables have moved, the variables after the panicking constraint are unconstrained, and
+/// the step does not count.
 #[test]
 fn a_constraint_that_panics() {
     let broken = Arc::new(AtomicBool::new(true));
@@ -172,11 +172,11 @@ fn a_constraint_that_panics() {
     assert_eq!(values, [[0.0], [7.0], [7.0], [0.0]]);
 }
 
-/// As many elements as no test has memory for: that they are too many is found by arithmetic, which does not overflow.
+/// Element counts beyond the memory of any machine: checked arithmetic finds them, without overflow.
 #[test]
 fn ten_thousand_million_elements() {
     let mut optimizer = Lion::builder().build().unwrap();
-    // More than an address can reach, so that no system gives it.
+    // More than the address space, so every system refuses it.
     let shape = [10_000_000_000, 100_000];
     for (constraint, dtype) in [(None, Dtype::F32), (Some(Constraint::unit_norm(0)), Dtype::BF16)] {
         let options = VariableOptions { constraint, ..Default::default() };
@@ -196,7 +196,7 @@ fn ten_thousand_million_elements() {
     assert_eq!(error.to_string(), "variable \"a\": the gradient has 1 elements, and its shape has 0");
 }
 
-/// A tensor file of 20 GB, nearly all of it a hole: what lies behind it is found.
+/// A sparse tensor file of 20 GB: the tensor behind the hole reads correctly.
 #[test]
 fn a_file_longer_than_32_bits() {
     let folder = tempdir().unwrap();
@@ -219,7 +219,7 @@ fn a_file_longer_than_32_bits() {
     assert_eq!(read.find("param/a").unwrap().elements(), 10_000_000_000);
     let values = read.read_values(read.find("param/b").unwrap()).unwrap();
     assert_eq!(lion_tests::tensor_bits(values.to_ref()), [1.5_f32, -2.5].map(f32::to_bits));
-    // A byte less, and it is refused for what it is.
+    // A file that is one byte shorter gives the right error.
     file.set_len(behind + 7).unwrap();
     let error = TensorFile::open(&path).unwrap_err().to_string();
     assert!(error.contains("its data_offsets are [20000000000, 20000000008]"), "{error}");

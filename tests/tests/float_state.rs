@@ -1,8 +1,8 @@
-//! A host's floating-point state changes no bit. Flush-to-zero, denormals-are-zero and the other rounding modes are set on
-//! the calling thread, on the threads of the pool, or on both; each pass and a small training then have the bits of a run
-//! under the default state, and every thread's state is as the host set it.
+//! A host's floating-point state does not change any bit. The test sets flush-to-zero, denormals-are-zero and the other
+//! rounding modes on the calling thread, on the pool's threads, or on both. Each pass and a small training give the
+//! bits of a run under the default state, and every thread keeps the host's state.
 //!
-//! Only MXCSR, the register of x86-64, is tried here.
+//! The test covers only MXCSR, the control register of x86-64.
 #![cfg(target_arch = "x86_64")]
 
 use std::arch::asm;
@@ -20,9 +20,9 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 on_each_backend!(steps, other_passes, a_training, alone_on_the_calling_thread);
 
-/// The bits that say how to compute: flush-to-zero, rounding, what traps, denormals-are-zero.
+/// The bits that affect results: flush-to-zero, rounding mode, exception masks, denormals-are-zero.
 const CONTROL: u32 = 0xffc0;
-/// Round to nearest even, subnormals kept, nothing traps.
+/// Round to nearest even, keep subnormals, mask all exceptions.
 const DEFAULT: u32 = 0x1f80;
 const FLUSH_TO_ZERO: u32 = 0x8000;
 const DENORMALS_ARE_ZERO: u32 = 0x0040;
@@ -39,19 +39,20 @@ const STATES: [(&str, u32); 6] = [
 #[allow(unsafe_code)]
 fn state() -> u32 {
     let mut value = 0_u32;
-    // SAFETY: stores MXCSR to a place of four bytes; SSE is part of the architecture.
+    // SAFETY: stores MXCSR to a variable of four bytes; SSE is part of the architecture.
     unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut value, options(nostack, preserves_flags)) };
     value & CONTROL
 }
 
 #[allow(unsafe_code)]
 fn set_state(value: u32) {
-    // SAFETY: loads MXCSR from a place of four bytes, with bits that every x86-64 processor has. What this crate computes
-    // in that state is only looked at by its bits; each thread of the test harness gets the default state back.
+    // SAFETY: loads MXCSR from a place of four bytes, with bits that every x86-64 processor has. What this crate
+    // computes in that state is only looked at by its bits; each thread of the test harness gets the default state
+    // back.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const value, options(nostack, preserves_flags)) };
 }
 
-/// Puts the thread's state back, also if a test panics.
+/// Restores the thread's state on drop, also if a test panics.
 struct Restored(u32);
 
 impl Drop for Restored {
@@ -60,7 +61,7 @@ impl Drop for Restored {
     }
 }
 
-/// Runs a function in this state, and checks that it leaves the state as it was.
+/// Runs a function in this state, and checks that the function does not change the state.
 #[track_caller]
 fn under<T>(value: u32, what: &str, call: impl FnOnce() -> T) -> T {
     let _restored = Restored(state());
@@ -70,7 +71,7 @@ fn under<T>(value: u32, what: &str, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Products and quotients that come out otherwise in each of the states.
+/// Products and quotients whose results differ in each of the states.
 #[inline(never)]
 fn probe() -> [u32; 4] {
     let [subnormal, normal, one, three] =
@@ -88,7 +89,7 @@ fn the_states_change_plain_arithmetic() {
     }
 }
 
-/// Where the state is not the default one.
+/// The threads whose state is not the default.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Caller,
@@ -98,7 +99,7 @@ enum Place {
 
 const THREADS: usize = 3;
 
-/// The pools that calls are made in: of the default state, and of each of the others.
+/// The thread pools of the tests: one in the default state, and one in each other state.
 struct Hosts {
     default: ThreadPool,
     others: Vec<(&'static str, u32, ThreadPool)>,
@@ -115,7 +116,7 @@ impl Hosts {
         Hosts { default: pool(DEFAULT), others: others.into() }
     }
 
-    /// What a call gives under the default state. Each other host must give the same.
+    /// The results under the default state. Every other host must give the same.
     #[track_caller]
     fn check<T: PartialEq + Send>(&self, what: &str, call: impl Fn() -> T + Sync) {
         let expected = self.default.install(|| under(DEFAULT, what, &call));
@@ -135,18 +136,18 @@ impl Hosts {
     }
 }
 
-/// Every call is shared by all threads.
+/// A plan by which every run uses all threads.
 fn plan(backend: Backend) -> Plan {
     Plan::new(backend).threads(THREADS).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0)
 }
 
-/// Several pieces for each thread, and a tail.
+/// Several chunks per thread, and a tail.
 const LEN: usize = 7 * STATISTICS_BLOCK + 77;
 
-/// Subnormals of the format and of f32, ordinary numbers, and a few of every class.
+/// Returns subnormals of the format and of f32, ordinary numbers, and a few values of every class.
 fn numbers<T: Sample>(rng: &mut Rng, len: usize) -> Vec<T> {
     let number = |rng: &mut Rng| match rng.u32(0..8) {
-        // Of each format the last bits alone are a subnormal number.
+        // In each format, the low bits alone form a subnormal number.
         0 => T::from_low_bits(rng.u32(1..0x40)),
         1 => T::round(f32::from_bits(rng.u32(1..1 << 23))),
         2 => T::round(-f32::from_bits(rng.u32(1..1 << 23))),
@@ -185,7 +186,7 @@ fn steps(backend: Backend) {
                 if pass.ema_momentum.is_some() {
                     tensors = tensors.ema(&mut ema).copy(&mut copy);
                 }
-                // The settings too are made in that state.
+                // The settings are also created in that state.
                 let step = settings(&pass).expect("valid");
                 run(&plan(backend), &mut [Task::step(step, tensors).expect("fits")]).expect("it runs");
                 (bits(&p), bits(&m), bits(&ema), bits(&copy))
@@ -257,7 +258,7 @@ fn other_passes(backend: Backend) {
     format::<bf16>(backend);
 }
 
-/// Without a pool, on a plain thread, and by `Task::run`.
+/// Outside a pool, on a plain thread, and by `Task::run`.
 fn alone_on_the_calling_thread(backend: Backend) {
     let mut rng = Rng::with_seed(0xf3);
     let (p, g) = (numbers::<f32>(&mut rng, 300), numbers::<bf16>(&mut rng, 300));
@@ -278,7 +279,7 @@ fn alone_on_the_calling_thread(backend: Backend) {
     }
 }
 
-/// Subnormal numbers are in their range or out of it, also where the processor takes them for zeros.
+/// Range checks treat subnormal numbers correctly, even if the processor treats them as zeros.
 #[test]
 fn settings_are_checked_as_they_are_given() {
     let tiny = f32::from_bits(1);
@@ -313,7 +314,7 @@ fn settings_are_checked_as_they_are_given() {
     }
 }
 
-/// A schedule, decay, clipping by the norm over all tensors, a moving average, a dynamic loss scale.
+/// Returns an optimizer with a schedule, decay, global norm clipping, an EMA, and a dynamic loss scale.
 fn optimizer(backend: Backend) -> Lion {
     let mut scale = DynamicLossScale::default();
     (scale.initial_scale, scale.dynamic_growth_steps) = (3.0, 2);

@@ -1,4 +1,4 @@
-//! Configs as people have them: files that Keras 3, Keras 2 and their users wrote, in `tests/found`.
+//! Real configs: files written by Keras 3, Keras 2 and their users, in `tests/found`.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Every golden run, on every backend: what Keras made of it.
+//! Every golden run, on every backend, compared with Keras's results.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Calls on the host's threads: the bits of the same calls on one thread, whatever the host does with its workers.
+//! Steps on the host's threads: the same bits as on one thread, however the host schedules its workers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ const HOSTS: [(&str, Host); 4] = [
     ("no worker at all", |_, _| {}),
 ];
 
-/// What a training comes to: the bits of its parameters, and all that the optimizer knows.
+/// Returns the result of a training: the bits of its parameters and the optimizer's state.
 fn trained(scenario: &Scenario, mut optimizer: Lion) -> (Vec<Vec<u32>>, String) {
     let ids = scenario.register(&mut optimizer).expect("variables that can be");
     let mut parameters: Vec<_> = scenario.variables.iter().map(|it| it.values.clone()).collect();
@@ -59,7 +59,7 @@ fn any_training_on_any_host(backend: Backend) {
     }
 }
 
-/// An optimizer that shares every call, with a host of three threads, and how often the host was called.
+/// Returns an optimizer that always uses the three threads of a host, and a counter of the calls of the host.
 fn hosted() -> (Lion, VariableId, Arc<AtomicUsize>) {
     let plan = Plan::new(Backend::best()).chunk_elements(STATISTICS_BLOCK).parallel_threshold(0);
     let mut optimizer = Lion::builder().global_clipnorm(1.0).plan(plan).build().expect("valid");
@@ -110,7 +110,7 @@ fn statistics_and_parts_are_the_hosts() {
     assert_eq!(calls.swap(0, Ordering::Relaxed), 1);
 }
 
-/// An instruction set that the machine lacks is refused, and the plan is then as it was.
+/// An unavailable backend returns an error, and the plan does not change.
 #[test]
 fn a_profile_must_be_of_this_machine() {
     let mut optimizer = Lion::builder().build().expect("valid");

@@ -1,5 +1,5 @@
-//! Files that somebody else has made, cut, changed in every bit, or lying: each is read, or refused in one line that
-//! says which file it is, and neither takes more memory than a small multiple of the file.
+//! Hostile files: foreign, truncated, with any bit flipped, or with false sizes. Each reads successfully or returns an
+//! error of one line that names the file. Neither takes more memory than a small multiple of the file.
 
 use std::fmt::Display;
 use std::fs;

@@ -1,8 +1,8 @@
-//! The expectations of Keras's own tests, version 3.15.1, where they hold for Lion: lion_test.py, optimizer_test.py and
-//! loss_scale_optimizer_test.py. Those of its schedules are in the test `schedule`, those of configs in `config`.
+//! The expectations of Keras's own tests, version 3.15.1, that apply to Lion: lion_test.py, optimizer_test.py and
+//! loss_scale_optimizer_test.py. Its tests of schedules are in `schedule`, its tests of configs in `config`.
 //!
-//! Many of Keras's tests train by plain gradient descent with gradients of one and a learning rate of one. Lion moves
-//! by the sign, so that the same numbers come out of it.
+//! Many of Keras's tests use plain gradient descent with gradients of one and a learning rate of one. Lion moves by the
+//! sign, so it gives the same numbers.
 
 use lion::Builder;
 use lion::prelude::*;

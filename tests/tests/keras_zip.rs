@@ -1,4 +1,4 @@
-//! `.keras` files are zip files: what a model's archive may be is read, and whatever else one may be is refused.
+//! `.keras` files, which are zip files: every form of a model's archive reads successfully, all others return an error.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! What is read of a machine: quotas of control groups wherever they are mounted, affinity, caches; and a system that
-//! tells nothing.
+//! Machine detection: cgroup quotas at any mount point, CPU affinity, caches, and systems without such information.
 
 use std::fs;
 

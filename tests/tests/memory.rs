@@ -1,5 +1,5 @@
-//! The memory of an optimizer: its state, and at most 1 MiB more. Counted by the allocator, and by the system, since
-//! large state is mapped from it.
+//! The memory of an optimizer: its state, plus at most 1 MiB. The allocator counts small blocks, and the system counts
+//! large ones, which are mapped.
 #![cfg(target_os = "linux")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -13,7 +13,7 @@ struct Counting;
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 #[allow(unsafe_code)]
-// SAFETY: every request goes to the system's allocator as it came.
+// SAFETY: every request goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
@@ -31,17 +31,17 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// Anonymous memory of this process that is mapped, in bytes.
+/// Returns the size of this process's anonymous mappings, in bytes.
 fn mapped() -> usize {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").expect("Linux");
     let line = text.lines().find(|line| line.starts_with("Anonymous:")).expect("a line");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).expect("a number") << 10
 }
 
-/// One test, so that nothing else allocates meanwhile.
+/// A single test, so no other test allocates at the same time.
 #[test]
 fn state_and_at_most_a_mebibyte() {
-    // Rayon's own threads are not the optimizer's memory.
+    // The memory of rayon's threads does not count.
     rayon::broadcast(|_| ());
     let full = Lion::builder().ema(0.9).gradient_accumulation_steps(2).global_clipnorm(1.0);
     check(Lion::builder(), 1, 2000, 4096);
@@ -70,7 +70,7 @@ fn check(builder: Builder, kinds: usize, tensors: usize, len: usize) {
     let allocated = ALLOCATED.load(Ordering::Relaxed) - allocated;
     let resident = mapped() - resident;
     assert!(resident >= state, "all state has been touched");
-    // The state is mapped; the rest is allocated, and resident too where it is touched.
+    // The state is mapped; the rest is allocated, and its touched pages are resident too.
     assert!(allocated <= SLACK, "{allocated} bytes allocated");
     assert!(resident <= state + own + SLACK, "{resident} bytes resident, for {state} of state");
 }

@@ -1,4 +1,4 @@
-//! The optimizer against a plain model that shares no code with it, on trainings at random, by bits.
+//! The optimizer compared bit for bit with a plain model that shares no code with it, on random trainings.
 
 use lion_kernels::Backend;
 use lion_tests::scenario::{Scenario, agrees_with_the_model};

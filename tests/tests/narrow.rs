@@ -1,5 +1,5 @@
-//! The formats that move fewer bytes against the reference, by bits: stochastic rounding, the exact split, 8-bit momentum,
-//! with every other format beside them.
+//! Narrow formats compared bit for bit with the reference: stochastic rounding, the exact split, 8-bit momentum, each
+//! combined with every other format.
 
 use half::bf16;
 use lion_kernels::reference::{self, Float, Settings};
@@ -34,9 +34,9 @@ const FULL: Settings = Settings {
     ..DECAYED
 };
 
-/// The random bits of a step over a variable that begins at this element.
+/// Returns the rounding of a step over a variable from a random element on.
 fn draws(rng: &mut Rng) -> Draws {
-    // At the ends of the indices' halves, too.
+    // Includes the boundaries of the index's low half.
     let first =
         [0, 1 << 33, (1 << 33) - STATISTICS_BLOCK as u64, STATISTICS_BLOCK as u64 * rng.u64(..1 << 40)]
             [rng.usize(..4)];
@@ -44,8 +44,8 @@ fn draws(rng: &mut Rng) -> Draws {
     Draws { seed: rng.u64(..), name, call: rng.u64(..1 << 40), first }
 }
 
-/// Formats of parameter, gradient and momentum with at least one that is new, and whether the parameter is rounded at
-/// random.
+/// Returns the formats of parameter, gradient and momentum, and whether rounding is stochastic: all combinations with
+/// at least one narrow format.
 fn combinations() -> impl Iterator<Item = ([Dtype; 3], bool)> {
     let parameters = Dtype::for_role(Role::Parameter).map(|it| (it, false)).chain([(Dtype::BF16, true)]);
     parameters.flat_map(|(parameter, stochastic)| {
@@ -79,7 +79,7 @@ fn by(backend: Backend) -> impl FnOnce(LionStep, StepTensors<'_>, u64) -> Result
     move |step, tensors, first| Task::step(step, tensors)?.starting_at(first)?.run(backend)
 }
 
-/// Four blocks of q8, and one element: more than four times the lanes.
+/// Four blocks of q8 and one element, which is more than four chunks of any backend.
 fn every_length(backend: Backend) {
     let mut rng = Rng::with_seed(0x1001);
     for (dtypes, stochastic) in combinations() {
@@ -129,7 +129,7 @@ fn every_option(backend: Backend) {
     }
 }
 
-/// Tensors of several blocks on one and more threads, in one piece and in two tasks.
+/// Tensors of several blocks, on one and on several threads, as one task and as two.
 fn cut_for_threads(backend: Backend) {
     let mut rng = Rng::with_seed(0x1004);
     for (dtypes, stochastic) in combinations() {
@@ -177,14 +177,14 @@ fn any_settings(backend: Backend) {
     });
 }
 
-/// Values to a format and back, by a backend.
+/// Converts values to a format and back, with a backend.
 fn stored(backend: Backend, dtype: Dtype, values: &[f32]) -> Stored {
     let mut found = Stored::new(dtype, &vec![0.0; values.len()], 3);
     convert(backend, values, found.tensor_mut()).expect("equal lengths");
     found
 }
 
-/// Each code at many scales: read as the reference reads it, and written as it was, if the block has its largest.
+/// Each code at many scales decodes as in the reference, and encodes to itself if the block contains its largest value.
 fn every_code_of_q8(backend: Backend) {
     let mut rng = Rng::with_seed(0x1005);
     let ends = [f32::MIN_POSITIVE, f32::MAX, 1.0, 1e-30, f32::from_bits(0x0080_0001), 0.0];
@@ -198,7 +198,7 @@ fn every_code_of_q8(backend: Backend) {
         convert(backend, tensor, TensorMut::from(&mut found)).expect("equal lengths");
         let expected = reference::q8_decode(&codes, &scales);
         assert_eq!(lion_tests::bits(&found), lion_tests::bits(&expected), "scale {scale:e}");
-        // The smallest code is 4e-9 of the scale: below 2^-98 it is a subnormal number, which has fewer places.
+        // The smallest code is 4e-9 of the scale. Below 2^-98 it is subnormal, with fewer significant bits.
         if scale >= 2.0_f32.powi(-98) {
             let again = stored(backend, Dtype::Q8, &found);
             let again = again.tensor().stream(0).expect("codes").as_slice::<i8>().expect("i8");
@@ -208,7 +208,7 @@ fn every_code_of_q8(backend: Backend) {
     }
 }
 
-/// Every high half with low halves of each kind, and every low half with high halves of each kind.
+/// Every high half combined with low halves of each kind, and every low half with high halves of each kind.
 fn every_pair_of_halves(backend: Backend) {
     let mut rng = Rng::with_seed(0x1006);
     let lows: Vec<i16> =
@@ -226,12 +226,12 @@ fn every_pair_of_halves(backend: Backend) {
     again.assert_same(&Stored::new(Dtype::Split, &expected, 3), "split again");
 }
 
-/// A value that is no bfloat16, rounded at random: the step goes to it from the nearest one.
+/// Rounds a value between two bfloat16 numbers: the step reaches it from the nearest one.
 fn rounded(backend: Backend, value: f32, indices: u64, call: u64) -> Vec<bf16> {
     let len = indices as usize;
     let mut parameter = vec![bf16::from_f32(value); len];
     let (gradient, mut momentum) = (vec![bf16::ZERO; len], vec![bf16::ZERO; len]);
-    // From the nearest bfloat16 to the value: c is positive, so that the step is down by the difference.
+    // From the nearest bfloat16 to the value: c is positive, so the step subtracts the difference.
     let difference = bf16::from_f32(value).to_f32() - value;
     momentum.fill(if difference > 0.0 { bf16::ONE } else { bf16::NEG_ONE });
     let step = LionStep::new(difference.abs(), 0.9, 0.99).expect("valid");
@@ -242,7 +242,7 @@ fn rounded(backend: Backend, value: f32, indices: u64, call: u64) -> Vec<bf16> {
     parameter
 }
 
-/// The mean over many draws is the value, to what so many draws let expect.
+/// The mean of many draws is the value, within the statistical error.
 fn the_rounding_is_unbiased(backend: Backend) {
     for value in [1.001_f32, -0.300_9, 3.1e-5, 65_500.3, -1.999_999] {
         const DRAWS: u64 = 1 << 18;
@@ -258,7 +258,7 @@ fn the_rounding_is_unbiased(backend: Backend) {
     }
 }
 
-/// All 2^16 random numbers, each once: the sum of what the values are rounded to is exactly their sum.
+/// Over all 2^16 random numbers, the sum of the rounded values equals the exact sum.
 #[test]
 fn the_mean_over_all_draws_is_the_value() {
     for bits in [0x3f80_0001_u32, 0x3f80_8000, 0x3f80_ffff, 0xbe12_3456, 0x0000_0001, 0x0041_1234] {
@@ -312,7 +312,7 @@ fn what_does_not_fit_is_refused() {
     let (codes, scales) = ([0_i8; 65], [0.0_f32; 1]);
     assert_eq!(
         text(TensorRef::from_streams(Dtype::Q8, &codes, &scales)),
-        "the second stream has 1 elements, and must have 2 as the first stream has"
+        "the second stream has 1 elements; expected 2, to match the first stream"
     );
     assert_eq!(
         text(TensorRef::from_streams(Dtype::Q8, &scales, &scales)),
@@ -320,11 +320,11 @@ fn what_does_not_fit_is_refused() {
     );
     assert_eq!(
         text(TensorRef::from_streams(Dtype::F32, &scales, &scales)),
-        "a f32 tensor has 1 stream(s), and 2 were given"
+        "the f32 tensor is given 2 streams; expected 1"
     );
 }
 
-/// Integers are streams of other formats: stored to the nearest.
+/// Integer streams round to the nearest integer.
 #[test]
 fn integers_are_rounded_to_the_nearest() {
     let values =

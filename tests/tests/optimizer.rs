@@ -1,4 +1,4 @@
-//! The parts of the optimizer that Keras's runs do not show: groups, metrics, what is left out of a call.
+//! Parts of the optimizer that Keras's runs do not cover: groups, metrics, and variables without an update.
 
 use half::{bf16, f16};
 use lion::prelude::*;

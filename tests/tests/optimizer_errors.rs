@@ -1,4 +1,4 @@
-//! Calls that the optimizer refuses, and those without work: nothing has changed then.
+//! Steps that return an error, and steps without work: the optimizer is then unchanged.
 
 use half::bf16;
 use lion::Error;

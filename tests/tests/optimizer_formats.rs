@@ -1,4 +1,4 @@
-//! The optimizer on every backend and in every format, against the reference, by bits.
+//! The optimizer on every backend and in every format, compared bit for bit with the reference.
 
 use half::{bf16, f16};
 use lion::Builder;
@@ -93,7 +93,7 @@ impl Options {
         if !(call + 1).is_multiple_of(window) {
             for (model, gradient) in models.iter_mut().zip(gradients) {
                 pass.accumulate(&mut model.accumulator, gradient);
-                pass.average(&mut model.average, &mut model.parameter);
+                pass.update_ema(&mut model.average, &mut model.parameter);
                 model.copy = model.parameter.iter().map(|value| rounded(*value)).collect();
             }
             return;

@@ -1,4 +1,4 @@
-//! The optimizer with formats that move fewer bytes: what a run comes to, what is kept of it, and what is refused.
+//! The optimizer with narrow formats: results, checkpoints, and errors.
 
 use std::fs;
 

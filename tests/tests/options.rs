@@ -1,4 +1,4 @@
-//! Every option by its name: what its row of the table makes.
+//! Every option by its name: setting, reading, and the range of its row in the table.
 
 use lion::options::{Row, TABLE, Value};
 use lion::schedule::{CosineDecay, InverseSquareRoot};
@@ -211,7 +211,8 @@ fn refused(name: &str, value: Value) -> String {
     message
 }
 
-/// Our form holds every option; Keras's form all that Keras has, and is refused where Keras would compute something else.
+/// Our form holds every option; Keras's form all that Keras has, and is refused where Keras would compute something
+/// else.
 fn json_holds(row: &Row, config: &Config) {
     assert_eq!(&Config::from_json(&config.to_lion_json().unwrap()).unwrap(), config);
     let value = config.get(row.name).unwrap();

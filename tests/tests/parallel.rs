@@ -1,4 +1,5 @@
-//! Lists of tasks on many threads: the bits of each pass made alone, on one thread, by plain Rust, whatever the plan.
+//! Lists of tasks on many threads: for every plan, the same bits as each pass alone on one thread of the scalar
+//! backend.
 
 use half::{bf16, f16};
 use lion_kernels::{
@@ -11,7 +12,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 on_each_backend!(any_list_under_any_plan, any_list_on_any_host, a_list_that_runs_again);
 
-/// StepTensors of one variable, in the order of an arena, and what is done to them.
+/// The tensors of one variable, in the order of an arena, and the pass over them.
 #[derive(Clone)]
 struct Job {
     kind: usize,
@@ -22,11 +23,11 @@ struct Job {
 
 const KINDS: usize = 7;
 
-/// The bits of a block's sum and of its largest magnitude, and the count between them.
+/// The bits of a block's sum, its count, and the bits of its largest magnitude.
 type Block = (u64, u64, u32);
 
 fn fill<T: Sample>(rng: &mut Rng, tensor: &mut [T]) {
-    // Some values are enough for a long tensor.
+    // A long tensor repeats a few values.
     let some: Vec<T> = values(rng, tensor.len().min(1000));
     for (to, from) in tensor.iter_mut().zip(some.iter().cycle()) {
         *to = *from;
@@ -130,7 +131,7 @@ impl Job {
         done.expect("a pass");
     }
 
-    /// Of each tensor, and of each block's statistics.
+    /// Returns the bits of each tensor and of each block's statistics.
     fn bits(&self) -> (Vec<Vec<u32>>, Vec<Block>) {
         let tensors =
             (0..self.tensors.len()).map(|index| tensor_bits(self.tensors.tensor(index).expect("is there")));
@@ -157,11 +158,11 @@ fn any_plan(rng: &mut Rng, backend: Backend) -> Plan {
         .parallel_threshold(0);
     let mut plan = if rng.bool() { plan.threads(rng.usize(..70)) } else { plan };
     if rng.usize(..4) == 0 {
-        // Past the door that rounds it.
+        // Sets the public field, which the setter would round.
         plan.chunk_elements = rng.usize(..2 * STATISTICS_BLOCK);
     }
     if rng.bool() {
-        // Then the first piece is timed, and what is left may stay on the calling thread.
+        // Without a threshold, the first chunk is timed, and the rest may stay on the calling thread.
         plan.parallel_threshold = None;
     }
     plan
@@ -191,10 +192,10 @@ fn any_list_under_any_plan(backend: Backend) {
     }
 }
 
-/// A host's loop over its threads.
+/// A host's parallel loop.
 type ParallelFor = fn(usize, &(dyn Fn(usize) + Sync));
 
-/// What a host may do with its workers: also what it should not.
+/// The ways in which a host may run its workers, correct or not.
 const HOSTS: [(&str, ParallelFor); 8] = [
     ("each once, in order", |workers, work| (0..workers).for_each(work)),
     ("each once, in reverse", |workers, work| (0..workers).rev().for_each(work)),
@@ -243,7 +244,7 @@ fn any_list_on_any_host(backend: Backend) {
     }
 }
 
-/// A millisecond of work and more is handed over, whatever is known of the threads.
+/// A run of a millisecond or more uses other threads, for any latency.
 #[test]
 fn without_a_threshold_long_work_is_shared() {
     let asked = std::sync::atomic::AtomicUsize::new(0);
@@ -262,7 +263,7 @@ fn without_a_threshold_long_work_is_shared() {
     assert_eq!(asked.into_inner(), 4);
 }
 
-/// How often a host is called, and with how many workers.
+/// Returns the number of workers of each call of the host.
 #[test]
 fn a_host_is_called_once_or_not_at_all() {
     let asked = std::sync::Mutex::new(Vec::new());
@@ -299,7 +300,7 @@ fn a_host_is_called_once_or_not_at_all() {
     }
 }
 
-/// A list is prepared once and run for each step, by the pool and by a host, with other settings in between.
+/// A list is prepared once and run for each step, by the pool and by a host, with changed settings.
 fn a_list_that_runs_again(backend: Backend) {
     let mut rng = Rng::with_seed(0x93);
     let pool = pool(3);
@@ -345,8 +346,7 @@ fn whatever_pool_it_is_called_in() {
         run(&plan, &mut [Task::step(step, tensors).expect("fits")]).expect("it runs");
         assert!(p.iter().all(|&value| value == 0.75));
     };
-    // The global pool; from several threads at once; inside the tasks of a pool that is busy with the same; in a
-    // pool that is gone afterwards.
+    // On the global pool; from several threads at once; from tasks of a busy pool; on a pool that is then dropped.
     one();
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -1,4 +1,4 @@
-//! Steps in parts: any cut into parts, ranges and shards does what one call does; and what is refused.
+//! Steps in parts: any split into parts, ranges and shards gives the result of one whole step. Also the errors.
 
 use lion::{
     BeginOptions, Constraint, Dtype, Error, Gradient, Lion, Outcome, Update, VariableId, VariableOptions,

@@ -1,4 +1,4 @@
-//! The passes beside the step, of every backend, against the reference, by bits.
+//! Passes other than the step: every backend compared bit for bit with the reference.
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;
@@ -8,7 +8,7 @@ use lion_tests::{Case, Rng, Sample, on_each_backend, values};
 
 on_each_backend!(accumulation, moving_average, division_by_every_power_of_two);
 
-/// Four blocks of the longest vectors, and one element.
+/// Four chunks of the longest vectors, and one element.
 const LENGTHS: std::ops::RangeInclusive<usize> = 0..=4 * 32 + 1;
 
 fn accumulation(backend: Backend) {
@@ -45,17 +45,17 @@ fn moving_average(backend: Backend) {
     format::<bf16>(backend);
 }
 
-/// Kernels multiply with the reciprocal of a power of two where that is exact, up to both ends of the format.
+/// Kernels multiply by the exact reciprocal of a power of two, up to both ends of the format.
 fn division_by_every_power_of_two(backend: Backend) {
     let mut rng = Rng::with_seed(0x53);
     for exponent in -149..=127 {
         let divisor = 2.0_f64.powi(exponent) as f32;
         for neighbour in [divisor, divisor.next_up(), divisor.next_down()] {
             let mut gradient: Vec<f32> = values(&mut rng, 499);
-            // The largest subnormal number's reciprocal is nearly exact, and not so for this one.
+            // The reciprocal of the largest subnormal number is nearly exact; this value shows the difference.
             gradient.push(12_582_911.0 * 2.0_f32.powi(-60));
             let settings = GradientTransform::new().loss_scale(neighbour).expect("valid");
-            // The negative zero, which alone leaves every quotient as it is.
+            // Adding -0 leaves every quotient unchanged.
             let mut quotients = vec![-0.0_f32; gradient.len()];
             accumulate(backend, &settings, &mut quotients, &gradient).expect("a pass");
             for (found, value) in quotients.iter().zip(gradient) {

@@ -1,4 +1,4 @@
-//! The optimizer under any plan: the same bits on every backend, number of threads and chunk, in any order of updates.
+//! The optimizer under any plan: the same bits on every backend, thread count and chunk size, for updates in any order.
 
 use lion::prelude::*;
 use lion::{Plan, Prefetch, TensorBuf};

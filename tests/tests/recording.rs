@@ -1,4 +1,4 @@
-//! Recorded runs: what is read of them, and which are refused.
+//! Recorded runs: reading, and errors.
 
 use std::fs;
 use std::path::Path;

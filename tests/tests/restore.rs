@@ -1,4 +1,4 @@
-//! Restoring: an optimizer takes a checkpoint of its own kind, and nothing of any other.
+//! Restoring: an optimizer accepts checkpoints of its own kind, and rejects all others without changing.
 
 use lion::state::{Checkpoint, DynamicState, Tensor, VariableState};
 use lion::{Dtype, Lion, TensorBuf, TensorRef, Update, VariableOptions};

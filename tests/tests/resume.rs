@@ -1,5 +1,5 @@
-//! Replaying a recorded run, at random: in one go it gives what it gives when it is stopped, written to a checkpoint
-//! and resumed after any of its calls, and what it gives when its tensors are cut into smaller ones. By bits.
+//! Random replays of a recorded run. A replay that stops after any step, writes a checkpoint and resumes gives the bits
+//! of a replay without a stop. So does a replay whose tensors are split into smaller ones.
 
 use std::fs;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The schedules against Keras 3.15.1 and against their definitions.
+//! The schedules, compared with Keras 3.15.1 and with their definitions.
 
 use lion::schedule::{
     Constant, CosineDecay, CosineDecayRestarts, DecayShape, ExponentialDecay, InverseSquareRoot,

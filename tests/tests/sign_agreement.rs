@@ -1,4 +1,4 @@
-//! The share of a gradient's elements that the next step follows, against a plain loop.
+//! The share of a gradient's elements that the next step follows, compared with a plain loop.
 
 use half::{bf16, f16};
 use lion::TensorMut;

@@ -1,4 +1,4 @@
-//! The statistics of every backend against the reference, by bits, whole and in chunks.
+//! Gradient statistics: every backend compared bit for bit with the reference, whole and in chunks.
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;
@@ -28,7 +28,7 @@ fn assert_same(found: GradientStatistics, expected: GradientStatistics, what: &s
     assert!(bits(found) == bits(expected), "{what}: found {found:?}, expected {expected:?}");
 }
 
-/// TensorBuf without NaN and infinities, which would hide every other difference in the sum.
+/// Returns values without NaN and infinities, which would hide all other differences in the sum.
 fn finite<G: Sample>(rng: &mut Rng, len: usize) -> Vec<G> {
     let mut all = values::<G>(rng, len);
     for value in &mut all {
@@ -82,7 +82,7 @@ fn unscaled_and_averaged(backend: Backend) {
     }
 }
 
-/// What a dynamic loss scale can come to. Lanes beyond the end of the gradient must not show in the result.
+/// The extreme values of a dynamic loss scale. Lanes beyond the end of the gradient must not affect the result.
 fn unscaled_by_zero_and_infinity(backend: Backend) {
     let mut rng = Rng::with_seed(0x64);
     for len in lengths() {
@@ -112,7 +112,7 @@ fn every_split_into_chunks(backend: Backend) {
         GradientStatistics::measure(backend, &GradientTransform::new(), &gradient, None).expect("statistics");
     for chunk in 1..=10 {
         let mut blocks = vec![GradientStatistics::default(); gradient.len().div_ceil(STATISTICS_BLOCK)];
-        // From the last chunk to the first: the order of the work is nobody's business.
+        // From the last chunk to the first, because the order of execution must not matter.
         let chunks = gradient.chunks(chunk * STATISTICS_BLOCK).zip(blocks.chunks_mut(chunk));
         for (part, places) in chunks.collect::<Vec<_>>().into_iter().rev() {
             block_statistics(backend, &GradientTransform::new(), part, None, places).expect("statistics");

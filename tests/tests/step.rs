@@ -1,4 +1,4 @@
-//! The step of every backend against the reference, by bits.
+//! The step: every backend compared bit for bit with the reference.
 
 use half::{bf16, f16};
 use lion_kernels::reference::Settings;
@@ -23,7 +23,7 @@ on_each_backend!(
     a_step_that_does_not_fit_leaves_the_task,
 );
 
-/// A step made with one call on a backend.
+/// Runs one step on a backend.
 fn by(backend: Backend) -> impl FnOnce(LionStep, StepTensors<'_>) -> Result<(), Error> {
     move |step, tensors| apply(step, backend, tensors)
 }
@@ -38,7 +38,7 @@ const FULL: Settings = Settings {
     ..DECAYED
 };
 
-/// Four blocks of the longest vectors, and one element.
+/// Four chunks of the longest vectors, and one element.
 const LENGTHS: std::ops::RangeInclusive<usize> = 0..=4 * 32 + 1;
 
 fn every_length(backend: Backend) {
@@ -132,7 +132,7 @@ fn out_of_place_reads_one_and_writes_the_other(backend: Backend) {
     for_each_triple!(triple, backend);
 }
 
-/// Where a step prefetches.
+/// Tensors so large that a step prefetches.
 fn tensors_beyond_the_caches(backend: Backend) {
     let mut rng = Rng::with_seed(0x55);
     for pass in [PLAIN, FULL] {
@@ -186,14 +186,14 @@ fn any_settings_and_lengths(backend: Backend) {
     });
 }
 
-/// Each kind of decay, down and up the gradient.
+/// Each kind of decay, minimizing and maximizing.
 fn rules() -> [Settings; 6] {
     let masked = Settings { masked_decay: true, ..DECAYED };
     let up = |pass| Settings { maximize: true, ..pass };
     [PLAIN, DECAYED, masked, up(PLAIN), up(DECAYED), up(masked)]
 }
 
-/// Values of every class, so that the mask meets zeros of both signs, infinities and NaN on either side.
+/// Values of every class, so both factors of the mask take zeros of both signs, infinities and NaN.
 fn masked_decay_and_maximize(backend: Backend) {
     fn triple<P: Sample, G: Sample, M: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x66);
@@ -209,8 +209,7 @@ fn masked_decay_and_maximize(backend: Backend) {
     for_each_triple!(triple, backend);
 }
 
-/// A clip by a factor, and a loss scale with an exact reciprocal, have kernels of their own if they are the only
-/// transform.
+/// A clip by a factor, or a loss scale with an exact reciprocal, has its own kernels if it is the only transform.
 fn scaled_by_a_factor_alone(backend: Backend) {
     fn triple<P: Sample, G: Sample, M: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x77);
@@ -222,7 +221,7 @@ fn scaled_by_a_factor_alone(backend: Backend) {
                     Case::<P, G, M>::new(&mut rng, pass, None, len).check_step(len % 2 == 0, by(backend));
                 }
             }
-            // The ends of the range, what has no exact reciprocal, and a norm that makes every element NaN.
+            // The ends of the range, scales without an exact reciprocal, and a norm that makes every element NaN.
             let ends = [f32::from_bits(1), f32::MIN_POSITIVE, 0.5 * 2.0_f32.powi(-126), 2.0_f32.powi(126)];
             for divisor in ends.into_iter().chain([2.0_f32.powi(127), 3.0, 0.0, f32::INFINITY]) {
                 let pass = Settings { loss_scale: Some(divisor), ..rule };
@@ -237,12 +236,12 @@ fn scaled_by_a_factor_alone(backend: Backend) {
     for_each_triple!(triple, backend);
 }
 
-/// The reference has Keras's factors only, so the step is written out here.
+/// The reference only has Keras's factors, so this test computes the step itself.
 fn any_gradient_factors(backend: Backend) {
     const BETAS: [f32; 2] = [0.9, 0.99];
     fn triple<P: Sample, G: Sample, M: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x88);
-        // Those of a program that subtracts in f64; Keras's own; and the ends.
+        // The factors of a program that subtracts in f64, Keras's factors, and the ends of the range.
         let in_f64 = [(1.0 - 0.9_f64) as f32, (1.0 - 0.99_f64) as f32];
         assert_ne!(in_f64, BETAS.map(|beta| 1.0 - beta), "another last bit");
         for factors in [in_f64, BETAS.map(|beta| 1.0 - beta), [0.0, 1.0], [1.0, 0.0], [-0.0, -0.0]] {
@@ -263,7 +262,7 @@ fn any_gradient_factors(backend: Backend) {
                 }
                 let plain = LionStep::new(0.125, BETAS[0], BETAS[1]).expect("valid");
                 let [one, two] = factors;
-                // Before the direction is set, and after.
+                // Before and after `maximize` is set.
                 let steps = [
                     plain.gradient_factors(one, two).map(|step| step.maximize(maximize)),
                     plain.maximize(maximize).gradient_factors(one, two),
@@ -288,7 +287,7 @@ fn any_gradient_factors(backend: Backend) {
     for_each_triple!(triple, backend);
 }
 
-/// A task stays as it is between steps, and takes other hyperparameters, other transforms, another kind of decay.
+/// A task persists between steps, and accepts new hyperparameters, transforms, and kinds of decay.
 fn a_task_takes_the_next_step(backend: Backend) {
     fn triple<P: Sample, G: Sample, M: Sample>(backend: Backend) {
         let mut rng = Rng::with_seed(0x99);
@@ -314,7 +313,7 @@ fn a_task_takes_the_next_step(backend: Backend) {
             for pass in passes {
                 task.set_step(settings(&pass).expect("valid")).expect("needs the same tensors");
                 task.run(backend).expect("a step");
-                // Once more with the same settings.
+                // Again, with the same settings.
                 task.run(backend).expect("a step");
                 for _ in 0..2 {
                     pass.step(&mut p, gradient.tensor(), &mut m, None, None, None::<&mut [f32]>);
@@ -353,7 +352,7 @@ fn a_step_that_does_not_fit_leaves_the_task(backend: Backend) {
     task.run(backend).expect("a step");
     assert_eq!((p, sums, ema), ([0.5; 40], [0.0; 40], [0.25; 40]));
 
-    // A pass that is not a step does not become one.
+    // A pass that is not a step cannot become one.
     let mut copy = [0.0_f32; 40];
     let mut task = Task::convert(&p, &mut copy).expect("fits");
     assert_eq!(task.set_step(plain), missing("parameter"));

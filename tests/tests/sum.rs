@@ -1,4 +1,5 @@
-//! Sums along one binary tree: every backend against the reference, by bits, and any cut of the leaves against one sum.
+//! Sums along one binary tree: every backend compared bit for bit with the reference, and any split of the leaves
+//! compared with one sum.
 
 use half::{bf16, f16};
 use lion_kernels::{Backend, Error, SumTree, TensorMut, TensorRef, reference};
@@ -6,7 +7,7 @@ use lion_tests::{Guarded, Rng, Sample, bits, on_each_backend, values};
 
 on_each_backend!(every_number_of_leaves, every_length, any_cut_of_the_leaves, what_does_not_fit_is_refused);
 
-/// Values near one another, so that the order of a sum shows in most of its bits, and some of every class.
+/// Returns values close together, so that the order affects most bits of a sum, and some values of every class.
 fn leaf<F: Sample>(rng: &mut Rng, len: usize) -> Vec<F> {
     let mut leaf = values(rng, len);
     for value in &mut leaf {
@@ -79,11 +80,11 @@ fn any_cut_of_the_leaves(backend: Backend) {
             let lengths: Vec<_> = parts.iter().map(|(leaves, _)| *leaves).collect();
             let sums: Vec<_> = parts.iter().map(|(_, sum)| TensorRef::from(sum)).collect();
             let mut found = vec![0.0_f32; LEN];
-            let tree = SumTree::of_subtrees(&lengths).expect("subtrees");
+            let tree = SumTree::from_subtrees(&lengths).expect("subtrees");
             tree.mean(backend, &sums, &mut found).expect("summed");
             assert_eq!(bits(&found), bits(&whole), "{shares} shares of {count} leaves on {backend}");
         }
-        // One after the other is another sum, else this test would show nothing.
+        // A sequential sum differs; otherwise this test could not fail.
         let in_turn = (0..LEN).map(|i| leaves.iter().fold(0.0, |sum, leaf| sum + leaf[i]) / count as f32);
         others += in_turn.zip(&whole).filter(|(a, b)| a.comparable() != b.comparable()).count();
     }
@@ -96,7 +97,7 @@ fn what_does_not_fit_is_refused(backend: Backend) {
     let mut sum = |sources: &[TensorRef<'_>]| tree.sum(backend, sources, TensorMut::from(&mut to));
     assert_eq!(sum(&[(&a).into()]), Err(Error::Sources { found: 1, expected: 2 }));
     let error = sum(&[(&a).into(), (&b).into()]).expect_err("too short");
-    assert_eq!(error.to_string(), "the source has 7 elements, and must have 8 as the sum has");
+    assert_eq!(error.to_string(), "the source has 7 elements; expected 8, to match the sum");
     assert_eq!(to, [7.0; 8]);
     if let Some(missing) = Backend::ALL.iter().find(|backend| !backend.is_available()) {
         let refused = tree.sum(*missing, &[(&a).into(), (&a).into()], &mut to);

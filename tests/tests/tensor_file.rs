@@ -1,4 +1,4 @@
-//! Tensor files: what is written is read, and whatever bytes a file has, it is read or refused with a reason.
+//! Tensor files: a written file reads back, and arbitrary bytes read successfully or return an error with a reason.
 
 use std::fs;
 use std::path::Path;

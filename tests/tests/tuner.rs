@@ -1,4 +1,4 @@
-//! The tuner on simulated machines, where the best plan is known.
+//! The tuner on simulated machines, for which the best plan is known.
 
 use std::ops::ControlFlow;
 use std::time::Duration;

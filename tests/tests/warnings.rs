@@ -1,4 +1,4 @@
-//! Warnings in the log: one for each kind of training that goes wrong in silence, and none for others.
+//! Warnings in the log: one for each kind of training that fails silently, and none for others.
 
 use std::cell::RefCell;
 

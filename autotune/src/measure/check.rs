@@ -181,7 +181,7 @@ fn has_average(plan: &Plan, parameter: Dtype, len: usize) -> Result<bool, Error>
     run(plan, &mut [Task::update_ema(&Ema::new(0.99)?, average.to_mut(), of_p.to_mut())?])?;
     let averages = repeats(average.to_ref(), |len| {
         let mut a = first(&a, len);
-        Settings { ema_momentum: Some(0.99), ..Settings::default() }.average(&mut a, &mut first(&p, len));
+        Settings { ema_momentum: Some(0.99), ..Settings::default() }.update_ema(&mut a, &mut first(&p, len));
         a
     });
     Ok(averages && repeats(of_p.to_ref(), |len| first(&p, len)))

@@ -1,8 +1,8 @@
-//! Many tensors in one piece of memory, one behind the other.
+//! An arena: many tensors in one allocation, one after the other.
 //!
-//! A step over thousands of small tensors costs what their bytes cost only if these lie together: then the processor
-//! fetches on across the borders, and a few huge pages hold all of them. So the tensors are announced first, which
-//! only moves the end of the arena, and the memory is committed to them when they are first dirty.
+//! A step over thousands of small tensors runs at memory speed only if they are contiguous. The hardware prefetcher
+//! then continues across tensor boundaries, and a few huge pages hold all of them. [`Arena::push`] only moves the end
+//! of the arena. The first mutable access commits the memory: it trims the reservation and requests huge pages.
 
 use alloc::vec::Vec;
 use core::marker::PhantomData;
@@ -10,14 +10,14 @@ use core::ptr::NonNull;
 
 use super::LINE;
 use super::memory::Allocation;
-use crate::column::{TensorMut, TensorRef};
 use crate::error::Error;
 use crate::format::{Dtype, MAX_STREAMS};
+use crate::tensor::{TensorMut, TensorRef};
 
-/// Tensors of any formats in one allocation, on huge pages where it is large; zero at first.
+/// Tensors of any formats in one allocation, initially zero, on huge pages if it is large.
 ///
-/// Each starts at a multiple of 64 bytes. Tensors added after the first was dirty are as good as the others, but
-/// adding them may copy the whole arena.
+/// Each tensor starts at a multiple of 64 bytes. Push all tensors before the first mutable access: a later push may
+/// copy the whole arena.
 ///
 /// ```
 /// use lion_kernels::{Arena, Dtype};
@@ -37,12 +37,12 @@ use crate::format::{Dtype, MAX_STREAMS};
 #[derive(Debug)]
 pub struct Arena {
     memory: Allocation,
-    /// Bytes up to the end of the last tensor.
+    /// Bytes from the start to the end of the last tensor.
     used: usize,
-    places: Vec<TensorLayout>,
-    /// Whether the memory is no longer than the tensors.
+    layouts: Vec<TensorLayout>,
+    /// Whether the memory has been trimmed to the tensors.
     committed: bool,
-    /// Whether it may hold anything but zeros.
+    /// Whether the memory may hold anything but zeros.
     dirty: bool,
     huge_pages: bool,
 }
@@ -50,13 +50,13 @@ pub struct Arena {
 #[derive(Clone, Copy, Debug)]
 struct TensorLayout {
     dtype: Dtype,
-    /// Of each stream, from the start of the memory.
+    /// Byte offset of each stream from the start of the memory.
     offsets: [usize; MAX_STREAMS],
     len: usize,
 }
 
 impl TensorLayout {
-    /// The starts of the streams in memory that starts here.
+    /// Returns the address of each stream, given the start of the memory.
     #[inline]
     fn streams(&self, start: NonNull<u8>) -> [*mut u8; MAX_STREAMS] {
         self.offsets.map(|offset| start.as_ptr().wrapping_add(offset))
@@ -70,12 +70,12 @@ impl Default for Arena {
 }
 
 impl Arena {
-    /// No tensors.
+    /// Creates an arena without tensors.
     pub fn new() -> Self {
         Self::on(true)
     }
 
-    /// No tensors, on the pages that the system gives unasked: to measure what huge pages are worth.
+    /// Creates an arena without tensors that turns huge pages off, to measure their benefit.
     pub fn without_huge_pages() -> Self {
         Self::on(false)
     }
@@ -84,24 +84,24 @@ impl Arena {
         Arena {
             memory: Allocation::empty(),
             used: 0,
-            places: Vec::new(),
+            layouts: Vec::new(),
             committed: false,
             dirty: false,
             huge_pages,
         }
     }
 
-    /// Adds a tensor of `len` zeros, and gives its index: the number of tensors before it.
+    /// Adds a tensor of `len` zeros and returns its index: the number of tensors before it.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where the memory cannot be had; the arena is then as it was.
+    /// [`Error::OutOfMemory`] if the allocation fails. The arena is then unchanged.
     pub fn push(&mut self, dtype: Dtype, len: usize) -> Result<usize, Error> {
         let failed = Error::OutOfMemory { elements: len, dtype };
-        self.places.try_reserve(1).map_err(|_| failed.clone())?;
-        let index = self.places.len();
+        self.layouts.try_reserve(1).map_err(|_| failed.clone())?;
+        let index = self.layouts.len();
         let ends = || {
             let start = self.used.checked_next_multiple_of(LINE)?;
-            let (offsets, bytes) = dtype.placed(len)?;
+            let (offsets, bytes) = dtype.stream_offsets(len)?;
             let used = start.checked_add(bytes)?;
             Some((offsets.map(|offset| start + offset), used))
         };
@@ -110,30 +110,30 @@ impl Arena {
             self.reserve(used).ok_or(failed)?;
         }
         self.used = used;
-        self.places.push(TensorLayout { dtype, offsets, len });
+        self.layouts.push(TensorLayout { dtype, offsets, len });
         Ok(index)
     }
 
-    /// Takes away all tensors but the first `len`.
+    /// Removes all tensors but the first `len`.
     pub fn truncate(&mut self, len: usize) {
-        let Some(first) = self.places.get(len) else { return };
+        let Some(first) = self.layouts.get(len) else { return };
         let [start, ..] = first.offsets;
         let size = self.used - start;
         if self.dirty {
-            // SAFETY: the bytes from the first tensor that goes to the end of the last lie within the memory.
+            // SAFETY: the bytes from the first removed tensor to the end of the last lie within the memory.
             unsafe { self.memory.start().add(start).write_bytes(0, size) };
         }
         self.used = start;
-        self.places.truncate(len);
+        self.layouts.truncate(len);
     }
 
-    /// Doubles at least, which takes no memory as long as it is not touched, and which [`Self::commit`] takes back.
+    /// Grows at least twofold. Untouched pages cost nothing; [`Self::commit`] releases them.
     fn reserve(&mut self, needed: usize) -> Option<()> {
         let generous = needed.max(self.memory.size().saturating_mul(2)).max(Allocation::MIN_MAPPED);
         let mut grown = Allocation::zeroed(generous).or_else(|| Allocation::zeroed(needed))?;
         if self.dirty {
             grown.advise(self.huge_pages);
-            // SAFETY: both are at least `used` bytes long, and no two pieces of memory overlap.
+            // SAFETY: both allocations are at least `used` bytes long, and no two allocations overlap.
             unsafe { grown.start().copy_from_nonoverlapping(self.memory.start(), self.used) };
         }
         self.memory = grown;
@@ -141,7 +141,7 @@ impl Arena {
         Some(())
     }
 
-    /// Fits the memory to the tensors, before it is dirty.
+    /// Trims the memory to the tensors and requests huge pages, before the first write.
     #[inline]
     fn commit(&mut self) {
         if !self.committed {
@@ -156,63 +156,63 @@ impl Arena {
         (self.committed, self.dirty) = (true, true);
     }
 
-    /// The number of tensors.
+    /// Returns the number of tensors.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.layouts.len()
     }
 
-    /// Whether there is no tensor.
+    /// Returns whether the arena has no tensors.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.layouts.is_empty()
     }
 
-    /// The tensor at an index.
+    /// Returns the tensor at an index.
     pub fn tensor(&self, index: usize) -> Option<TensorRef<'_>> {
-        let place = self.places.get(index)?;
-        // SAFETY: the place lies within the memory, at a multiple of 64 bytes, and holds initialised elements of its
-        // format, zeros or what was dirty.
+        let layout = self.layouts.get(index)?;
+        // SAFETY: the layout lies within the memory, at a multiple of 64 bytes, and holds initialised elements of its
+        // format: zeros, or written values.
         Some(unsafe {
             TensorRef::from_raw_parts(
-                place.dtype,
-                place.streams(self.memory.start()).map(<*mut u8>::cast_const),
-                place.len,
+                layout.dtype,
+                layout.streams(self.memory.start()).map(<*mut u8>::cast_const),
+                layout.len,
             )
         })
     }
 
-    /// The tensor at an index, for writing.
+    /// Returns the tensor at an index, mutably.
     #[inline]
     pub fn tensor_mut(&mut self, index: usize) -> Option<TensorMut<'_>> {
         self.tensors_mut().nth(index)
     }
 
-    /// All tensors for writing, in order.
+    /// Returns all tensors mutably, in order.
     #[inline]
     pub fn tensors_mut(&mut self) -> TensorsMut<'_> {
         self.commit();
-        TensorsMut { start: self.memory.start(), places: self.places.iter(), arena: PhantomData }
+        TensorsMut { start: self.memory.start(), layouts: self.layouts.iter(), arena: PhantomData }
     }
 }
 
-/// The tensors of an [`Arena`], for writing.
+/// An iterator over the tensors of an [`Arena`], mutably.
 #[derive(Debug)]
 pub struct TensorsMut<'a> {
     start: NonNull<u8>,
-    places: core::slice::Iter<'a, TensorLayout>,
+    layouts: core::slice::Iter<'a, TensorLayout>,
     arena: PhantomData<&'a mut Arena>,
 }
 
-// SAFETY: it stands for an exclusive borrow of an arena, which is Send.
+// SAFETY: the iterator acts as an exclusive borrow of an arena, which is Send.
 unsafe impl Send for TensorsMut<'_> {}
-// SAFETY: a shared borrow of it gives access to no tensor.
+// SAFETY: a shared borrow of the iterator gives access to no tensor.
 unsafe impl Sync for TensorsMut<'_> {}
 
 impl<'a> TensorsMut<'a> {
     #[inline]
-    fn tensor(&self, place: &TensorLayout) -> TensorMut<'a> {
-        // SAFETY: as in `Arena::tensor`. The arena is borrowed exclusively, places do not overlap, and each is taken
-        // from the iterator once.
-        unsafe { TensorMut::from_raw_parts(place.dtype, place.streams(self.start), place.len) }
+    fn tensor(&self, layout: &TensorLayout) -> TensorMut<'a> {
+        // SAFETY: as in `Arena::tensor`. The arena is borrowed exclusively, layouts do not overlap, and the iterator
+        // yields each once.
+        unsafe { TensorMut::from_raw_parts(layout.dtype, layout.streams(self.start), layout.len) }
     }
 }
 
@@ -221,25 +221,25 @@ impl<'a> Iterator for TensorsMut<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let place = self.places.next()?;
-        Some(self.tensor(place))
+        let layout = self.layouts.next()?;
+        Some(self.tensor(layout))
     }
 
     #[inline]
     fn nth(&mut self, skipped: usize) -> Option<Self::Item> {
-        let place = self.places.nth(skipped)?;
-        Some(self.tensor(place))
+        let layout = self.layouts.nth(skipped)?;
+        Some(self.tensor(layout))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.places.size_hint()
+        self.layouts.size_hint()
     }
 }
 
 impl ExactSizeIterator for TensorsMut<'_> {}
 
 /// # Panics
-/// As `Vec::clone`, ends the process where the memory cannot be had.
+/// Aborts the process if the allocation fails, as `Vec::clone` does.
 impl Clone for Arena {
     fn clone(&self) -> Self {
         let Some(mut memory) = Allocation::zeroed(self.used) else {
@@ -247,13 +247,13 @@ impl Clone for Arena {
         };
         if self.dirty {
             memory.advise(self.huge_pages);
-            // SAFETY: both are at least `used` bytes long, and no two pieces of memory overlap.
+            // SAFETY: both allocations are at least `used` bytes long, and no two allocations overlap.
             unsafe { memory.start().copy_from_nonoverlapping(self.memory.start(), self.used) };
         }
         Arena {
             memory,
             used: self.used,
-            places: self.places.clone(),
+            layouts: self.layouts.clone(),
             committed: self.dirty,
             dirty: self.dirty,
             huge_pages: self.huge_pages,

@@ -1,8 +1,9 @@
-//! Zeroed memory without a type.
+//! Untyped, zeroed allocations: mapped from the operating system if they are large.
 //!
-//! A piece of 2 MiB or more is mapped from the operating system: its pages come zeroed and take no memory until they
-//! are touched, by whichever thread works on them, it starts at a multiple of 2 MiB, so that huge pages fit into
-//! it, and its end can be given back. Smaller pieces, and all on systems without mappings, are the allocator's.
+//! An allocation of 2 MiB or more is mapped with `mmap`. Its pages are zero, and the system provides each page when a
+//! thread first touches it, so the page lies on that thread's memory node. It starts at a multiple of 2 MiB, so that
+//! huge pages fit, and its end can be unmapped. Smaller allocations, and all allocations on systems other than Linux,
+//! come from Rust's allocator.
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::num::NonZeroUsize;
@@ -10,9 +11,10 @@ use core::ptr::NonNull;
 
 use super::{HUGE_PAGE, LINE, PAGE};
 
-/// An address that every element may have.
+/// The dangling address of an empty allocation, aligned for every element.
 const ALIGNED: NonZeroUsize = NonZeroUsize::new(HUGE_PAGE).expect("is not zero");
 
+/// Owned, zeroed memory.
 #[derive(Debug)]
 pub(super) struct Allocation {
     start: NonNull<u8>,
@@ -20,28 +22,28 @@ pub(super) struct Allocation {
     mapped: bool,
 }
 
-// SAFETY: memory is owned by one value, and is plain bytes.
+// SAFETY: one value owns the memory, which is plain bytes.
 unsafe impl Send for Allocation {}
-// SAFETY: shared access to it is reading.
+// SAFETY: through a shared borrow the memory is only read.
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
-    /// The smallest size that is mapped; 0 where none is.
+    /// The smallest size that is mapped; 0 on systems without mappings.
     pub(super) const MIN_MAPPED: usize = if sys::MAPS { HUGE_PAGE } else { 0 };
 
     pub(super) const fn empty() -> Self {
-        // A dangling pointer, aligned as any other start.
+        // Dangling, with the alignment of any other start.
         let start = NonNull::without_provenance(ALIGNED);
         Allocation { start, size: 0, mapped: false }
     }
 
-    /// Zeros, starting at a multiple of 64 bytes, of 4 KiB or of 2 MiB where there are that many; `None` where they
-    /// cannot be had.
+    /// Allocates zeros at a multiple of 64 bytes, of 4 KiB from 4 KiB up, or of 2 MiB from 2 MiB up. Returns `None` if
+    /// the allocation fails.
     pub(super) fn zeroed(size: usize) -> Option<Self> {
         if size == 0 {
             return Some(Self::empty());
         }
-        // No more than a slice may have, mapped or not.
+        // The layout rejects sizes beyond `isize::MAX`, for mappings too.
         let layout = layout(size)?;
         if size >= HUGE_PAGE && sys::MAPS {
             let size = sys::rounded(size)?;
@@ -61,24 +63,24 @@ impl Allocation {
         self.start
     }
 
-    /// Gives back what lies beyond the first `size` bytes, where it is mapped.
+    /// Unmaps the pages beyond the first `size` bytes of a mapping.
     pub(super) fn shrink(&mut self, size: usize) {
         if let (true, Some(kept @ 1..)) = (self.mapped && size < self.size, sys::rounded(size)) {
-            // SAFETY: whole pages within the mapping, of which more than none are kept.
+            // SAFETY: the unmapped pages lie within the mapping, and at least one page stays.
             sys::unmap(unsafe { self.start.add(kept) }, self.size - kept);
             self.size = kept;
         }
     }
 
-    /// What code does that cannot report that there is no memory.
+    /// Aborts on allocation failure, for callers that cannot return an error.
     pub(super) fn abort_out_of_memory(size: usize) -> ! {
         handle_alloc_error(layout(size).unwrap_or(Layout::new::<u8>()))
     }
 
-    /// Asks for huge pages, where there is room for one, or for none.
+    /// Turns huge pages on or off for a mapping.
     pub(super) fn advise(&mut self, huge_pages: bool) {
         if self.mapped {
-            // SAFETY: the mapping is this value's.
+            // SAFETY: this value owns the mapping.
             unsafe { super::pages::advise(self.start, self.size, huge_pages) };
         }
     }
@@ -100,7 +102,7 @@ impl Drop for Allocation {
         if self.mapped {
             sys::unmap(self.start, self.size);
         } else if let (Some(layout), true) = (layout(self.size), self.size > 0) {
-            // SAFETY: `zeroed` allocated this with the layout of this size.
+            // SAFETY: `zeroed` allocated this memory with the layout of this size.
             unsafe { dealloc(self.start.as_ptr(), layout) }
         }
     }
@@ -114,27 +116,27 @@ mod sys {
 
     pub(super) const MAPS: bool = true;
 
-    /// A multiple of every size that Linux has for ordinary pages.
+    /// The largest base page size of Linux, a multiple of the others.
     const PAGES: usize = 64 << 10;
 
-    /// In whole pages.
+    /// Rounds up to whole pages.
     pub(super) fn rounded(size: usize) -> Option<usize> {
         size.checked_next_multiple_of(PAGES)
     }
 
-    /// Whole pages, at a multiple of 2 MiB: maps that much more, and gives back what lies before and behind.
+    /// Maps whole pages at a multiple of 2 MiB: maps 2 MiB more, then unmaps the excess on both sides.
     pub(super) fn map(size: usize) -> Option<NonNull<u8>> {
         let whole = size.checked_add(HUGE_PAGE)?;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping, which touches no other.
+        // SAFETY: an anonymous mapping at an address that the system chooses affects no other memory.
         let address = unsafe { libc::mmap(null_mut(), whole, access, kind, -1, 0) };
         if address == libc::MAP_FAILED {
             return None;
         }
         let mapped = NonNull::new(address.cast::<u8>())?;
         let before = mapped.as_ptr().align_offset(HUGE_PAGE);
-        // SAFETY: `before` is less than HUGE_PAGE, so both lie within the mapping.
+        // SAFETY: `before` is less than HUGE_PAGE, so both addresses lie within the mapping.
         let (start, end) = unsafe { (mapped.add(before), mapped.add(before + size)) };
         if before > 0 {
             unmap(mapped, before);
@@ -146,8 +148,8 @@ mod sys {
     }
 
     pub(super) fn unmap(start: NonNull<u8>, size: usize) {
-        // SAFETY: the callers own these pages. Unmapping them can fail only where the system has no room to note
-        // a hole in a mapping; they then stay mapped, which harms nothing.
+        // SAFETY: the callers own these pages. `munmap` fails only if the process reaches its limit of mappings; the
+        // pages then stay mapped, which is a leak and harms nothing else.
         unsafe { libc::munmap(start.as_ptr().cast(), size) };
     }
 }

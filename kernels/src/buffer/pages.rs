@@ -1,28 +1,27 @@
-//! Huge pages: a step streams through its tensors, and on pages of 4 KiB the translation of addresses costs as much as
-//! the data.
+//! Huge page advice to the operating system. A step streams through its tensors, and on 4 KiB pages the address
+//! translation costs as much as the data.
 
 use core::ptr::NonNull;
 
 use super::HUGE_PAGE;
 use crate::format::Element;
 
-/// What [`advise_huge_pages`] achieved.
+/// The result of [`advise_huge_pages`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HugePages {
-    /// How many pages of 2 MiB lie wholly within the memory.
+    /// The number of aligned 2 MiB ranges within the memory.
     pub whole: usize,
-    /// How many of them are huge pages now.
+    /// The number of these ranges that are huge pages now.
     pub collapsed: usize,
-    /// Whether the system was told to make the others so when it can.
+    /// Whether the system accepted the advice to convert the others in the background.
     pub advised: bool,
 }
 
-/// Turns memory that a framework owns into huge pages where it lies, as far as the system lets it: Linux 6.1 and later
-/// at once, by copying (`MADV_COLLAPSE`), an older one in the background (`MADV_HUGEPAGE`), another system not at
-/// all. The contents stay as they are.
+/// Converts memory that a framework owns to huge pages in place. The contents and addresses do not change.
 ///
-/// It takes about as long as copying the memory, once.
+/// Linux 6.1 and later converts at once, by copying (`MADV_COLLAPSE`). Older versions convert in the background
+/// (`MADV_HUGEPAGE`). Other systems ignore the request. The call takes about as long as copying the memory once.
 ///
 /// ```
 /// let mut weights = vec![1.0_f32; 4 << 20];
@@ -32,14 +31,14 @@ pub struct HugePages {
 /// ```
 pub fn advise_huge_pages<T: Element>(memory: &mut [T]) -> HugePages {
     let bytes = size_of_val(memory);
-    // SAFETY: the memory is borrowed.
+    // SAFETY: the memory is borrowed mutably.
     unsafe { advise_huge_pages_at(NonNull::from(memory).cast(), bytes) }
 }
 
-/// As [`advise_huge_pages`], for memory that Rust does not own, initialised or not.
+/// Like [`advise_huge_pages`], for memory that Rust does not own, initialised or not.
 ///
 /// # Safety
-/// The memory is the caller's, from `start` for so many bytes.
+/// The caller owns the `bytes` bytes from `start`.
 pub unsafe fn advise_huge_pages_at(start: NonNull<u8>, bytes: usize) -> HugePages {
     let before = start.align_offset(HUGE_PAGE);
     let whole = bytes.saturating_sub(before) / HUGE_PAGE;
@@ -55,10 +54,10 @@ pub unsafe fn advise_huge_pages_at(start: NonNull<u8>, bytes: usize) -> HugePage
     }
 }
 
-/// Asks for huge pages, or for ordinary ones, when the memory is next touched.
+/// Turns huge pages on or off for pages that are touched later. Returns whether the system accepted the advice.
 ///
 /// # Safety
-/// The memory is the caller's.
+/// The caller owns the memory.
 #[cfg(all(target_os = "linux", feature = "std"))]
 pub(super) unsafe fn advise(start: NonNull<u8>, size: usize, huge: bool) -> bool {
     let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
@@ -66,10 +65,10 @@ pub(super) unsafe fn advise(start: NonNull<u8>, size: usize, huge: bool) -> bool
     unsafe { libc::madvise(start.as_ptr().cast(), size, advice) == 0 }
 }
 
-/// Makes the 2 MiB from `start` a huge page.
+/// Converts the 2 MiB from `start` to a huge page. Returns whether the system did so.
 ///
 /// # Safety
-/// The memory is the caller's.
+/// The caller owns the memory.
 #[cfg(all(target_os = "linux", feature = "std"))]
 unsafe fn collapse(start: NonNull<u8>) -> bool {
     const MADV_COLLAPSE: i32 = 25;

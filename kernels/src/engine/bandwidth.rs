@@ -1,8 +1,8 @@
-//! The bandwidth bound: the cheapest pass that moves the bytes of a task, to measure a pass against.
+//! The bandwidth bound: the cheapest pass that moves the bytes of a task, as a baseline for measurements.
 //!
-//! It reads the tensors that the task reads and rewrites those that it writes, in vectors of raw bits, with one operation
-//! for each vector written. What a step takes longer than this is arithmetic; the rest is memory. The last elements that
-//! do not fill two vectors are left alone: this measures, it computes nothing of use.
+//! It reads every tensor that the task reads, and rewrites every tensor that the task writes, in vectors of raw bits
+//! with one operation per stored vector. The time of this pass is memory time; a step's additional time is arithmetic.
+//! The pass skips the last elements that do not fill two vectors, because its results are not used.
 
 use super::{TILE, View};
 use crate::isa::{Isa, Kernel};
@@ -22,7 +22,7 @@ impl Kernel for Bandwidth<'_> {
             [stream] if stream.per == 1 => stream.bytes,
             _ => 0,
         };
-        let is_step = view.columns.given().has(Role::Parameter);
+        let is_step = view.tensors.given().has(Role::Parameter);
         match (is_step, size(Role::Parameter), size(Role::Gradient), size(Role::Momentum)) {
             (true, 4, 4, 4) => isa.vectorize(Step::<4, 4, 4>(view)),
             (true, 4, 4, 2) => isa.vectorize(Step::<4, 4, 2>(view)),
@@ -37,8 +37,8 @@ impl Kernel for Bandwidth<'_> {
     }
 }
 
-/// A step of elements of known sizes: combines the gradient's bits into parameter and momentum by exclusive or, so that a
-/// second pass undoes the first.
+/// A step with known element sizes. It xors the gradient's bits into parameter and momentum, so a second pass undoes
+/// the first.
 struct Step<'a, const P: usize, const G: usize, const M: usize>(&'a View);
 
 impl<const P: usize, const G: usize, const M: usize> Kernel for Step<'_, P, G, M> {
@@ -46,12 +46,12 @@ impl<const P: usize, const G: usize, const M: usize> Kernel for Step<'_, P, G, M
 
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
-        let start_of = |role| self.0.columns.first(role);
+        let start_of = |role| self.0.tensors.first(role);
         let (p, g, m) = (start_of(Role::Parameter), start_of(Role::Gradient), start_of(Role::Momentum));
         let chunk = 2 * I::LANES;
         let mut start = 0;
         while self.0.len - start >= chunk {
-            // SAFETY: the three tensors have `len` elements of these sizes, of which a whole chunk is left.
+            // SAFETY: the three tensors have `len` elements of these sizes, and at least one whole chunk remains.
             unsafe {
                 let gradient = load::<I, G>(isa, g.add(start * G));
                 let parameter = load::<I, P>(isa, p.add(start * P));
@@ -64,14 +64,14 @@ impl<const P: usize, const G: usize, const M: usize> Kernel for Step<'_, P, G, M
     }
 }
 
-/// The raw bits of a chunk: two vectors of 4-byte elements, or one of 2-byte elements, which then comes twice.
+/// Loads the raw bits of a chunk: two vectors of 4-byte elements, or one vector of 2-byte elements, repeated.
 ///
 /// # Safety
 /// A chunk of elements of this size is readable at `from`.
 #[inline(always)]
 unsafe fn load<I: Isa, const SIZE: usize>(isa: I, from: *const u8) -> [I::U32; 2] {
     let from = from.cast::<I::U32>();
-    // SAFETY: the second vector of 2-byte elements is the first once more.
+    // SAFETY: both vectors lie within the chunk. For 2-byte elements, the second load repeats the first.
     unsafe { [isa.load(from), isa.load(from.add(SIZE / 2 - 1))] }
 }
 
@@ -85,7 +85,7 @@ unsafe fn store<I: Isa, const SIZE: usize, const G: usize>(
     gradient: [I::U32; 2],
 ) {
     for vector in 0..SIZE / 2 {
-        // SAFETY: the vector is one of the chunk's.
+        // SAFETY: the vector lies within the chunk.
         unsafe {
             let combined = isa.xor(bits[vector], gradient[vector % (G / 2)]);
             isa.store(to.cast::<I::U32>().add(vector), combined);
@@ -93,7 +93,7 @@ unsafe fn store<I: Isa, const SIZE: usize, const G: usize>(
     }
 }
 
-/// Any tensors: those that a pass writes are rewritten with each bit flipped, a piece of each stream in turn.
+/// A pass over any tensors, tile by tile: it flips each bit of written tensors and reads the others.
 struct Streams<'a>(&'a View);
 
 impl Kernel for Streams<'_> {
@@ -106,8 +106,8 @@ impl Kernel for Streams<'_> {
         let mut start = 0;
         while start < view.len {
             let n = (view.len - start).min(TILE);
-            for role in view.columns.given().roles() {
-                let streams = view.columns.streams(role, start);
+            for role in view.tensors.given().roles() {
+                let streams = view.tensors.streams(role, start);
                 for (&stream, layout) in streams.iter().zip(view.dtype(role).streams()) {
                     let bytes = layout.bytes_of(n);
                     // SAFETY: the stream holds `n` elements from `start` on.

@@ -1,8 +1,7 @@
-//! The loop under every kernel: a range of elements, a chunk of two vectors at a time.
+//! The inner loop of every kernel: iterates over a range of elements in chunks of two vectors.
 //!
-//! The last elements, which do not fill a chunk, go through the same code with partial loads and stores. So each
-//! operation is written once, no element past the end is touched, and a result cannot depend on where in a tensor an
-//! element lies.
+//! The tail, which does not fill a chunk, goes through the same code with partial loads and stores. So each operation
+//! is written once, no access passes the end of a tensor, and a result does not depend on the element's position.
 
 use core::ops::Range;
 
@@ -11,39 +10,39 @@ use crate::isa::Isa;
 use crate::isa::prefetch::prefetch;
 use crate::rule::GradientOps;
 
-/// Bytes from a chunk to the one that is prefetched.
+/// The distance from a chunk to the chunk that it prefetches, in bytes.
 const PREFETCH_DISTANCE: usize = 2048;
 
-/// Bytes of a cache line.
+/// The size of a cache line, in bytes.
 const LINE: usize = 64;
 
 /// An operation on the elements of one chunk. `apply` must be `#[inline(always)]`.
 pub(crate) trait ChunkOp<I: Isa> {
     /// # Safety
-    /// The chunk's elements exist in every stream that the operation loads from or stores to.
+    /// The chunk lies within every stream that the operation loads from or stores to.
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>);
 }
 
 /// Applies an operation to the elements of a range.
 ///
 /// # Safety
-/// They exist in every stream that the operation loads from or stores to.
+/// The range lies within every stream that the operation loads from or stores to.
 #[inline(always)]
 pub(crate) unsafe fn for_each_chunk<I: Isa>(isa: I, range: Range<usize>, op: &mut impl ChunkOp<I>) {
     let mut start = range.start;
     let chunks_end = range.end - (range.end - range.start) % (2 * I::LANES);
     while start < chunks_end {
-        // SAFETY: full chunks are left before `chunks_end`, which is within the range.
+        // SAFETY: only full chunks remain before `chunks_end`, which is within the range.
         unsafe { op.apply(Chunk::full(isa, start)) };
         start += 2 * I::LANES;
     }
     if start < range.end {
-        // SAFETY: the chunk ends where the range ends.
+        // SAFETY: the chunk ends at the end of the range.
         unsafe { op.apply(Chunk::partial(isa, start, range.end - start)) };
     }
 }
 
-/// Consecutive elements that an operation handles at a time: two full vectors from element `start`, or fewer elements.
+/// The consecutive elements of one iteration: two full vectors from element `start`, or fewer elements in the tail.
 #[derive(Clone, Copy)]
 pub(crate) struct Chunk<I: Isa, const FULL: bool> {
     pub(crate) isa: I,
@@ -52,7 +51,7 @@ pub(crate) struct Chunk<I: Isa, const FULL: bool> {
 }
 
 impl<I: Isa> Chunk<I, true> {
-    /// Two full vectors.
+    /// Creates a chunk of two full vectors.
     #[inline(always)]
     pub(crate) fn full(isa: I, start: usize) -> Self {
         Chunk { isa, start, len: 2 * I::LANES }
@@ -60,7 +59,7 @@ impl<I: Isa> Chunk<I, true> {
 }
 
 impl<I: Isa> Chunk<I, false> {
-    /// At most a chunk.
+    /// Creates a chunk of at most two vectors.
     #[inline(always)]
     pub(crate) fn partial(isa: I, start: usize, len: usize) -> Self {
         Chunk { isa, start, len: len.min(2 * I::LANES) }
@@ -68,34 +67,34 @@ impl<I: Isa> Chunk<I, false> {
 }
 
 impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
-    /// The chunk's elements of a tensor; lanes beyond the chunk hold zero. For `split` see
-    /// [`LaneCodec::SPLITS`].
+    /// Loads the chunk's elements of a tensor. Lanes beyond the chunk are zero. For `split` see [`LaneCodec::SPLITS`].
     ///
     /// # Safety
     /// The chunk's elements of the tensor are readable.
     #[inline(always)]
-    pub(crate) unsafe fn load<T: LaneCodec>(self, tensor: T::Place, split: bool) -> Pair<I> {
+    pub(crate) unsafe fn load<T: LaneCodec>(self, tensor: T::Pointers, split: bool) -> Pair<I> {
         // SAFETY: by this function's contract.
         unsafe { T::load(self, tensor, split) }
     }
 
-    /// Stores the chunk's elements; lanes beyond the chunk are dropped.
+    /// Stores the chunk's elements. Lanes beyond the chunk are ignored.
     ///
     /// # Safety
     /// The chunk's elements of the tensor are writable.
     #[inline(always)]
-    pub(crate) unsafe fn store<T: LaneCodec>(self, tensor: T::Place, split: bool, value: Pair<I>) {
+    pub(crate) unsafe fn store<T: LaneCodec>(self, tensor: T::Pointers, split: bool, value: Pair<I>) {
         // SAFETY: by this function's contract.
         unsafe { T::store(self, tensor, split, value) }
     }
 
-    /// The index of the chunk's first element, in tensors whose first element has this index.
+    /// Returns the index of the chunk's first element in the variable; `first` is the index of the tensors' first
+    /// element.
     #[inline(always)]
     pub(crate) fn index(self, first: u64) -> u64 {
         first.wrapping_add(self.start as u64)
     }
 
-    /// Gradients divided by the loss scale and averaged with the accumulator, but not clipped.
+    /// Divides gradients by the loss scale and averages them with the accumulator. Does not clip.
     ///
     /// # Safety
     /// If the transform averages, the chunk lies within the accumulator.
@@ -110,12 +109,12 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
         if !ops.averages() {
             return g;
         }
-        // SAFETY: the transform averages, so the accumulator is there.
+        // SAFETY: the transform averages, so the chunk lies within the accumulator.
         let sum = unsafe { self.load::<f32>(accumulator, false) };
         both!(i => ops.averaged(g[i], sum[i]))
     }
 
-    /// The value of a chunk that was not split, with zeros once more in the lanes beyond it.
+    /// Clears the lanes beyond the chunk. Requires the order of the elements, not the split order.
     #[inline(always)]
     pub(crate) fn cleared(self, value: Pair<I>) -> Pair<I> {
         if FULL {
@@ -129,7 +128,7 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
         })
     }
 
-    /// Asks for the stream's lines that a chunk [`PREFETCH_DISTANCE`] of this one will need.
+    /// Prefetches the stream's cache lines of the chunk [`PREFETCH_DISTANCE`] bytes ahead.
     #[inline(always)]
     pub(crate) fn prefetch<E>(self, stream: *mut E) {
         let first = stream.wrapping_add(self.start).addr().wrapping_add(PREFETCH_DISTANCE);
@@ -140,7 +139,7 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
         }
     }
 
-    /// The chunk's extent in a stream with an entry for each element, and its start there.
+    /// Returns the chunk's extent in a stream with one entry per element, and the address of its first entry.
     #[inline(always)]
     pub(crate) fn within<E>(self, stream: *mut E) -> (Extent<I, FULL>, *mut E) {
         let extent = Extent { isa: self.isa, bytes: self.len * size_of::<E>() };
@@ -148,7 +147,7 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
     }
 }
 
-/// A chunk's extent in one stream, as bytes.
+/// A chunk's extent in one stream, in bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent<I: Isa, const FULL: bool> {
     pub(crate) isa: I,
@@ -156,16 +155,16 @@ pub(crate) struct Extent<I: Isa, const FULL: bool> {
 }
 
 impl<I: Isa, const FULL: bool> Extent<I, FULL> {
-    /// Bytes of the vector `index` of type `V` that lie within the extent.
+    /// Returns the number of bytes of vector `index` within the extent.
     #[inline(always)]
     fn within<V>(self, index: usize) -> usize {
         self.bytes.saturating_sub(index * size_of::<V>()).min(size_of::<V>())
     }
 
-    /// The vector `index` from `start`.
+    /// Loads vector `index` from `start`.
     ///
     /// # Safety
-    /// The extent's bytes are readable from `start`; where it is whole, the vector lies within them.
+    /// The extent's bytes are readable from `start`. If `FULL`, the vector lies within them.
     #[inline(always)]
     pub(crate) unsafe fn read<V: Copy>(self, start: *const V, index: usize) -> V {
         let from = start.wrapping_add(index);
@@ -175,10 +174,10 @@ impl<I: Isa, const FULL: bool> Extent<I, FULL> {
         }
     }
 
-    /// Writes the vector `index` from `start`.
+    /// Stores vector `index` from `start`.
     ///
     /// # Safety
-    /// The extent's bytes are writable from `start`; where it is whole, the vector lies within them.
+    /// The extent's bytes are writable from `start`. If `FULL`, the vector lies within them.
     #[inline(always)]
     pub(crate) unsafe fn write<V: Copy>(self, start: *mut V, index: usize, value: V) {
         let to = start.wrapping_add(index);
@@ -193,8 +192,8 @@ impl<I: Isa, const FULL: bool> Extent<I, FULL> {
     }
 }
 
-/// An expression for both vectors of a chunk, `both!(i => expression)` with `i` 0 and 1. A macro, since the closure
-/// that a function would take need not be inlined.
+/// Evaluates an expression for both vectors of a chunk: `both!(i => expression)` with `i` 0 and 1. This is a macro,
+/// because the compiler need not inline a closure.
 macro_rules! both {
     ($i:ident => $value:expr) => {
         [

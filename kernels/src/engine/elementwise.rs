@@ -1,8 +1,7 @@
-//! The passes beside the step: gradient accumulation, the moving average, conversion between formats.
+//! Passes other than the step: gradient accumulation, EMA, dtype conversion.
 //!
-//! Each is an operation on lanes of any [`LaneCodec`]. A tensor whose format has lanes is worked on where it lies; a
-//! tensor of another format, or of a 16-bit one without vector registers, is decoded into a tile, and the operation works
-//! on that.
+//! Each is an operation on lanes of any [`LaneCodec`]. If the tensor's format has a lane codec, the operation works in
+//! place. Other formats are decoded into a tile first, and so are 16-bit formats without vector registers.
 
 use super::View;
 use super::chunk::{Chunk, ChunkOp, both, for_each_chunk};
@@ -13,12 +12,12 @@ use crate::role::Role;
 use crate::rule::{EmaRule, GradientOps};
 use crate::settings::{Ema, GradientTransform};
 
-/// Whether the passes over a format work on it where it lies.
+/// Returns whether passes work on a format in place.
 const fn in_place<I: Isa, F: LaneCodec>() -> bool {
     I::FUSED || !F::SPLITS && F::SCALAR_LANES
 }
 
-/// Adds the gradient to the accumulator.
+/// The kernel that adds the gradient to the accumulator.
 pub(super) struct Accumulate<'a> {
     pub(super) transform: &'a GradientTransform,
     pub(super) view: &'a View,
@@ -31,7 +30,7 @@ impl Kernel for Accumulate<'_> {
     fn call<I: Isa>(self, isa: I) {
         let Accumulate { transform, view } = self;
         with_lanes!(view.dtype(Role::Gradient), G => if const { in_place::<I, G>() } {
-            let gradient = G::place(view.columns.streams(Role::Gradient, 0));
+            let gradient = G::pointers(view.tensors.streams(Role::Gradient, 0));
             let sums = view.f32_at(Role::Accumulator, 0);
             return isa.vectorize(Add::<G> { transform, gradient, sums, n: view.len });
         }, else ());
@@ -46,7 +45,7 @@ impl Kernel for Accumulate<'_> {
 
 struct Add<'a, G: LaneCodec> {
     transform: &'a GradientTransform,
-    gradient: G::Place,
+    gradient: G::Pointers,
     sums: *mut f32,
     n: usize,
 }
@@ -66,7 +65,7 @@ impl<G: LaneCodec> Kernel for Add<'_, G> {
 struct AddOp<I: Isa, G: LaneCodec> {
     isa: I,
     ops: GradientOps<I>,
-    gradient: G::Place,
+    gradient: G::Pointers,
     sums: *mut f32,
 }
 
@@ -82,7 +81,7 @@ impl<I: Isa, G: LaneCodec> ChunkOp<I> for AddOp<I, G> {
     }
 }
 
-/// The moving average alone.
+/// The kernel that updates the moving average.
 pub(super) struct UpdateEma<'a> {
     pub(super) ema: &'a Ema,
     pub(super) view: &'a View,
@@ -95,24 +94,24 @@ impl Kernel for UpdateEma<'_> {
     fn call<I: Isa>(self, isa: I) {
         let UpdateEma { ema, view } = self;
         with_lanes!(view.dtype(Role::Parameter), P => if const { in_place::<I, P>() } {
-            let parameter = P::place(view.columns.streams(Role::Parameter, 0));
+            let parameter = P::pointers(view.tensors.streams(Role::Parameter, 0));
             let average = view.f32_at(Role::Ema, 0);
             return isa.vectorize(Average::<P> { ema, average, parameter, n: view.len });
         }, else ());
         let mut tile = Tile::new();
         // SAFETY: the tiles cover the view, and both tensors are given.
         for_each_tile(view.len, |start, n| unsafe {
-            average_in_tile(isa, ema, view, start, n, &mut tile);
+            update_ema_in_tile(isa, ema, view, start, n, &mut tile);
         });
     }
 }
 
-/// The moving average of a parameter that is decoded. Returns the values that the parameter then has.
+/// Updates the moving average of a parameter through a tile. Returns the parameter's values after the pass.
 ///
 /// # Safety
-/// As for [`decode`]; parameter and average are given.
+/// The contract of [`decode`]; parameter and average are given.
 #[inline(always)]
-pub(super) unsafe fn average_in_tile<I: Isa>(
+pub(super) unsafe fn update_ema_in_tile<I: Isa>(
     isa: I,
     ema: &Ema,
     view: &View,
@@ -137,7 +136,7 @@ pub(super) unsafe fn average_in_tile<I: Isa>(
 struct Average<'a, P: LaneCodec> {
     ema: &'a Ema,
     average: *mut f32,
-    parameter: P::Place,
+    parameter: P::Pointers,
     n: usize,
 }
 
@@ -164,7 +163,7 @@ struct AverageOp<I: Isa, P: LaneCodec> {
     rule: EmaRule<I>,
     overwrite: bool,
     average: *mut f32,
-    parameter: P::Place,
+    parameter: P::Pointers,
 }
 
 impl<I: Isa, P: LaneCodec> ChunkOp<I> for AverageOp<I, P> {
@@ -183,7 +182,7 @@ impl<I: Isa, P: LaneCodec> ChunkOp<I> for AverageOp<I, P> {
     }
 }
 
-/// A tensor in another format.
+/// The kernel that converts a tensor to another format.
 pub(super) struct Convert<'a> {
     pub(super) view: &'a View,
 }
@@ -196,8 +195,8 @@ impl Kernel for Convert<'_> {
         let view = self.view;
         with_lanes!(view.dtype(Role::Source), S => with_lanes!(view.dtype(Role::Copy), T => {
             if const { in_place::<I, S>() && in_place::<I, T>() } {
-                let from = S::place(view.columns.streams(Role::Source, 0));
-                let to = T::place(view.columns.streams(Role::Copy, 0));
+                let from = S::pointers(view.tensors.streams(Role::Source, 0));
+                let to = T::pointers(view.tensors.streams(Role::Copy, 0));
                 return isa.vectorize(Move::<S, T> { from, to, n: view.len });
             }
         }, else ()), else ());
@@ -211,8 +210,8 @@ impl Kernel for Convert<'_> {
 }
 
 struct Move<S: LaneCodec, T: LaneCodec> {
-    from: S::Place,
-    to: T::Place,
+    from: S::Pointers,
+    to: T::Pointers,
     n: usize,
 }
 

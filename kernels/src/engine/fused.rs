@@ -1,8 +1,8 @@
-//! Fused kernels of the step: an element stays in registers from its load to its store.
+//! Fused kernels of the step: an element stays in registers from load to store.
 //!
-//! [`Bare`] is the rule alone, in every variant. [`Full`] has every optional part, each behind a branch that goes the same
-//! way for every element. Both are compiled for the hot combinations of formats in [`step`](super::step), and for f32
-//! throughout they are also the stage of a tile ([`tiles`](super::tiles)): the rule is written once.
+//! [`Bare`] computes the rule alone, in every variant. [`Full`] adds every optional part, each behind a branch that is
+//! the same for all elements. Both are compiled for the common format combinations in [`step`](super::step). For f32
+//! tensors they are also the compute stage of a tile ([`tiles`](super::tiles)), so the rule exists once.
 
 use core::marker::PhantomData;
 
@@ -10,7 +10,7 @@ use half::bf16;
 
 use super::View;
 use super::chunk::{Chunk, ChunkOp, both, for_each_chunk};
-use super::lanes::{LaneCodec, Pair, store_by, with_lanes};
+use super::lanes::{LaneCodec, Pair, store_stochastic, with_lanes};
 use crate::format::Dtype;
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
@@ -24,10 +24,10 @@ pub(super) trait Formats {
     type G: LaneCodec;
     type M: LaneCodec;
 
-    /// Whether all three have the cheaper order of lanes.
+    /// Whether all three support the split order of lanes.
     const SPLITS: bool = Self::P::SPLITS && Self::G::SPLITS && Self::M::SPLITS;
 
-    /// Whether lanes of plain Rust are as fast as tiles: they are where no order of lanes is changed.
+    /// Whether scalar lanes are as fast as tiles. This holds if all three have the same order of lanes.
     const SCALAR_LANES: bool = Self::P::SCALAR_LANES
         && Self::G::SCALAR_LANES
         && Self::M::SCALAR_LANES
@@ -41,37 +41,37 @@ impl<P: LaneCodec, G: LaneCodec, M: LaneCodec> Formats for (P, G, M) {
     type M = M;
 }
 
-/// Where a tensor of a format lies.
-type Place<F> = <F as LaneCodec>::Place;
+/// The stream addresses of a tensor.
+type Pointers<F> = <F as LaneCodec>::Pointers;
 
-/// The tensors of a step, of known formats.
-pub(super) struct Tensors<T: Formats> {
-    pub(super) from: Place<T::P>,
-    pub(super) to: Place<T::P>,
-    pub(super) gradient: Place<T::G>,
-    pub(super) momentum: Place<T::M>,
-    /// The index of the first element in its variable.
+/// The tensors of a step, with formats known at compile time.
+pub(super) struct TypedTensors<T: Formats> {
+    pub(super) from: Pointers<T::P>,
+    pub(super) to: Pointers<T::P>,
+    pub(super) gradient: Pointers<T::G>,
+    pub(super) momentum: Pointers<T::M>,
+    /// The index of the tensors' first element in the variable.
     pub(super) first: u64,
-    /// Elements of each.
+    /// The number of elements of each tensor.
     pub(super) len: usize,
     pub(super) prefetch: bool,
 }
 
-impl<T: Formats> Tensors<T> {
-    /// The caller has chosen the formats by the view's dtypes.
+impl<T: Formats> TypedTensors<T> {
+    /// Returns the tensors of a view. Requires that the formats are those of the view's dtypes.
     #[inline(always)]
     pub(super) fn of(view: &View) -> Self {
-        let momentum = T::M::place(view.columns.streams(Role::Momentum, 0));
+        let momentum = T::M::pointers(view.tensors.streams(Role::Momentum, 0));
         Self::with_momentum(view, 0, view.len, momentum)
     }
 
-    /// `n` elements from `start` on, whose momentum lies elsewhere.
+    /// Returns `n` elements from `start` on, with the momentum at another address.
     #[inline(always)]
-    pub(super) fn with_momentum(view: &View, start: usize, n: usize, momentum: Place<T::M>) -> Self {
-        Tensors {
-            from: T::P::place(view.columns.streams(view.source(), start)),
-            to: T::P::place(view.columns.streams(Role::Parameter, start)),
-            gradient: T::G::place(view.columns.streams(Role::Gradient, start)),
+    pub(super) fn with_momentum(view: &View, start: usize, n: usize, momentum: Pointers<T::M>) -> Self {
+        TypedTensors {
+            from: T::P::pointers(view.tensors.streams(view.source(), start)),
+            to: T::P::pointers(view.tensors.streams(Role::Parameter, start)),
+            gradient: T::G::pointers(view.tensors.streams(Role::Gradient, start)),
             momentum,
             first: view.first.wrapping_add(start as u64),
             len: n,
@@ -89,9 +89,9 @@ impl<T: Formats> Tensors<T> {
     }
 }
 
-/// How a kernel rounds the parameter when it stores it.
+/// The rounding of the stored parameter.
 pub(super) trait Rounding<P: LaneCodec> {
-    /// What it keeps in registers.
+    /// The state that a kernel keeps in registers.
     type State<I: Isa>;
 
     fn new<I: Isa>(isa: I, step: &LionStep) -> Self::State<I>;
@@ -101,13 +101,13 @@ pub(super) trait Rounding<P: LaneCodec> {
     unsafe fn store<I: Isa, const FULL: bool>(
         state: &Self::State<I>,
         chunk: Chunk<I, FULL>,
-        tensors: (Place<P>, u64),
+        tensors: (Pointers<P>, u64),
         split: bool,
         value: Pair<I>,
     );
 }
 
-/// To nearest even.
+/// Rounds to nearest even.
 pub(super) struct Nearest;
 
 impl<P: LaneCodec> Rounding<P> for Nearest {
@@ -120,7 +120,7 @@ impl<P: LaneCodec> Rounding<P> for Nearest {
     unsafe fn store<I: Isa, const FULL: bool>(
         (): &(),
         chunk: Chunk<I, FULL>,
-        (to, _): (Place<P>, u64),
+        (to, _): (Pointers<P>, u64),
         split: bool,
         value: Pair<I>,
     ) {
@@ -129,7 +129,7 @@ impl<P: LaneCodec> Rounding<P> for Nearest {
     }
 }
 
-/// Up or down at random, see [`crate::rounding`]. The step has a key for it.
+/// Rounds up or down at random; see [`crate::rounding`]. Requires that the step has a key.
 pub(super) struct Stochastic;
 
 impl Rounding<bf16> for Stochastic {
@@ -148,17 +148,18 @@ impl Rounding<bf16> for Stochastic {
         split: bool,
         value: Pair<I>,
     ) {
-        // A chunk begins at a multiple of two vectors, as a task begins at a multiple of a block.
-        let draws = draws.of_neighbours(chunk.index(first) / 2, split);
+        // Chunks begin at a multiple of two vectors in the variable, because tasks begin at multiples of
+        // `Task::ALIGNMENT`.
+        let draws = draws.for_neighbours(chunk.index(first) / 2, split);
         // SAFETY: by this function's contract.
-        unsafe { store_by(chunk, to, split, value, draws) }
+        unsafe { store_stochastic(chunk, to, split, value, draws) }
     }
 }
 
-/// The rule alone.
+/// The kernel of a step without optional parts.
 pub(super) struct Bare<'a, T: Formats, D, S, R> {
     pub(super) step: &'a LionStep,
-    pub(super) tensors: Tensors<T>,
+    pub(super) tensors: TypedTensors<T>,
     pub(super) variant: PhantomData<(D, S, R)>,
 }
 
@@ -178,13 +179,13 @@ impl<T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> Kernel for Bare<'_, T, D
 struct BareOp<I: Isa, T: Formats, D, S, R: Rounding<T::P>> {
     rule: LionRule<I, D, S>,
     rounding: R::State<I>,
-    tensors: Tensors<T>,
+    tensors: TypedTensors<T>,
 }
 
 impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> ChunkOp<I> for BareOp<I, T, D, S, R> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
-        let Tensors { from, to, gradient, momentum, first, .. } = self.tensors;
+        let TypedTensors { from, to, gradient, momentum, first, .. } = self.tensors;
         self.tensors.prefetch(chunk);
         // SAFETY: the chunk lies within the tensors by this function's contract.
         unsafe {
@@ -198,12 +199,12 @@ impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> ChunkOp<I> for B
     }
 }
 
-/// Stores values as bfloat16, rounded at random.
+/// The kernel that stores values as bfloat16 with stochastic rounding.
 pub(super) struct StoreStochastic<'a> {
     pub(super) step: &'a LionStep,
     pub(super) from: *const f32,
     pub(super) to: *mut bf16,
-    /// The index of the first element in its variable.
+    /// The index of the first element in the variable.
     pub(super) first: u64,
     pub(super) n: usize,
 }
@@ -249,19 +250,19 @@ pub(super) struct Optional {
 impl Optional {
     #[inline(always)]
     pub(super) fn of(view: &View) -> Self {
-        let copy = || (view.dtype(Role::Copy), view.columns.first(Role::Copy));
+        let copy = || (view.dtype(Role::Copy), view.tensors.first(Role::Copy));
         Optional {
             accumulator: view.f32_at(Role::Accumulator, 0),
             ema: view.f32_at(Role::Ema, 0),
-            copy: view.columns.given().has(Role::Copy).then(copy),
+            copy: view.tensors.given().has(Role::Copy).then(copy),
         }
     }
 }
 
-/// The rule with every transform of the gradient, the moving average and the copy.
+/// The kernel of a step with every optional part: gradient transforms, moving average, copy.
 pub(super) struct Full<'a, T: Formats, D> {
     pub(super) step: &'a LionStep,
-    pub(super) tensors: Tensors<T>,
+    pub(super) tensors: TypedTensors<T>,
     pub(super) optional: Optional,
     pub(super) variant: PhantomData<D>,
 }
@@ -275,7 +276,7 @@ impl<T: Formats, D: Decay> Kernel for Full<'_, T, D> {
         let len = self.tensors.len;
         let (rule, ops) = (LionRule::new(isa, step), GradientOps::new(isa, &step.gradient));
         let mut op = FullOp::<I, T, D> { isa, step, rule, ops, tensors: self.tensors, optional };
-        // SAFETY: each tensor that is given has `len` elements.
+        // SAFETY: each given tensor has `len` elements.
         unsafe { for_each_chunk(isa, 0..len, &mut op) }
     }
 }
@@ -285,7 +286,7 @@ struct FullOp<'a, I: Isa, T: Formats, D> {
     step: &'a LionStep,
     rule: LionRule<I, D, Unscaled>,
     ops: GradientOps<I>,
-    tensors: Tensors<T>,
+    tensors: TypedTensors<T>,
     optional: Optional,
 }
 
@@ -293,7 +294,7 @@ impl<I: Isa, T: Formats, D: Decay> ChunkOp<I> for FullOp<'_, I, T, D> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
         let isa = self.isa;
-        let Tensors { from, to, gradient, momentum, .. } = self.tensors;
+        let TypedTensors { from, to, gradient, momentum, .. } = self.tensors;
         let Optional { accumulator, ema, copy } = self.optional;
         self.tensors.prefetch(chunk);
         if FULL && self.tensors.prefetch {
@@ -303,8 +304,8 @@ impl<I: Isa, T: Formats, D: Decay> ChunkOp<I> for FullOp<'_, I, T, D> {
                 }
             }
         }
-        // SAFETY: the chunk lies within the tensors by this function's contract, and the optional ones are given where
-        // the settings ask for them, which was checked when the task was made.
+        // SAFETY: the chunk lies within the tensors by this function's contract. The task's constructor checked that
+        // the optional tensors are given if the settings require them.
         unsafe {
             let g = chunk.load::<T::G>(gradient, false);
             let g = chunk.averaged(&self.ops, g, accumulator);
@@ -321,7 +322,7 @@ impl<I: Isa, T: Formats, D: Decay> ChunkOp<I> for FullOp<'_, I, T, D> {
                 chunk.store::<T::P>(to, false, [p0, p1]);
                 return;
             }
-            // The average and the copy are of the parameter as stored.
+            // The average and the copy use the stored, rounded parameter.
             let mut stored = T::P::rounded(isa, [p0, p1]);
             if let Some(settings) = &self.step.ema {
                 let rule = EmaRule::new(isa, settings);
@@ -335,7 +336,7 @@ impl<I: Isa, T: Formats, D: Decay> ChunkOp<I> for FullOp<'_, I, T, D> {
             T::P::store_rounded(chunk, to, stored);
             if let Some((dtype, copy)) = copy {
                 with_lanes!(dtype, C => chunk.store::<C>(copy.cast(), false, stored), else {
-                    debug_assert!(false, "a copy in {dtype} goes through tiles");
+                    debug_assert!(false, "a {dtype} copy must go through tiles");
                 });
             }
         }

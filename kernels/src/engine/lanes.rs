@@ -1,7 +1,7 @@
-//! How a fused kernel loads a format to f32 lanes and stores from them, in registers.
+//! Lane codecs: load a format's elements into f32 lanes and store them from lanes, in registers.
 //!
-//! Only formats that fused kernels are compiled for have this: the table [`with_lanes`] lists them. It gives the bits of
-//! the format's own loops ([`Format`](crate::format::Format)): the tests hold both to the reference.
+//! Only formats of fused kernels have a lane codec; the macro [`with_lanes`] lists them. A codec gives the same bits as
+//! the format's loops ([`Format`](crate::format::Format)). The tests compare both with the reference.
 
 use half::{bf16, f16};
 
@@ -10,32 +10,32 @@ use crate::format::split::{self as split_format, Split};
 use crate::format::{Format, MAX_STREAMS};
 use crate::isa::Isa;
 
-/// Two vectors: the `2 * LANES` consecutive elements that a kernel handles at a time.
+/// Two vectors: the `2 * LANES` consecutive elements of a chunk.
 pub(crate) type Pair<I> = [<I as Isa>::F32; 2];
 
-/// Loads and stores of a format, each of whose streams has an entry for each element.
+/// Loads and stores of a format whose streams have one entry per element.
 pub(crate) trait LaneCodec: Format {
-    /// Where the streams of a tensor lie.
-    type Place: Copy;
+    /// The stream addresses of a tensor.
+    type Pointers: Copy;
 
-    /// Whether the format has a cheaper order of lanes: even elements in the first vector of a pair, odd ones in the
-    /// second. A kernel may ask for the split order only if every stream that it touches has it.
+    /// Whether the format supports the split order, which is cheaper: even elements in the first vector of a pair, odd
+    /// elements in the second. A kernel may use the split order only if every stream that it accesses supports it.
     const SPLITS: bool = false;
 
-    /// Whether lanes of plain Rust are as fast as the format's own loops.
+    /// Whether scalar lanes are as fast as the format's loops.
     const SCALAR_LANES: bool = false;
 
-    /// The place of a tensor whose streams begin at these addresses.
-    fn place(streams: [*mut u8; MAX_STREAMS]) -> Self::Place;
+    /// Casts the addresses of a tensor's streams.
+    fn pointers(streams: [*mut u8; MAX_STREAMS]) -> Self::Pointers;
 
-    /// Asks for what a chunk a little later will need of a tensor.
-    fn prefetch<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, tensor: Self::Place);
+    /// Prefetches a tensor's elements for a later chunk.
+    fn prefetch<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, tensor: Self::Pointers);
 
     /// # Safety
     /// The chunk's elements are readable.
     unsafe fn load<I: Isa, const FULL: bool>(
         chunk: Chunk<I, FULL>,
-        from: Self::Place,
+        from: Self::Pointers,
         split: bool,
     ) -> Pair<I>;
 
@@ -43,22 +43,22 @@ pub(crate) trait LaneCodec: Format {
     /// The chunk's elements are writable.
     unsafe fn store<I: Isa, const FULL: bool>(
         chunk: Chunk<I, FULL>,
-        to: Self::Place,
+        to: Self::Pointers,
         split: bool,
         value: Pair<I>,
     );
 
-    /// The values that storing and loading gives.
+    /// Returns the values that a store followed by a load gives.
     fn rounded<I: Isa>(isa: I, value: Pair<I>) -> Pair<I>;
 
-    /// Stores values that [`rounded`](Self::rounded) gave, in the order of the elements.
+    /// Stores values that [`rounded`](Self::rounded) returned, in the order of the elements.
     ///
     /// # Safety
     /// The chunk's elements are writable.
     #[inline(always)]
     unsafe fn store_rounded<I: Isa, const FULL: bool>(
         chunk: Chunk<I, FULL>,
-        to: Self::Place,
+        to: Self::Pointers,
         value: Pair<I>,
     ) {
         // SAFETY: by this function's contract.
@@ -66,13 +66,13 @@ pub(crate) trait LaneCodec: Format {
     }
 }
 
-/// The place of a tensor of one stream.
-macro_rules! one_stream {
+/// The items of [`LaneCodec`] that all one-stream formats share.
+macro_rules! single_stream {
     () => {
-        type Place = *mut Self;
+        type Pointers = *mut Self;
 
         #[inline(always)]
-        fn place([first, _]: [*mut u8; MAX_STREAMS]) -> *mut Self {
+        fn pointers([first, _]: [*mut u8; MAX_STREAMS]) -> *mut Self {
             first.cast()
         }
 
@@ -83,7 +83,8 @@ macro_rules! one_stream {
     };
 }
 
-/// Evaluates an expression with a type alias bound to the [`LaneCodec`] of a dtype, or another if it has none.
+/// Evaluates an expression with a type alias bound to the [`LaneCodec`] of a dtype, or the `else` expression if the
+/// dtype has none.
 macro_rules! with_lanes {
     ($dtype:expr, $F:ident => $body:expr, else $other:expr) => {
         match $dtype {
@@ -108,7 +109,7 @@ pub(super) use with_lanes;
 
 impl LaneCodec for f32 {
     const SCALAR_LANES: bool = true;
-    one_stream!();
+    single_stream!();
 
     #[inline(always)]
     unsafe fn load<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, from: *mut Self, _: bool) -> Pair<I> {
@@ -131,7 +132,7 @@ impl LaneCodec for f32 {
 }
 
 impl LaneCodec for f16 {
-    one_stream!();
+    single_stream!();
 
     #[inline(always)]
     unsafe fn load<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, from: *mut Self, _: bool) -> Pair<I> {
@@ -156,8 +157,8 @@ impl LaneCodec for f16 {
 const UPPER: u32 = 0xffff_0000;
 const LOWER: u32 = 0x0000_ffff;
 
-/// The rounded bfloat16s in the upper 16 bits of each lane; the lower ones are not defined. See
-/// [the format](crate::format) for the arithmetic. NaNs are repaired in a branch, because most tensors have none.
+/// Rounds to bfloat16, in the upper 16 bits of each lane. The lower bits are undefined. For the arithmetic see
+/// [the format](crate::format). A branch handles NaNs, because most tensors have none.
 #[inline(always)]
 fn round<I: Isa>(isa: I, value: Pair<I>) -> [I::U32; 2] {
     let bits = both!(i => isa.to_bits(value[i]));
@@ -170,10 +171,10 @@ fn round<I: Isa>(isa: I, value: Pair<I>) -> [I::U32; 2] {
     both!(i => isa.select(isa.is_nan(value[i]), quiet[i], rounded[i]))
 }
 
-/// As [`round`], but by random numbers below 2^16, one for each lane. An infinity has nothing below the last place that
-/// could carry.
+/// Like [`round`], but stochastic, by random numbers below 2^16, one per lane. An infinity stays: its low bits are
+/// zero, so no random number carries.
 #[inline(always)]
-fn round_by<I: Isa>(isa: I, value: Pair<I>, draws: [I::U32; 2]) -> [I::U32; 2] {
+fn round_stochastic<I: Isa>(isa: I, value: Pair<I>, draws: [I::U32; 2]) -> [I::U32; 2] {
     let bits = both!(i => isa.add_u32(isa.to_bits(value[i]), draws[i]));
     if !isa.any_nan(value[0], value[1]) {
         return bits;
@@ -181,7 +182,7 @@ fn round_by<I: Isa>(isa: I, value: Pair<I>, draws: [I::U32; 2]) -> [I::U32; 2] {
     both!(i => isa.select(isa.is_nan(value[i]), isa.splat_u32(split_format::NAN), bits[i]))
 }
 
-/// Stores bfloat16s that are in the upper halves of lanes.
+/// Stores the upper halves of lanes as bfloat16.
 ///
 /// # Safety
 /// The chunk's elements are writable.
@@ -205,7 +206,7 @@ unsafe fn store_upper<I: Isa, const FULL: bool>(
     }
 }
 
-/// The 16-bit entries of a chunk, in the upper halves of lanes; the lower ones are zero.
+/// Loads the 16-bit entries of a chunk into the upper halves of lanes. The lower halves are zero.
 ///
 /// # Safety
 /// The chunk's entries are readable.
@@ -226,12 +227,12 @@ unsafe fn load_upper<I: Isa, E, const FULL: bool>(
     [isa.shl16(neighbours), isa.and(neighbours, isa.splat_u32(UPPER))]
 }
 
-/// Two neighbours in memory are one 32-bit lane, so a pair of vectors splits into even and odd elements with a shift and
-/// a mask. Widening in the order of the elements would cost a shuffle too.
+/// Two neighbours in memory form one 32-bit lane. So a shift and a mask split a chunk into even and odd elements.
+/// Widening in the order of the elements would cost an additional shuffle.
 impl LaneCodec for bf16 {
     const SPLITS: bool = true;
     const SCALAR_LANES: bool = true;
-    one_stream!();
+    single_stream!();
 
     #[inline(always)]
     unsafe fn load<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, from: *mut Self, split: bool) -> Pair<I> {
@@ -264,12 +265,12 @@ impl LaneCodec for bf16 {
     }
 }
 
-/// Stores values as bfloat16, rounded by random numbers below 2^16, one for each lane.
+/// Stores values as bfloat16, rounded stochastically by random numbers below 2^16, one per lane.
 ///
 /// # Safety
 /// The chunk's elements are writable.
 #[inline(always)]
-pub(super) unsafe fn store_by<I: Isa, const FULL: bool>(
+pub(super) unsafe fn store_stochastic<I: Isa, const FULL: bool>(
     chunk: Chunk<I, FULL>,
     to: *mut bf16,
     split: bool,
@@ -277,21 +278,21 @@ pub(super) unsafe fn store_by<I: Isa, const FULL: bool>(
     draws: [I::U32; 2],
 ) {
     // SAFETY: by this function's contract.
-    unsafe { store_upper(chunk, to, split, round_by(chunk.isa, value, draws)) }
+    unsafe { store_upper(chunk, to, split, round_stochastic(chunk.isa, value, draws)) }
 }
 
-/// The high halves lie as bfloat16s do, and so do the low ones.
+/// Both streams use the layout of bfloat16.
 impl LaneCodec for Split {
-    type Place = (*mut bf16, *mut i16);
+    type Pointers = (*mut bf16, *mut i16);
     const SPLITS: bool = true;
 
     #[inline(always)]
-    fn place([high, low]: [*mut u8; MAX_STREAMS]) -> Self::Place {
+    fn pointers([high, low]: [*mut u8; MAX_STREAMS]) -> Self::Pointers {
         (high.cast(), low.cast())
     }
 
     #[inline(always)]
-    fn prefetch<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, (high, low): Self::Place) {
+    fn prefetch<I: Isa, const FULL: bool>(chunk: Chunk<I, FULL>, (high, low): Self::Pointers) {
         chunk.prefetch(high);
         chunk.prefetch(low);
     }
@@ -299,7 +300,7 @@ impl LaneCodec for Split {
     #[inline(always)]
     unsafe fn load<I: Isa, const FULL: bool>(
         chunk: Chunk<I, FULL>,
-        (high, low): Self::Place,
+        (high, low): Self::Pointers,
         split: bool,
     ) -> Pair<I> {
         let isa = chunk.isa;
@@ -311,7 +312,7 @@ impl LaneCodec for Split {
     #[inline(always)]
     unsafe fn store<I: Isa, const FULL: bool>(
         chunk: Chunk<I, FULL>,
-        (high, low): Self::Place,
+        (high, low): Self::Pointers,
         split: bool,
         value: Pair<I>,
     ) {
@@ -320,7 +321,7 @@ impl LaneCodec for Split {
         let bits = both!(i => isa.to_bits(value[i]));
         let rounded = both!(i => isa.add_u32(bits[i], isa.splat_u32(split_format::HALF)));
         let (extent, at) = chunk.within(low);
-        // SAFETY: by this function's contract. The low halves are one vector of 32-bit lanes, or two of 16-bit ones.
+        // SAFETY: by this function's contract. The low halves are one vector of 32-bit lanes, or two of 16-bit lanes.
         unsafe {
             store_upper(chunk, high, split, rounded);
             if split {
@@ -333,7 +334,7 @@ impl LaneCodec for Split {
         }
     }
 
-    /// All but a NaN is stored exactly.
+    /// Every value except a NaN is stored exactly.
     #[inline(always)]
     fn rounded<I: Isa>(isa: I, value: Pair<I>) -> Pair<I> {
         if !isa.any_nan(value[0], value[1]) {

@@ -1,4 +1,4 @@
-//! The sums of a gradient's blocks, in the order that [`crate::statistics`] fixes.
+//! Gradient statistics by block, in the order that [`crate::statistics`] fixes.
 
 use super::chunk::Chunk;
 use super::lanes::{LaneCodec, Pair, with_lanes};
@@ -10,18 +10,18 @@ use crate::rule::GradientOps;
 use crate::settings::GradientTransform;
 use crate::statistics::{GradientStatistics, STATISTICS_BLOCK};
 
-/// Partial sums of a block.
+/// The number of partial sums of a block.
 const PARTIAL_SUMS: usize = 32;
 const _: () = assert!(STATISTICS_BLOCK.is_multiple_of(TILE) && TILE.is_multiple_of(PARTIAL_SUMS));
 
 const ABSOLUTE: u32 = 0x7fff_ffff;
 const INFINITY: u32 = 0x7f80_0000;
 
-/// The statistics of each block of the view's gradient.
+/// The kernel that computes the statistics of each block of the view's gradient.
 pub(super) struct Blocks<'a> {
     pub(super) transform: &'a GradientTransform,
     pub(super) view: &'a View,
-    /// A place for each block.
+    /// The output, with one entry per block.
     pub(super) blocks: *mut GradientStatistics,
 }
 
@@ -34,7 +34,7 @@ impl Kernel for Blocks<'_> {
         for (index, start) in (0..view.len).step_by(STATISTICS_BLOCK).enumerate() {
             let end = view.len.min(start + STATISTICS_BLOCK);
             let block = Block { transform, view, start, end };
-            // SAFETY: there is a place for each block, and none is shared with another range.
+            // SAFETY: the output has an entry for each block, and no other range shares a block.
             unsafe { blocks.add(index).write(isa.vectorize(block)) };
         }
     }
@@ -71,13 +71,13 @@ impl Block<'_> {
             max_abs: isa.splat_u32(0),
         };
         with_lanes!(self.view.dtype(Role::Gradient), G => if const { I::FUSED || !G::SPLITS && G::SCALAR_LANES } {
-            let gradient = G::place(self.view.columns.streams(Role::Gradient, self.start));
+            let gradient = G::pointers(self.view.tensors.streams(Role::Gradient, self.start));
             let accumulator = self.view.f32_at(Role::Accumulator, self.start);
             sums.add_all::<G>(gradient, accumulator, self.end - self.start);
             return sums;
         }, else ());
         if const { I::FUSED } {
-            debug_assert!(false, "every format of gradients has lanes");
+            debug_assert!(false, "every gradient format has a lane codec");
             return sums;
         }
         let mut tile = Tile::new();
@@ -93,8 +93,8 @@ impl Block<'_> {
     }
 }
 
-/// Calls `f` for each pair of vectors among the `PARTIAL_SUMS`. Written out, because the compiler unrolls a loop of bodies this
-/// long only after it has put the sums into memory.
+/// Calls `f` for each pair of vectors that together hold the `PARTIAL_SUMS`. Unrolled by hand: the compiler unrolls a
+/// loop with such a long body too late, after it has moved the sums to memory.
 #[inline(always)]
 fn each_pair<I: Isa>(mut f: impl FnMut(usize)) {
     const { assert!(PARTIAL_SUMS == 32 && matches!(I::LANES, 4 | 8 | 16)) };
@@ -108,21 +108,23 @@ fn each_pair<I: Isa>(mut f: impl FnMut(usize)) {
     }
 }
 
-/// The sums of a block. What is not finite stays so when it is unscaled and averaged: where the max_abs magnitude is
-/// finite, every element was. Only where it is not are they told apart and counted, which is what `COUNTS` says.
+/// The sums of a block. A non-finite element stays non-finite when it is unscaled and averaged. So if the maximum
+/// magnitude is finite, every element is finite. If the maximum is not finite, a second pass with `COUNTS` counts the
+/// non-finite elements.
 struct BlockSums<I: Isa, const COUNTS: bool> {
     isa: I,
     ops: GradientOps<I>,
-    /// By pair of vectors among the `PARTIAL_SUMS`, vector, and half of its lanes. Those of long vectors leave some unused.
+    /// The partial sums, indexed by pair of vectors, vector of the pair, and half of its lanes. Instruction sets with
+    /// long vectors leave some unused.
     squares: [[[I::F64; 2]; 2]; PARTIAL_SUMS / 8],
     non_finite: I::U32,
     max_abs: I::U32,
 }
 
 impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
-    /// Adds the next `n` elements of a block, in a multiple of the partial sums unless they are the block's last.
+    /// Adds the next `n` elements of a block. `n` must be a multiple of `PARTIAL_SUMS`, except at the block's end.
     #[inline(always)]
-    fn add_all<G: LaneCodec>(&mut self, values: G::Place, accumulator: *mut f32, n: usize) {
+    fn add_all<G: LaneCodec>(&mut self, values: G::Pointers, accumulator: *mut f32, n: usize) {
         let isa = self.isa;
         let mut start = 0;
         while n - start >= PARTIAL_SUMS {
@@ -130,7 +132,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
                 #[inline(always)]
                 |pair| {
                     let chunk = Chunk::full(isa, start + pair * 2 * I::LANES);
-                    // SAFETY: the elements from `start` to the next multiple are among the `n`.
+                    // SAFETY: `PARTIAL_SUMS` elements remain from `start` on, and the chunk is one part of them.
                     unsafe { self.add::<G, _>(pair, chunk, values, accumulator) };
                 },
             );
@@ -142,7 +144,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
                 let start = start + pair * 2 * I::LANES;
                 if start < n {
                     let chunk = Chunk::partial(isa, start, n - start);
-                    // SAFETY: the chunk ends where the `n` elements do, at the latest.
+                    // SAFETY: the chunk ends at element `n` at the latest.
                     unsafe { self.add::<G, _>(pair, chunk, values, accumulator) };
                 }
             },
@@ -156,7 +158,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
         &mut self,
         pair: usize,
         chunk: Chunk<I, FULL>,
-        values: G::Place,
+        values: G::Pointers,
         accumulator: *mut f32,
     ) {
         let isa = self.isa;
@@ -165,7 +167,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
             let raw = chunk.load::<G>(values, false);
             (raw, chunk.averaged(&self.ops, raw, accumulator))
         };
-        // Divided by a scale of zero, the zeros beyond the end are NaN.
+        // A loss scale of zero turns the zeros beyond the end into NaN.
         let used = chunk.cleared(used);
         for vector in 0..2 {
             let mut magnitude = isa.and(isa.to_bits(used[vector]), isa.splat_u32(ABSOLUTE));
@@ -196,7 +198,7 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
             for vector in 0..2 {
                 for half in 0..2 {
                     let lane = (4 * pair + 2 * vector + half) * (I::LANES / 2);
-                    // SAFETY: the halves' lanes tile the PARTIAL_SUMS places.
+                    // SAFETY: the lanes of all halves together fill the PARTIAL_SUMS entries.
                     unsafe {
                         self.isa
                             .store(squares.as_mut_ptr().add(lane).cast(), self.squares[pair][vector][half]);
@@ -212,8 +214,8 @@ impl<I: Isa, const COUNTS: bool> BlockSums<I, COUNTS> {
         let mut width = PARTIAL_SUMS;
         while width > 1 {
             width /= 2;
-            for way in 0..width {
-                squares[way] += squares[way + width];
+            for index in 0..width {
+                squares[index] += squares[index + width];
             }
         }
         GradientStatistics {

@@ -1,13 +1,13 @@
-//! Chooses how a step runs: by a fused kernel if its formats are a row of the table, else through tiles.
+//! Kernel selection for a step: a fused kernel if the table has a row for its formats, otherwise tiles.
 //!
-//! A row is worth its size where tiles are slower. From memory, bf16 and f16 throughout take 1.2 to 1.7 times as long in
-//! tiles; f32 with bf16 gradients takes as long.
+//! A row adds code size and pays off if tiles are slower. From memory, steps with only bf16 or only f16 tensors take
+//! 1.2 to 1.7 times as long in tiles. Steps in f32 with bf16 gradients take the same time.
 
 use core::marker::PhantomData;
 
 use half::{bf16, f16};
 
-use super::fused::{Bare, Formats, Full, Nearest, Optional, Rounding, Stochastic, Tensors};
+use super::fused::{Bare, Formats, Full, Nearest, Optional, Rounding, Stochastic, TypedTensors};
 use super::lanes::with_lanes;
 use super::{View, tiles};
 use crate::dispatch::Backend;
@@ -19,7 +19,7 @@ use crate::role::Role;
 use crate::rule::{Decay, Scale, Scaled, Unscaled, with_decay};
 use crate::settings::{GradientTransform, LionStep};
 
-/// The combinations that have fused kernels: parameter / gradient / momentum.
+/// The format combinations with fused kernels: parameter / gradient / momentum.
 macro_rules! fused {
     ($($p:ident / $g:ident / $m:ident: $formats:ty;)+) => {
         /// Runs a step on one thread.
@@ -31,27 +31,28 @@ macro_rules! fused {
             }
             match formats {
                 $((Dtype::$p, Dtype::$g, Dtype::$m) => choose::<$formats>(backend, step, view),)+
-                (_, _, Dtype::Q8) => with_coded_momentum(backend, step, view),
+                (_, _, Dtype::Q8) => with_q8_momentum(backend, step, view),
                 _ => backend.run(tiles::Step { step, view }),
             }
         }
     };
 }
 
-/// The same for a momentum in 8 bits, which goes through a tile, beside the fused kernel of a row.
-fn with_coded_momentum(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
+/// Runs a step with 8-bit momentum. The momentum goes through a tile; parameter and gradient use the fused kernel of a
+/// row.
+fn with_q8_momentum(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
     match (view.dtype(Role::Parameter), view.dtype(Role::Gradient)) {
-        (Dtype::F32, Dtype::F32) => choose_coded::<(f32, f32, f32)>(backend, step, view),
-        (Dtype::F32, Dtype::BF16) => choose_coded::<(f32, bf16, f32)>(backend, step, view),
-        (Dtype::BF16, Dtype::BF16) => choose_coded::<(bf16, bf16, f32)>(backend, step, view),
+        (Dtype::F32, Dtype::F32) => choose_q8::<(f32, f32, f32)>(backend, step, view),
+        (Dtype::F32, Dtype::BF16) => choose_q8::<(f32, bf16, f32)>(backend, step, view),
+        (Dtype::BF16, Dtype::BF16) => choose_q8::<(bf16, bf16, f32)>(backend, step, view),
         _ => backend.run(tiles::Step { step, view }),
     }
 }
 
-fn choose_coded<T: Formats<M = f32>>(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
+fn choose_q8<T: Formats<M = f32>>(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
     if step.gradient != GradientTransform::default()
         || step.ema.is_some()
-        || view.columns.given().has(Role::Copy)
+        || view.tensors.given().has(Role::Copy)
     {
         return backend.run(tiles::Step { step, view });
     }
@@ -67,10 +68,10 @@ fused! {
     Split / BF16 / BF16: (Split, bf16, bf16);
 }
 
-/// Chooses the kernel of a row.
+/// Runs the kernel of a row that matches the settings.
 #[inline(always)]
 fn choose<T: Formats>(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
-    let given = view.columns.given();
+    let given = view.tensors.given();
     let scaled = step.gradient.factor().is_some();
     let transforms = step.gradient != GradientTransform::default() && !scaled;
     if transforms || step.ema.is_some() || given.has(Role::Copy) {
@@ -82,10 +83,10 @@ fn choose<T: Formats>(backend: Backend, step: &LionStep, view: &View) -> Result<
     })
 }
 
-/// The step whose parameter is rounded at random, which is bf16: fused for bf16 throughout and nothing but the rule.
+/// Runs a step with stochastic rounding of a bf16 parameter. Fused if all tensors are bf16 and no optional part is on.
 fn stochastic(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
     let is_bf16 = |role| view.dtype(role) == Dtype::BF16;
-    let fits = is_bf16(Role::Gradient) && is_bf16(Role::Momentum) && !view.columns.given().has(Role::Copy);
+    let fits = is_bf16(Role::Gradient) && is_bf16(Role::Momentum) && !view.tensors.given().has(Role::Copy);
     if !fits || step.gradient != GradientTransform::default() || step.ema.is_some() {
         return backend.run(tiles::Step { step, view });
     }
@@ -94,7 +95,7 @@ fn stochastic(backend: Backend, step: &LionStep, view: &View) -> Result<(), Erro
     })
 }
 
-/// [`Bare`] where the instruction set has vectors, tiles where it has none and they are faster.
+/// The kernel that runs [`Bare`], or tiles if the instruction set has no vectors and tiles are faster.
 struct BareRow<'a, T, D, S, R> {
     step: &'a LionStep,
     view: &'a View,
@@ -108,14 +109,15 @@ impl<T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> Kernel for BareRow<'_, T
     fn call<I: Isa>(self, isa: I) {
         let BareRow { step, view, .. } = self;
         if const { I::FUSED || T::SCALAR_LANES } {
-            Bare::<T, D, S, R> { step, tensors: Tensors::of(view), variant: PhantomData }.call(isa);
+            Bare::<T, D, S, R> { step, tensors: TypedTensors::of(view), variant: PhantomData }.call(isa);
         } else {
             isa.vectorize(tiles::Step { step, view });
         }
     }
 }
 
-/// [`Full`] where the instruction set has vectors, else tiles; tiles also if the copy's format has no lanes.
+/// The kernel that runs [`Full`], or tiles if the instruction set has no vectors or the copy's format has no lane
+/// codec.
 struct FullRow<'a, T, D> {
     step: &'a LionStep,
     view: &'a View,
@@ -130,7 +132,7 @@ impl<T: Formats, D: Decay> Kernel for FullRow<'_, T, D> {
         let FullRow { step, view, .. } = self;
         let copies_in_lanes = with_lanes!(view.dtype(Role::Copy), _C => true, else false);
         if const { I::FUSED } && copies_in_lanes {
-            let (tensors, optional) = (Tensors::of(view), Optional::of(view));
+            let (tensors, optional) = (TypedTensors::of(view), Optional::of(view));
             Full::<T, D> { step, tensors, optional, variant: PhantomData }.call(isa);
         } else {
             isa.vectorize(tiles::Step { step, view });

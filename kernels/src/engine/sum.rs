@@ -1,7 +1,7 @@
-//! The sum of several tensors, a tile at a time.
+//! The sum of several tensors, tile by tile.
 //!
-//! Sums that wait for others are on a stack of levels. A level holds the address of its values: a tensor in f32 is read
-//! where it lies, one of another format is decoded into the level's tile, and so is a sum. The last sum is stored.
+//! Partial sums lie on a stack of levels. A level holds the address of its values: an f32 source is read in place;
+//! other formats are decoded into the level's tile, and sums are written there. The last sum is stored.
 
 use core::ptr::null;
 
@@ -11,14 +11,14 @@ use super::{TILE, View};
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
 
-/// A sum that waits, or the place for one.
+/// A stack entry: room for one partial sum.
 pub(crate) struct Level {
     tile: Tile,
     values: *const f32,
 }
 
 impl Level {
-    /// Elements that a level has room for.
+    /// The number of elements that a level holds.
     pub(crate) const ELEMENTS: usize = TILE;
 
     pub(crate) fn new() -> Self {
@@ -26,15 +26,15 @@ impl Level {
     }
 }
 
-/// Adds the sources in the order that the merges say. Who makes one upholds: there are as many merges as sources, no more
-/// sums wait at a time than there are levels, no merge lacks its two sums, one sum is left, and all tensors have the
-/// length of `to`.
+/// The kernel that adds the sources in the order that the merges define. The creator guarantees: one merge count per
+/// source; at most as many partial sums at a time as levels; two partial sums for every merge; one sum at the end; and
+/// all tensors have the length of `to`.
 pub(crate) struct Sum<'a> {
-    /// Each with a [`Role::Source`].
+    /// The sources, each a view with a [`Role::Source`].
     pub(crate) sources: &'a [View],
     pub(crate) merges: &'a [u8],
     pub(crate) divisor: Option<f32>,
-    /// With a [`Role::Copy`].
+    /// The output, a view with a [`Role::Copy`].
     pub(crate) to: &'a View,
     pub(crate) levels: &'a mut [Level],
 }
@@ -49,8 +49,8 @@ impl Kernel for Sum<'_> {
         for_each_tile(to.len, |start, n| {
             let mut waiting = 0;
             for (source, &merges) in sources.iter().zip(merges) {
-                // SAFETY: the maker upholds that there is a level for this sum, and two for each merge; the tile lies
-                // within the source, which is given.
+                // SAFETY: the creator guarantees a level for this sum, and two partial sums for each merge. The tile
+                // lies within the source, which is given.
                 unsafe {
                     let level = &mut *levels.add(waiting);
                     level.values = decode(isa, source, Role::Source, start, n, &mut level.tile);
@@ -65,7 +65,7 @@ impl Kernel for Sum<'_> {
                     }
                 }
             }
-            // SAFETY: a sum is left at the first level; the tile lies within `to`, which is given.
+            // SAFETY: the first level holds the last sum. The tile lies within `to`, which is given.
             unsafe {
                 let last = &mut *levels;
                 if let Some(divisor) = divisor {
@@ -79,7 +79,8 @@ impl Kernel for Sum<'_> {
     }
 }
 
-/// Built by [`Sum`] only: the values and the sum have `n` elements. The sum may lie where the left values do.
+/// The kernel that adds two arrays. Only [`Sum`] creates it, with `n` elements in each array. `sum` may be the same
+/// memory as `left`.
 struct Add {
     left: *const f32,
     right: *const f32,
@@ -92,12 +93,13 @@ impl Kernel for Add {
 
     #[inline(always)]
     fn call<I: Isa>(mut self, isa: I) {
-        // SAFETY: all three have `n` elements.
+        // SAFETY: all three arrays have `n` elements.
         unsafe { for_each_chunk(isa, 0..self.n, &mut Lanes { isa, op: &mut self }) }
     }
 }
 
-/// Built by [`Sum`] only: both have `n` elements, and may be the same.
+/// The kernel that divides an array. Only [`Sum`] creates it, with `n` elements in both arrays. They may be the same
+/// memory.
 struct Divide {
     from: *const f32,
     divisor: f32,
@@ -110,12 +112,12 @@ impl Kernel for Divide {
 
     #[inline(always)]
     fn call<I: Isa>(mut self, isa: I) {
-        // SAFETY: both have `n` elements.
+        // SAFETY: both arrays have `n` elements.
         unsafe { for_each_chunk(isa, 0..self.n, &mut Lanes { isa, op: &mut self }) }
     }
 }
 
-/// An operation on the lanes of an instruction set.
+/// An operation with the token of its instruction set.
 struct Lanes<'a, I, T> {
     isa: I,
     op: &'a mut T,
@@ -124,7 +126,7 @@ struct Lanes<'a, I, T> {
 impl<I: Isa> ChunkOp<I> for Lanes<'_, I, Add> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
-        // SAFETY: the chunk lies within all three by this function's contract.
+        // SAFETY: the chunk lies within all three arrays by this function's contract.
         unsafe {
             let left = chunk.load::<f32>(self.op.left.cast_mut(), false);
             let right = chunk.load::<f32>(self.op.right.cast_mut(), false);
@@ -137,7 +139,7 @@ impl<I: Isa> ChunkOp<I> for Lanes<'_, I, Divide> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
         let divisor = self.isa.splat(self.op.divisor);
-        // SAFETY: the chunk lies within both by this function's contract.
+        // SAFETY: the chunk lies within both arrays by this function's contract.
         unsafe {
             let from = chunk.load::<f32>(self.op.from.cast_mut(), false);
             chunk.store::<f32>(self.op.quotient, false, both!(i => self.isa.div(from[i], divisor)));

@@ -1,5 +1,5 @@
-//! The engine on formats that only the tests have: one of two streams and one of blocks. What a task leaves in them is
-//! held to the same task in f32 between the formats' own loops.
+//! Tests of the engine with two test-only formats: one with two streams, one with blocks. Each result is compared with
+//! the same task in f32, between calls of the formats' conversion loops.
 
 use alloc::string::ToString;
 use alloc::vec;
@@ -16,7 +16,7 @@ use crate::{
 
 const BLOCK: usize = STATISTICS_BLOCK;
 
-/// Every length up to four chunks of the longest vectors, and some around tiles and blocks.
+/// Returns every length up to four chunks of the longest vectors, and some lengths around tiles and blocks.
 fn lengths() -> impl Iterator<Item = usize> {
     (0..=129).chain([511, 512, 513, 1025, BLOCK - 1, BLOCK, BLOCK + 65, 3 * BLOCK + 1])
 }
@@ -29,7 +29,7 @@ fn numbers(seed: u32, len: usize) -> Vec<f32> {
     (0..len).map(number).collect()
 }
 
-/// A tensor of a format, with what rounding the values to it leaves of them.
+/// Stores the values in a tensor of a format, and replaces them by the rounded values.
 fn stored(dtype: Dtype, values: &mut [f32]) -> Arena {
     let mut arena = Arena::new();
     arena.push(dtype, values.len()).expect("memory");
@@ -64,7 +64,7 @@ fn formats_of_two_streams_and_of_blocks_need_nothing_of_the_engine() {
                 (numbers(3, len), numbers(5, len), numbers(7, len), numbers(11, len));
             let (p_tensor, m_tensor) = (stored(parameter, &mut p), stored(momentum, &mut m));
             let ema_before = ema.clone();
-            // The same in f32, a stage at a time.
+            // The same step in f32, stage by stage.
             let plain = LionStep { ema: None, ..step() };
             let tensors = StepTensors::in_place(&mut p, &g, &mut m);
             Task::step(plain, tensors).and_then(|mut task| task.run(Backend::Scalar)).expect("a step");
@@ -128,7 +128,7 @@ fn wrong_formats_and_cut_blocks_are_errors() {
     assert_eq!(tensor.range(64..200).expect("whole blocks").len(), 136);
     assert_eq!(
         tensor.range(0..65).unwrap_err().to_string(),
-        "a scaled tensor is cut at element 65; expected a multiple of 64"
+        "the scaled tensor is cut at element 65; expected a multiple of 64"
     );
     assert_eq!(
         tensor.range(64..201).unwrap_err().to_string(),
@@ -147,8 +147,7 @@ fn wrong_formats_and_cut_blocks_are_errors() {
     );
 }
 
-/// All 2^32 bit patterns, each with one of the draws of 2^16 elements. With the variable `LION_DRAWS` each has as many
-/// draws as it says.
+/// Rounds all 2^32 bit patterns, each with the random bits of `LION_DRAWS` steps (default 1).
 #[test]
 #[cfg(feature = "std")]
 fn every_f32_is_rounded_at_random() {

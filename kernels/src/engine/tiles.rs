@@ -1,29 +1,29 @@
-//! Tiles: decode a piece of each tensor to f32, apply the fused kernel for f32 to it, encode the results.
+//! Tiles: decode a part of each tensor to f32, apply the fused kernel for f32, encode the results.
 //!
-//! Each stage is a function of its own, compiled once per instruction set, so that formats and options add up and do not
-//! multiply. What a stage hands to the next lies in a tile on the stack, in the first-level cache. A tensor in f32 is not
-//! copied: the stages work on its own memory.
+//! Each stage is a separate function, compiled once per instruction set. So code size grows with the sum of formats and
+//! options, not with their product. The stages exchange data through tiles on the stack, in the L1 cache. An f32 tensor
+//! is not copied: the stages work on its memory.
 //!
-//! All stages of a tile run before the next tile is touched, so a pass reads and writes each byte of memory once.
+//! All stages of a tile run before the next tile starts. So a pass reads and writes each byte of memory once.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
-use super::elementwise::average_in_tile;
-use super::fused::{Bare, Formats, Full, Nearest, Optional, StoreStochastic, Tensors};
+use super::elementwise::update_ema_in_tile;
+use super::fused::{Bare, Formats, Full, Nearest, Optional, StoreStochastic, TypedTensors};
 use super::{TILE, View};
 use crate::buffer::LINE;
-use crate::column::{streams_of, streams_of_mut};
 use crate::format::{Dtype, Format, with_format};
 use crate::isa::prefetch::prefetch;
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
 use crate::rule::{Decay, Scale, Unscaled, with_decay};
 use crate::settings::{Ema, GradientTransform, LionStep};
+use crate::tensor::{streams_of, streams_of_mut};
 
-/// Room for the decoded values of a tensor. Zeroed when it is first used: to zero what is never used would cost more than
-/// a step over a small tensor.
+/// A buffer for the decoded values of one tensor. It is zeroed on first use, because zeroing unused tiles would cost
+/// more than a step over a small tensor.
 #[repr(C, align(64))]
 pub(super) struct Tile {
     values: MaybeUninit<[f32; TILE]>,
@@ -36,12 +36,12 @@ impl Tile {
         Tile { values: MaybeUninit::uninit(), zeroed: false }
     }
 
-    /// The values, all initialised.
+    /// Returns the address of the values, all initialised.
     #[inline(always)]
     pub(super) fn start(&mut self) -> *mut f32 {
         let start = self.values.as_mut_ptr().cast::<f32>();
         if !self.zeroed {
-            // SAFETY: there is room for as many.
+            // SAFETY: the buffer has `TILE` elements.
             unsafe { start.write_bytes(0, TILE) };
             self.zeroed = true;
         }
@@ -49,7 +49,7 @@ impl Tile {
     }
 }
 
-/// Calls `each` with the first element and the length of every tile.
+/// Calls `each` with the start and the length of every tile.
 #[inline(always)]
 pub(super) fn for_each_tile(len: usize, mut each: impl FnMut(usize, usize)) {
     let mut start = 0;
@@ -60,7 +60,8 @@ pub(super) fn for_each_tile(len: usize, mut each: impl FnMut(usize, usize)) {
     }
 }
 
-/// The values of `n` elements of a tensor from `start` on: its own memory if it is in f32, else decoded into the tile.
+/// Returns the values of `n` elements of a tensor from `start` on: its memory if the tensor is f32, otherwise the tile,
+/// after decoding into it.
 ///
 /// # Safety
 /// The elements are within the view's tensors, and the tensor is given.
@@ -77,16 +78,17 @@ pub(super) unsafe fn decode<I: Isa>(
     if dtype == Dtype::F32 {
         return view.f32_at(role, start);
     }
-    let [first, second] = view.columns.streams(role, start);
+    let [first, second] = view.tensors.streams(role, start);
     let to = tile.start();
     with_format!(dtype, F => isa.vectorize(Decode::<F> { first, second, to, n, format: PhantomData }));
     to
 }
 
-/// Stores `n` values as elements of a tensor from `start` on. Does nothing if the values are the tensor's own memory.
+/// Stores `n` values as elements of a tensor from `start` on. Does nothing if the values already are the tensor's
+/// memory.
 ///
 /// # Safety
-/// As for [`decode`], and the values do not overlap the tensor unless they are its own memory.
+/// The contract of [`decode`], and the values do not overlap the tensor unless they are its memory.
 #[inline(always)]
 pub(super) unsafe fn encode<I: Isa>(
     isa: I,
@@ -96,7 +98,7 @@ pub(super) unsafe fn encode<I: Isa>(
     n: usize,
     from: *const f32,
 ) {
-    let [first, second] = view.columns.streams(role, start);
+    let [first, second] = view.tensors.streams(role, start);
     if first.cast_const() == from.cast() {
         return;
     }
@@ -113,7 +115,7 @@ struct Decode<F> {
     format: PhantomData<F>,
 }
 
-/// Built by [`decode`] only, whose contract it has.
+/// Only [`decode`] creates this kernel, under its contract.
 impl<F: Format> Kernel for Decode<F> {
     type Output = ();
 
@@ -136,7 +138,7 @@ struct Encode<F> {
     format: PhantomData<F>,
 }
 
-/// Built by [`encode`] only, whose contract it has.
+/// Only [`encode`] creates this kernel, under its contract.
 impl<F: Format> Kernel for Encode<F> {
     type Output = ();
 
@@ -151,13 +153,13 @@ impl<F: Format> Kernel for Encode<F> {
     }
 }
 
-/// Asks for the part of a tensor that the next tile reads.
+/// Prefetches the part of a tensor that a later tile reads.
 #[inline(always)]
 fn prefetch_next(view: &View, role: Role, start: usize) {
     if !view.prefetch || view.len - start < 3 * TILE {
         return;
     }
-    let streams = view.columns.streams(role, start + 2 * TILE);
+    let streams = view.tensors.streams(role, start + 2 * TILE);
     for (first, stream) in streams.iter().zip(view.dtype(role).streams()) {
         for line in (0..stream.bytes_of(TILE)).step_by(LINE) {
             prefetch(first.addr().wrapping_add(line));
@@ -165,7 +167,7 @@ fn prefetch_next(view: &View, role: Role, start: usize) {
     }
 }
 
-/// The rule alone, with the momentum through a tile, and parameter and gradient as the fused kernel of a row has them.
+/// The kernel of a step without optional parts, with the momentum in a tile and the other tensors in place.
 pub(super) struct MomentumStep<'a, T, D, S> {
     pub(super) step: &'a LionStep,
     pub(super) view: &'a View,
@@ -186,14 +188,14 @@ impl<T: Formats<M = f32>, D: Decay, S: Scale> Kernel for MomentumStep<'_, T, D, 
         for_each_tile(view.len, |start, n| unsafe {
             let momentum = decode(isa, view, Role::Momentum, start, n, &mut tile);
             prefetch_next(view, Role::Momentum, start);
-            let tensors = Tensors::<T>::with_momentum(view, start, n, momentum);
+            let tensors = TypedTensors::<T>::with_momentum(view, start, n, momentum);
             isa.vectorize(Bare::<T, D, S, Nearest> { step, tensors, variant: PhantomData });
             encode(isa, view, Role::Momentum, start, n, momentum);
         });
     }
 }
 
-/// The step with every optional part.
+/// The kernel of a step with every optional part, for any formats.
 pub(super) struct Step<'a> {
     pub(super) step: &'a LionStep,
     pub(super) view: &'a View,
@@ -205,7 +207,7 @@ impl Kernel for Step<'_> {
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
         let Step { step, view } = self;
-        // The average and the copy are of the parameter as stored, so they come after the encoding.
+        // The average and the copy use the stored parameter, so they follow the encoding.
         let rule = LionStep { ema: None, ..*step };
         let stochastic = step.stochastic_rounding.is_some();
         let transforms = step.gradient != GradientTransform::default();
@@ -217,12 +219,12 @@ impl Kernel for Step<'_> {
             let gradient = decode(isa, view, Role::Gradient, start, n, &mut g_tile);
             prefetch_next(view, Role::Gradient, start);
             let momentum = decode(isa, view, Role::Momentum, start, n, &mut m_tile);
-            // In f32 the rule writes the parameter to its place, else to where it was decoded.
+            // The rule writes an f32 parameter to its tensor, and any other to the tile that holds its decoded values.
             let to = match view.dtype(Role::Parameter) {
                 Dtype::F32 => view.f32_at(Role::Parameter, start),
                 _ => from,
             };
-            let tensors = || Tensors { from, to, gradient, momentum, first: 0, len: n, prefetch: false };
+            let tensors = || TypedTensors { from, to, gradient, momentum, first: 0, len: n, prefetch: false };
             let accumulator = view.f32_at(Role::Accumulator, start);
             with_decay!(step, D => match transforms {
                 false => isa.vectorize(Bare::<(f32, f32, f32), D, Unscaled, Nearest> {
@@ -244,27 +246,34 @@ impl Kernel for Step<'_> {
                 true => isa.vectorize(StoreStochastic {
                     step,
                     from: to,
-                    to: view.columns.streams(Role::Parameter, start)[0].cast(),
+                    to: view.tensors.streams(Role::Parameter, start)[0].cast(),
                     first: view.first.wrapping_add(start as u64),
                     n,
                 }),
             }
-            observe(isa, step.ema.as_ref(), view, start, n, &mut p_tile);
+            update_ema_and_copy(isa, step.ema.as_ref(), view, start, n, &mut p_tile);
         });
     }
 }
 
-/// The moving average and the copy of a parameter that has been stored: both see the stored value.
+/// Updates the moving average and the copy from the stored parameter.
 ///
 /// # Safety
-/// As for [`decode`].
+/// The contract of [`decode`].
 #[inline(always)]
-unsafe fn observe<I: Isa>(isa: I, ema: Option<&Ema>, view: &View, start: usize, n: usize, tile: &mut Tile) {
-    let copies = view.columns.given().has(Role::Copy);
+unsafe fn update_ema_and_copy<I: Isa>(
+    isa: I,
+    ema: Option<&Ema>,
+    view: &View,
+    start: usize,
+    n: usize,
+    tile: &mut Tile,
+) {
+    let copies = view.tensors.given().has(Role::Copy);
     // SAFETY: by this function's contract; the average is given if there is an `ema`.
     unsafe {
         let stored = match ema {
-            Some(ema) => average_in_tile(isa, ema, view, start, n, tile),
+            Some(ema) => update_ema_in_tile(isa, ema, view, start, n, tile),
             None if copies => decode(isa, view, Role::Parameter, start, n, tile).cast_const(),
             None => return,
         };

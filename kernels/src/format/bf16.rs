@@ -1,6 +1,6 @@
 //! bfloat16 storage: the upper half of an f32.
 //!
-//! Rounding is integer arithmetic, because the conversion instruction of AVX-512 BF16 flushes subnormals.
+//! Rounding uses integer arithmetic, because the conversion instruction of AVX-512 BF16 flushes subnormals.
 
 use half::bf16;
 
@@ -12,9 +12,9 @@ impl Element for bf16 {
     const DTYPE: Dtype = Dtype::BF16;
 }
 
-/// Rounds to nearest even. Adding just under half of the last kept place, and one more if that place is odd, carries
-/// exactly when rounding goes up: into the exponent where the significand is full, into infinity from the largest
-/// number. A NaN could carry into an infinity or a zero, so it gets its quiet bit instead.
+/// Rounds to nearest even. It adds just under half of the last kept place, plus one if that place is odd. The sum
+/// carries exactly if the value rounds up: into the exponent if the significand is full, and from the largest number
+/// into infinity. A NaN could carry into an infinity or a zero, so its quiet bit is set instead.
 #[inline(always)]
 fn round(value: f32) -> bf16 {
     let bits = value.to_bits();

@@ -1,5 +1,7 @@
-//! IEEE binary16 storage. The conversions are instructions of every instruction set but the scalar one, and the compiler
-//! does not choose them for a plain loop: there the loops go through [`Isa`](crate::isa::Isa).
+//! IEEE binary16 storage.
+//!
+//! Every instruction set except the scalar one has conversion instructions. The compiler does not choose them for a
+//! plain loop, so both loops call [`Isa`](crate::isa::Isa).
 
 use half::f16;
 

@@ -1,5 +1,5 @@
-//! f32 storage: elements are stored as they are. The engine uses such a tensor in place, without these loops, but for a
-//! conversion.
+//! f32 storage: elements load and store unchanged. The engine works on f32 tensors in place and uses these loops only
+//! for conversions.
 
 use super::{Dtype, Element, Format, sealed};
 use crate::isa::Isa;

@@ -1,6 +1,6 @@
-//! Integer storage: the streams of formats that have two. No tensor of a step is of it.
+//! Integer storage, for the streams of two-stream formats. A step takes no integer tensors.
 //!
-//! A value is rounded to the nearest integer, the even one of two, and to the ends of the range; a NaN is 0.
+//! Values round to the nearest integer, ties to even, and saturate at the ends of the range. A NaN becomes 0.
 
 use super::{Dtype, Element, Format, sealed};
 use crate::isa::Isa;
@@ -35,8 +35,8 @@ integers! {
     i16, I16;
 }
 
-/// The nearest integer as a float. Those of 2^23 and more are integers; of smaller ones the sum with 2^23 rounds to the
-/// last place, which is 1.
+/// Returns the nearest integer as a float. Values of 2^23 and more are integers already. For smaller values, the sum
+/// with 2^23 has a last place of 1, so the addition rounds to an integer.
 #[inline(always)]
 fn nearest_even(value: f32) -> f32 {
     const LAST_PLACE_IS_ONE: f32 = 8_388_608.0;

@@ -1,4 +1,4 @@
-//! Eight-bit storage of momentum: a code for each element and an f32 scale for each block of [`BLOCK`].
+//! 8-bit storage of momentum: one code per element and one f32 scale per block of [`BLOCK`] elements.
 //!
 //! ```text
 //! encode  a = the largest finite |m| of the block, 0 if it is below 2^-126;   scale = a;   inv = 1 / a, 0 if a is 0
@@ -8,27 +8,27 @@
 //!         scale, with the sign of the code
 //! ```
 //!
-//! The bits of a float, divided by four, are nearly those of its fourth root, but for the exponent's offset: [`QUARTER`] is
-//! three quarters of the bits of 1. So 127 codes reach from the block's largest element down to 4e-9 of it without a
-//! logarithm, a root or a table. The sign of small momenta is what a Lion step is made of, and linear codes lose it.
-//! `encode(decode(code))` is the code again.
-
+//! The code is linear in an approximate fourth root. A float's bits divided by four approximate the bits of its fourth
+//! root, up to the exponent's offset; [`QUARTER`], three quarters of the bits of 1, corrects the offset. So 127 codes
+//! cover the range from the block's largest magnitude down to 4e-9 of it, without a logarithm, a root or a table. A
+//! Lion step uses the sign of the momentum, also of small momenta; linear codes would round these to zero and lose the
+//! sign. `encode(decode(code))` returns the same code.
 //!
-//! Of a block in which every element is finite, as almost all are, less must be asked: the loops have a fast and a slow form.
+//! Almost all blocks hold only finite elements. The loops have a fast form for such blocks.
 
 use super::Format;
 use crate::isa::Isa;
 
-/// Elements that share a scale.
+/// The number of elements that share a scale.
 const BLOCK: usize = 64;
 const QUARTER: u32 = 0x2fa0_0000;
 const SIGN: u32 = 0x8000_0000;
 const INFINITY: u32 = 0x7f80_0000;
 const SMALLEST_NORMAL: u32 = 0x0080_0000;
-/// The code of what is not finite.
+/// The code of a NaN or an infinity.
 const NOT_FINITE: i8 = -128;
-/// A number whose last place is 1, and still is when a small one of either sign is added: so the sum rounds to an integer,
-/// which is in its low bits.
+/// 1.5 * 2^23. Its last place is 1, and stays 1 if a small number of either sign is added. So the sum rounds to an
+/// integer, and its low bits hold that integer.
 const LAST_PLACE_IS_ONE: f32 = 12_582_912.0;
 
 /// A tensor of codes and scales.
@@ -60,10 +60,10 @@ impl Format for Q8 {
     }
 }
 
-/// The scale.
+/// Encodes a block and returns its scale.
 #[inline(always)]
 fn encode_block(from: &[f32], codes: &mut [i8]) -> f32 {
-    // As signed numbers, which every instruction set compares.
+    // Signed, because every instruction set compares signed integers.
     let magnitude = |value: &f32| (value.to_bits() & !SIGN) as i32;
     let finite = |value: &f32| if value.is_finite() { magnitude(value) } else { 0 };
     let all_are_finite = from.iter().map(magnitude).fold(0, i32::max) < INFINITY as i32;
@@ -86,8 +86,8 @@ fn encode_block(from: &[f32], codes: &mut [i8]) -> f32 {
     scale
 }
 
-/// The code of a finite number. Its share of the largest is at most 1, but for what rounding adds, which is too little for
-/// a code above 127.
+/// Returns the code of a finite number. Its share of the largest magnitude is at most 1, plus a rounding error that is
+/// too small for a code above 127.
 #[inline(always)]
 fn encode(value: f32, inverse: f32) -> i8 {
     let share = f32::from_bits(value.to_bits() & !SIGN) * inverse;
@@ -109,7 +109,7 @@ fn decode_block(codes: &[i8], scale: f32, to: &mut [f32]) {
     }
 }
 
-/// The value of a code that is one of a number.
+/// Returns the value of a finite number's code.
 #[inline(always)]
 fn decode(code: i8, scale: f32) -> f32 {
     let root = f32::from(code) * (1.0 / 127.0);

@@ -1,25 +1,27 @@
-//! The exact split: an f32 as a bfloat16 `high`, the nearest with ties away from zero, and a 16-bit integer `low`, the
-//! rest. A parameter that the caller holds in 16 bits, and whose other 16 bits are state, has all the bits of an f32 one.
+//! Split storage: an f32 as its nearest bfloat16, `high`, and a 16-bit integer remainder, `low`. Ties round away from
+//! zero.
+//!
+//! The caller holds a bf16 parameter, the optimizer's state holds the remainder. Together they are exactly an f32.
 //!
 //! ```text
 //! split:  high = (bits(p) + 0x8000) >> 16,  low = the low 16 bits of bits(p);  a NaN is 0x7fc00000
 //! join:   bits = (high << 16) + low
 //! ```
 //!
-//! The sum that rounds `high` up is where `low`, as a signed number, is negative: so adding it undoes the rounding. A
-//! `high` that somebody has changed moves the value by as much.
+//! `high` rounds up exactly if `low`, read as a signed number, is negative. So adding `low` undoes the rounding. If the
+//! caller changes `high`, the value moves by the same amount.
 
 use half::bf16;
 
 use super::Format;
 use crate::isa::Isa;
 
-/// The bits of a NaN, whose low half is zero: `high` alone is a NaN too.
+/// The bits of the stored NaN. Its low half is zero, so `high` alone is a NaN too.
 pub(crate) const NAN: u32 = 0x7fc0_0000;
 /// Half of the last place of `high`.
 pub(crate) const HALF: u32 = 0x8000;
 
-/// A tensor of bfloat16 and i16.
+/// A tensor of a bf16 stream and an i16 stream.
 pub(crate) struct Split;
 
 impl Format for Split {

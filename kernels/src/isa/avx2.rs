@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: eight lanes.
+//! The AVX2 backend, with FMA and F16C: eight lanes.
 
 #[cfg(target_arch = "x86")]
 use core::arch::x86::*;
@@ -49,7 +49,7 @@ impl Isa for Avx2 {
             let sign = _mm256_and_ps(direction, _mm256_set1_ps(-0.0));
             let moves = _mm256_cmp_ps::<_CMP_NEQ_UQ>(direction, _mm256_setzero_ps());
             let number = _mm256_and_ps(_mm256_or_ps(magnitude, sign), moves);
-            // All ones, the unordered mask itself, is a quiet NaN.
+            // The unordered mask is all ones, the bits of a quiet NaN.
             let change = _mm256_or_ps(number, _mm256_cmp_ps::<_CMP_UNORD_Q>(direction, direction));
             _mm256_sub_ps(value, change)
         };

@@ -1,4 +1,4 @@
-//! AVX-512 F, BW, VL and DQ: sixteen lanes.
+//! The AVX-512 backend, with F, BW, VL and DQ: sixteen lanes.
 
 #[cfg(target_arch = "x86")]
 use core::arch::x86::*;
@@ -11,8 +11,9 @@ use super::{Isa, Kernel, primitives};
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
 
-/// `fixupimm`'s answer for each class of its operand, a nibble each from the lowest: quiet and signalling NaN give
-/// that NaN made quiet (2), zero +0 (8), one +1 (A), -inf -1 (9), +inf +1 (A), negative -1 (9), positive +1 (A).
+/// The table of `fixupimm`: its result for each class of operand, one nibble per class from the lowest. Quiet and
+/// signalling NaN: the quiet NaN (2). Zero: +0 (8). One: +1 (A). -inf: -1 (9). +inf: +1 (A). Negative: -1 (9).
+/// Positive: +1 (A).
 const SIGN_OF_CLASS: i32 = 0xa9a9_a822_u32 as i32;
 
 impl Isa for Avx512 {
@@ -43,8 +44,8 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn load_partial<V: Copy>(self, from: *const V, bytes: usize) -> V {
         const { assert!(size_of::<V>() <= size_of::<__m512i>()) };
-        // SAFETY: the token proves AVX-512 BW. Only bytes under the mask are read, which are readable by the
-        // contract; the vector's first bytes are a V, for which any bits will do.
+        // SAFETY: the token proves AVX-512 BW. The masked load reads only bytes that the contract makes readable. The
+        // vector's first bytes form a V, for which every bit pattern is valid.
         unsafe {
             let vector = _mm512_maskz_loadu_epi8(first(bytes), from.cast());
             core::mem::transmute_copy(&vector)
@@ -53,8 +54,8 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn store_partial<V: Copy>(self, to: *mut V, bytes: usize, value: V) {
-        // SAFETY: the token proves AVX-512 BW. The load stays within `value`, and only bytes under the mask are
-        // written, which are writable by the contract.
+        // SAFETY: the token proves AVX-512 BW. The masked load stays within `value`. The masked store writes only bytes
+        // that the contract makes writable.
         unsafe {
             let vector = _mm512_maskz_loadu_epi8(first(size_of::<V>()), (&raw const value).cast());
             _mm512_mask_storeu_epi8(to.cast(), first(bytes), vector);
@@ -70,8 +71,8 @@ impl Isa for Avx512 {
         less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
         is_nan(a: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
         any_nan(a: __m512, b: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, b) != 0;
-        // The sign is one instruction. The product with it is exact, so that fusing it into the subtraction rounds
-        // as the two operations would: once.
+        // `fixupimm` computes the sign in one instruction. The product with the sign is exact, so the fused operation
+        // rounds once, as a separate subtraction would.
         sub_signed(value: __m512, magnitude: __m512, direction: __m512) -> __m512 = {
             let sign = _mm512_fixupimm_ps::<0>(direction, direction, _mm512_set1_epi32(SIGN_OF_CLASS));
             _mm512_fnmadd_ps(magnitude, sign, value)
@@ -108,7 +109,7 @@ impl Isa for Avx512 {
     }
 }
 
-/// A mask of the first `bytes` of 64 bytes.
+/// Returns the mask of the first `bytes` of 64 bytes.
 #[inline(always)]
 fn first(bytes: usize) -> __mmask64 {
     if bytes < 64 { (1 << bytes) - 1 } else { !0 }

@@ -1,4 +1,4 @@
-//! NEON, which every 64-bit Arm processor has: four lanes.
+//! The NEON backend, for every 64-bit Arm processor: four lanes.
 
 use core::arch::aarch64::*;
 
@@ -46,7 +46,7 @@ impl Isa for Neon {
         sub_signed(value: float32x4_t, magnitude: float32x4_t, direction: float32x4_t) -> float32x4_t = {
             let moving = vbslq_f32(vdupq_n_u32(0x8000_0000), direction, magnitude);
             let still = vbicq_u32(vreinterpretq_u32_f32(moving), vceqzq_f32(direction));
-            // All ones where the direction equals itself not: a quiet NaN.
+            // If the direction is NaN, the result is all ones, the bits of a quiet NaN.
             let change = vornq_u32(still, vceqq_f32(direction, direction));
             vsubq_f32(value, vreinterpretq_f32_u32(change))
         };

@@ -1,9 +1,9 @@
-//! The hint that every processor of an architecture has, whatever its vectors.
+//! Software prefetch: one instruction per architecture, independent of the vector set.
 
-/// Says that the cache line at an address will soon be read, so that reading it need not wait for memory. The address
-/// may be any, and where nothing can be read at it nothing happens; nor does it on an architecture other than x86-64.
+/// Prefetches the cache line at an address into the L1 cache. Every address is allowed: the processor ignores addresses
+/// that it cannot read. Does nothing on architectures other than x86-64.
 ///
-/// A framework's adapter that must look at thousands of scattered records asks for each some places ahead.
+/// For example, an adapter that reads thousands of scattered records prefetches each record a few iterations ahead.
 ///
 /// ```
 /// let records: Vec<Box<u64>> = (0..100).map(Box::new).collect();
@@ -19,7 +19,7 @@
 #[inline(always)]
 pub fn prefetch(address: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint that reads nothing, of any address; SSE is part of the architecture.
+    // SAFETY: prefetch is a hint and never faults, for any address; SSE is part of the architecture.
     unsafe {
         core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
             core::ptr::without_provenance(address),

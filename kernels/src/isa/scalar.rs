@@ -1,15 +1,15 @@
-//! Plain Rust on four lanes: the backend that every machine has.
+//! The scalar backend: plain Rust on four lanes, for every processor.
 
 use half::f16;
 
 use super::{Isa, Kernel, primitives};
 
-/// Needs nothing of the processor.
+/// The token of the scalar backend, which requires no processor features.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
-/// An expression for each lane of vectors, `lanes!(a, b => a + b)`. A macro, since the closure that a function would
-/// take need not be inlined.
+/// Evaluates an expression for each lane: `lanes!(a, b => a + b)`. This is a macro, because the compiler need not
+/// inline a closure.
 macro_rules! lanes {
     ($($vector:ident),+ => $value:expr) => {
         [lanes!(@ 0 $($vector)+, $value), lanes!(@ 1 $($vector)+, $value),
@@ -107,9 +107,9 @@ impl Isa for Scalar {
 const SIGN: u32 = 0x8000_0000;
 const INFINITY: u32 = 0x7f80_0000;
 
-/// Binary16 to f32 without branches: the exponent and the significand move to their places in an f32 that is
-/// 2^112 times too small, and one exact multiplication repairs that, for subnormals too. Infinity and NaN come
-/// out as 2^16 or more, which no finite half reaches: they get the f32's highest exponent.
+/// Converts binary16 to f32 without branches. The exponent and the significand move to their positions in an f32, which
+/// is then 2^112 times too small. One exact multiplication corrects that, for subnormals too. Infinity and NaN become
+/// 2^16 or more, beyond every finite half, and get the highest exponent of f32.
 #[inline(always)]
 fn half_to_f32(half: u16) -> f32 {
     let bits = u32::from(half);
@@ -118,8 +118,8 @@ fn half_to_f32(half: u16) -> f32 {
     f32::from_bits(scaled.to_bits() | special | (bits & 0x8000) << 16)
 }
 
-/// f32 to binary16. Normal results are rounded by an integer addition that carries into the exponent; subnormal
-/// ones by adding 0.5, whose last place is that of a subnormal half, so that the addition itself rounds.
+/// Converts f32 to binary16. An integer addition that carries into the exponent rounds normal results. Adding 0.5
+/// rounds subnormal results: the last place of 0.5 is that of a subnormal half, so the float addition itself rounds.
 #[inline(always)]
 fn f32_to_half(value: f32) -> u16 {
     let bits = value.to_bits();

@@ -1,4 +1,4 @@
-//! The rayon pool that a call is made in, or rayon's global one.
+//! The rayon pool of the calling thread, or rayon's global pool.
 
 use core::hint;
 use core::ops::Range;
@@ -9,21 +9,21 @@ use std::sync::OnceLock;
 /// Spin iterations before a worker stops waiting (about 50 µs).
 const SPIN_LIMIT: usize = 1500;
 
-/// Threads of the pool; 1 if there is no pool and none can be made.
+/// Returns the number of threads of the pool; 1 if no pool exists and none can be created.
 pub(super) fn threads() -> usize {
     if rayon::current_thread_index().is_some() {
         return rayon::current_num_threads();
     }
-    // rayon itself panics if it cannot make its global pool, so it is made here.
+    // rayon panics if it cannot create its global pool. Creating it here returns an error instead.
     static GLOBAL: OnceLock<bool> = OnceLock::new();
     let usable = GLOBAL.get_or_init(|| match rayon::ThreadPoolBuilder::new().build_global() {
         Ok(()) => true,
-        // Without a source the error is that the pool exists.
+        // An error without a source means that the pool already exists.
         Err(error) => match error.source() {
             None => true,
             Some(source) => {
                 log::warn!(
-                    "no thread pool: {source}; work stays on the calling thread, with the same results"
+                    "cannot create a thread pool: {source}; work stays on the calling thread, with the same results"
                 );
                 false
             }
@@ -32,13 +32,13 @@ pub(super) fn threads() -> usize {
     if *usable { rayon::current_num_threads() } else { 1 }
 }
 
-/// The calling thread's place in its pool.
+/// Returns the calling thread's index in its pool.
 pub(super) fn index() -> Option<usize> {
     rayon::current_thread_index()
 }
 
-/// Runs the workers on the pool. A caller that is not of the pool is a worker itself, since it would wait otherwise.
-pub(super) fn fan_out(workers: usize, work: &(dyn Fn(usize) + Sync)) {
+/// Runs the workers on the pool. A caller outside the pool works too; otherwise it would only wait.
+pub(super) fn run_workers(workers: usize, work: &(dyn Fn(usize) + Sync)) {
     match index() {
         Some(_) => join(0..workers, work),
         None => rayon::in_place_scope(|scope| {
@@ -58,8 +58,8 @@ fn join(workers: Range<usize>, work: &(dyn Fn(usize) + Sync)) {
     rayon::join(|| join(workers.start..middle, work), || join(middle..workers.end, work));
 }
 
-/// Waits a little for workers that have not finished their last piece. A thread that goes to sleep instead is woken
-/// later than such a piece takes, which can be as late as half of the call.
+/// Spins for workers that have not finished their last chunk. Waking a sleeping thread takes longer than a chunk, up to
+/// half of the run's time.
 pub(super) fn wait_for(busy: &AtomicUsize) {
     for _ in 0..SPIN_LIMIT {
         if busy.load(Ordering::Relaxed) == 0 {

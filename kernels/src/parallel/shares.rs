@@ -1,4 +1,4 @@
-//! Cuts a list of tasks into shares, and lets workers take pieces of them.
+//! Splits a list of tasks into shares, from which workers take chunks.
 
 use core::array;
 use core::ops::Range;
@@ -6,30 +6,31 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::handover::Handover;
+use super::latency::StartLatency;
 use super::{MAX_THREADS, ParallelFor, pool};
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::statistics::STATISTICS_BLOCK;
 use crate::task::Task;
 
-/// Pieces of a share in a call that is handed over without a threshold, if they are of a block or more.
-const LEAST_PIECES: usize = 8;
+/// The minimum number of chunks per share in a run without a threshold, unless a chunk would be smaller than a block.
+const MIN_CHUNKS: usize = 8;
 
-/// Runs a list on workers that the host calls; without a threshold in the plan, only what it pays to hand over.
+/// Runs a list on workers that the host calls. If the plan has no threshold, the calling thread runs a first chunk,
+/// then decides by its time whether to start the workers.
 pub(super) fn run(
     plan: &Plan,
     bytes: usize,
     tasks: &mut [Task<'_>],
     workers: usize,
     parallel_for: &ParallelFor<'_>,
-    handover: &Handover,
+    latency: &StartLatency,
 ) -> Result<(), Error> {
     let prefetch = plan.prefetch.enabled_for(bytes);
     let tasks = &*tasks;
-    let run_item = |item: Share| {
-        for (task, range) in item.parts(tasks) {
-            // SAFETY: the range is within the task, and no other item has it.
+    let run_chunk = |chunk: Share| {
+        for (task, range) in chunk.parts(tasks) {
+            // SAFETY: the range is within the task, and no other chunk overlaps it.
             unsafe { task.run_range(plan.backend, prefetch, range)? };
         }
         Ok(())
@@ -37,24 +38,24 @@ pub(super) fn run(
     let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let mut rest = Share::all(tasks);
     let mut bytes = bytes;
-    let mut chunk = plan.chunk_elements.max(STATISTICS_BLOCK);
+    let mut chunk_elements = plan.chunk_elements.max(STATISTICS_BLOCK);
     if plan.parallel_threshold.is_none() {
         let begin = Instant::now();
         let Some(first) = rest.take(tasks, STATISTICS_BLOCK) else { return Ok(()) };
-        run_item(first)?;
+        run_chunk(first)?;
         let now = Instant::now();
         let done = first.bytes(tasks);
         bytes = bytes.saturating_sub(done);
         let first = now.saturating_duration_since(begin).as_secs_f64();
         let alone = Duration::try_from_secs_f64(first * bytes as f64 / done.max(1) as f64);
-        if !handover.pays(alone.unwrap_or(Duration::MAX), now) {
-            return run_item(rest);
+        if !latency.is_profitable(alone.unwrap_or(Duration::MAX), now) {
+            return run_chunk(rest);
         }
-        // A worker begins late, and who ends first waits for the other's last piece.
-        chunk = chunk.min(elements / (LEAST_PIECES * workers)).max(STATISTICS_BLOCK);
+        // Small chunks, because workers start late, and the first to finish waits for the others' last chunks.
+        chunk_elements = chunk_elements.min(elements / (MIN_CHUNKS * workers)).max(STATISTICS_BLOCK);
     }
     let begin = Instant::now();
-    let shares = shares(tasks, rest, bytes, workers);
+    let shares = cut_shares(tasks, rest, bytes, workers);
     let busy = AtomicUsize::new(0);
     let waited = AtomicU64::new(u64::MAX);
     let failed = Mutex::new(Ok(()));
@@ -63,12 +64,12 @@ pub(super) fn run(
         if worker > 0 {
             waited.fetch_min(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
         }
-        for turn in 0..workers {
-            let Some(share) = shares.get((preferred_share(worker) + turn) % workers) else { continue };
+        for offset in 0..workers {
+            let Some(share) = shares.get((preferred_share(worker) + offset) % workers) else { continue };
             loop {
-                let item = share.lock().unwrap_or_else(PoisonError::into_inner).take(tasks, chunk);
-                let Some(item) = item else { break };
-                if let Err(error) = run_item(item) {
+                let chunk = share.lock().unwrap_or_else(PoisonError::into_inner).take(tasks, chunk_elements);
+                let Some(chunk) = chunk else { break };
+                if let Err(error) = run_chunk(chunk) {
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Err(error);
                 }
             }
@@ -77,25 +78,25 @@ pub(super) fn run(
         pool::wait_for(&busy);
     };
     parallel_for(workers, &work);
-    handover.saw(begin, Duration::from_nanos(waited.load(Ordering::Relaxed)));
-    // What no worker took: nothing, if the host called one of them.
+    latency.record(begin, Duration::from_nanos(waited.load(Ordering::Relaxed)));
+    // Runs the chunks that no worker took. If the host called at least one worker, none remain.
     work(0);
     failed.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A thread of the pool begins with the same share each time.
+/// Returns the share that a worker takes chunks from first: the same for a pool thread in every run.
 fn preferred_share(worker: usize) -> usize {
     pool::index().unwrap_or(worker)
 }
 
-/// A place in a list of tasks: an element of one of them.
+/// A position in a list of tasks: a task and an element of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
     task: usize,
     element: usize,
 }
 
-/// Consecutive elements of a list.
+/// A range of consecutive elements of a list of tasks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
     next: Position,
@@ -103,12 +104,12 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// All of a list.
+    /// Returns the whole list.
     fn all(tasks: &[Task<'_>]) -> Self {
         Share { next: Position::default(), end: Position { task: tasks.len(), element: 0 } }
     }
 
-    /// Takes about this many elements off the front: whole tasks, or a part of one.
+    /// Takes about this many elements from the front: whole tasks, or a part of one.
     pub(super) fn take(&mut self, tasks: &[Task<'_>], elements: usize) -> Option<Share> {
         if self.next >= self.end {
             return None;
@@ -118,7 +119,7 @@ impl Share {
         for (task, range) in self.parts(tasks) {
             let index = self.next.task;
             if range.len() > left {
-                // A part, but only as the first of the item.
+                // A chunk holds a part of a task only if it holds nothing else.
                 if self.next == start {
                     let middle =
                         (range.start + left).checked_next_multiple_of(STATISTICS_BLOCK).unwrap_or(usize::MAX);
@@ -138,7 +139,7 @@ impl Share {
         Some(Share { next: start, end: self.next })
     }
 
-    /// The tasks of the share, each with the elements that belong to it.
+    /// Returns the tasks of the share, each with the range of its elements in the share.
     pub(super) fn parts<'l, 't>(
         self,
         tasks: &'l [Task<'t>],
@@ -162,8 +163,8 @@ fn bytes_per_element(task: &Task<'_>) -> usize {
     task.bytes() / task.elements().max(1)
 }
 
-/// Cuts the rest of a list, of so many bytes, into `count` shares of about the same bytes.
-pub(super) fn shares(
+/// Splits the rest of a list, which has `bytes` bytes, into `count` shares of about equal bytes.
+pub(super) fn cut_shares(
     tasks: &[Task<'_>],
     rest: Share,
     bytes: usize,
@@ -185,7 +186,7 @@ pub(super) fn shares(
     })
 }
 
-/// Where a share of about this many bytes ends that begins at `next`.
+/// Returns the end of a share of about this many bytes from `next` on.
 fn end_of_share(tasks: &[Task<'_>], next: Position, bytes: usize) -> Position {
     let mut left = bytes;
     let whole = Share { next, end: Position { task: tasks.len(), element: 0 } };
@@ -223,12 +224,12 @@ mod tests {
         share.parts(tasks).map(|(_, range)| range.len()).filter(|&len| len > 0).collect()
     }
 
-    /// The elements of each share, task by task.
+    /// Returns the number of elements of each share, task by task.
     fn cut(lengths: &[usize], count: usize) -> Vec<Vec<usize>> {
         let tensors: Vec<_> = lengths.iter().map(|&len| vec![0.0_f32; len]).collect();
         let tasks: Vec<_> = tensors.iter().map(Task::bandwidth_read).collect();
         let bytes = tasks.iter().map(Task::bytes).sum();
-        let shares = shares(&tasks, Share::all(&tasks), bytes, count).into_iter().take(count);
+        let shares = cut_shares(&tasks, Share::all(&tasks), bytes, count).into_iter().take(count);
         shares.map(|share| elements(share.into_inner().expect("no panic"), &tasks)).collect()
     }
 
@@ -244,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn items_hold_whole_tasks_or_parts_of_one() {
+    fn chunks_hold_whole_tasks_or_parts_of_one() {
         let tensor = vec![0.0_f32; 3 * BLOCK];
         let lengths = [100, 200, 3 * BLOCK, 50, 2 * BLOCK];
         let tasks: Vec<_> = lengths.iter().map(|&len| Task::bandwidth_read(&tensor[..len])).collect();
         let mut share = Share::all(&tasks);
         let mut found = Vec::new();
-        while let Some(item) = share.take(&tasks, BLOCK) {
-            found.push(elements(item, &tasks));
+        while let Some(chunk) = share.take(&tasks, BLOCK) {
+            found.push(elements(chunk, &tasks));
         }
         assert_eq!(
             found,

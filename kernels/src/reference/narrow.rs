@@ -1,4 +1,4 @@
-//! The oracle of the formats that move fewer bytes: the exact split, 8-bit momentum, stochastic rounding.
+//! The reference of the narrow formats: the exact split, 8-bit momentum, stochastic rounding.
 
 use alloc::vec::Vec;
 
@@ -6,32 +6,32 @@ use half::bf16;
 
 use super::nearest_even;
 
-/// The f32 as the bfloat16 that is nearest, of two the one away from zero, and the rest.
+/// Splits an f32 into the nearest bfloat16, ties away from zero, and the 16-bit remainder.
 pub fn split(value: f32) -> (bf16, i16) {
     if value.is_nan() {
         return (bf16::from_bits(0x7fc0), 0);
     }
     let bits = value.to_bits();
     let (upper, lower) = ((bits / 65536) as u16, bits % 65536);
-    // The lower half, from 0x8000 on, is nearer to the next upper half, and is counted down from there.
+    // From 0x8000 on, the next upper half is nearer, and the remainder counts down from it.
     match lower < 0x8000 {
         true => (bf16::from_bits(upper), lower as i16),
         false => (bf16::from_bits(upper.wrapping_add(1)), (lower as i32 - 65536) as i16),
     }
 }
 
-/// The f32 that two halves are.
+/// Joins the two halves of a split f32.
 pub fn join(high: bf16, low: i16) -> f32 {
     let bits = i64::from(high.to_bits()) * 65536 + i64::from(low);
     f32::from_bits(bits.rem_euclid(1 << 32) as u32)
 }
 
-/// Elements that share a scale in 8-bit momentum.
+/// The number of elements that share a scale in 8-bit momentum.
 const BLOCK: usize = 64;
 /// Three quarters of the bits of 1.
 const OFFSET: u32 = 0x2fa0_0000;
 
-/// Codes and scales of a tensor in 8 bits.
+/// Encodes values in 8 bits. Returns the codes and the scales.
 pub fn q8_encode(values: &[f32]) -> (Vec<i8>, Vec<f32>) {
     let (mut codes, mut scales) = (Vec::new(), Vec::new());
     for block in values.chunks(BLOCK) {
@@ -60,7 +60,7 @@ pub fn q8_encode(values: &[f32]) -> (Vec<i8>, Vec<f32>) {
     (codes, scales)
 }
 
-/// The values of codes and scales.
+/// Decodes 8-bit codes and their scales.
 pub fn q8_decode(codes: &[i8], scales: &[f32]) -> Vec<f32> {
     let mut values = Vec::new();
     for (index, &code) in codes.iter().enumerate() {
@@ -77,25 +77,25 @@ pub fn q8_decode(codes: &[i8], scales: &[f32]) -> Vec<f32> {
     values
 }
 
-/// The bfloat16 above or below a value, by the random bits of the element `index` of a variable in a call.
-pub fn stochastic(value: f32, seed: u64, name: &str, call: u64, index: u64) -> bf16 {
+/// Rounds a value up or down to bfloat16, by the random bits of element `index` of a variable in a step.
+pub fn stochastic(value: f32, seed: u64, name: &str, step: u64, index: u64) -> bf16 {
     if value.is_nan() {
         return bf16::from_bits(0x7fc0);
     }
     if value.is_infinite() {
         return bf16::from_bits((value.to_bits() / 65536) as u16);
     }
-    let random = random_bits(seed, name, call, index);
+    let random = random_bits(seed, name, step, index);
     bf16::from_bits(((u64::from(value.to_bits()) + u64::from(random)) / 65536) as u16)
 }
 
-/// The random bits of the element `index` of a variable in a call.
-pub fn random_bits(seed: u64, name: &str, call: u64, index: u64) -> u16 {
-    let mut of_name = 14_695_981_039_346_656_037_u64;
+/// Returns the random bits of element `index` of a variable in a step.
+pub fn random_bits(seed: u64, name: &str, step: u64, index: u64) -> u16 {
+    let mut name_hash = 14_695_981_039_346_656_037_u64;
     for byte in name.bytes() {
-        of_name = (of_name ^ u64::from(byte)).wrapping_mul(1_099_511_628_211);
+        name_hash = (name_hash ^ u64::from(byte)).wrapping_mul(1_099_511_628_211);
     }
-    let key = mix(mix(mix(seed) ^ of_name) ^ call);
+    let key = mix(mix(mix(seed) ^ name_hash) ^ step);
     let hash = hash32(index / 2, (key % (1 << 32)) as u32, (key >> 32) as u32);
     (if index.is_multiple_of(2) { hash % 65536 } else { hash / 65536 }) as u16
 }

@@ -147,7 +147,7 @@ impl Call {
                 let step = if variable.decays { &steps.decaying } else { &steps.plain };
                 let step = step.gradient(self.gradient_of(measured)?);
                 let step = match variable.store {
-                    Store::Stochastic(key) => step.stochastic_rounding(key.in_call(self.number)),
+                    Store::Stochastic(key) => step.stochastic_rounding(key.at_step(self.number)),
                     Store::Nearest | Store::Split => step,
                 };
                 self.step(step, state, update, gradient, copies, queue)
