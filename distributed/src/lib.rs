@@ -84,3 +84,7 @@ pub fn end(communicator: &mut impl Communicator) -> Result<(), Error> {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/ranks.md")]
+struct Ranks;

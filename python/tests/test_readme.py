@@ -1,4 +1,4 @@
-"""The README's examples run."""
+"""The Python examples of the READMEs and of the guide run."""
 
 import os
 import pathlib
@@ -10,13 +10,17 @@ import pytest
 
 from helpers import framework
 
-README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
-FOUND = re.findall(r"```python\n(import (\w+).*?)```", README.read_text(), re.S)
-EXAMPLES = {name: text for text, name in FOUND}
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+PAGES = ["README.md", "docs/python.md", "python/README.md"]
+EXAMPLES = [
+    pytest.param(name, text, id=f"{page}-{name}")
+    for page in PAGES
+    for text, name in re.findall(r"```python\n(import (\w+).*?)```", (REPOSITORY / page).read_text(), re.S)
+]
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example(name):
+@pytest.mark.parametrize("name, text", EXAMPLES)
+def test_example(name, text):
     framework("torch" if name == "keras" else name)
     environment = os.environ | {"KERAS_BACKEND": "torch"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", EXAMPLES[name]], check=True, env=environment)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", text], check=True, env=environment)

@@ -4,8 +4,8 @@
 //! The tests are in `tests/`, one file per subject.
 
 #[cfg(doctest)]
-mod readmes {
-    //! The examples of the READMEs are compiled and run.
+mod pages {
+    //! The examples of the READMEs and of the guide are compiled and run.
 
     #[doc = include_str!("../../README.md")]
     struct Workspace;
@@ -15,6 +15,18 @@ mod readmes {
 
     #[doc = include_str!("../../autotune/README.md")]
     struct Autotune;
+
+    #[doc = include_str!("../../docs/start.md")]
+    struct Start;
+
+    #[doc = include_str!("../../docs/formats.md")]
+    struct Formats;
+
+    #[doc = include_str!("../../docs/resume.md")]
+    struct Resume;
+
+    #[doc = include_str!("../../docs/embed.md")]
+    struct Embed;
 }
 
 #[cfg(doctest)]

@@ -4,8 +4,3 @@
 pub mod allocator;
 pub mod recording;
 pub mod speed;
-
-/// The guide's example is compiled and run.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Guide;
