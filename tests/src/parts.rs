@@ -41,7 +41,7 @@ pub fn agrees_in_parts(scenario: &Scenario, backend: Backend, seed: u64) {
             // How often a rank looks at its parameters is its own affair.
             let told = |metrics: &Metrics| {
                 let mut metrics = *metrics;
-                metrics.stalled = None;
+                metrics.stalled_fraction = None;
                 format!("{metrics:?}")
             };
             assert_eq!(told(&metrics), told(&expected), "call {call} of {scenario:?}, cut by {seed}");
