@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
 
 use lion::VariableId;
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 
 use crate::metrics::LionMetrics;
 use crate::optimizer::{LionOptimizer, State, call};

@@ -101,7 +101,7 @@ impl LionMetrics {
         } = metrics;
         let known = |bit: u32, is_known: bool| if is_known { bit } else { 0 };
         self.outcome = match outcome {
-            Outcome::Nothing => LION_NOTHING,
+            Outcome::Empty => LION_NOTHING,
             Outcome::Updated => LION_UPDATED,
             Outcome::Accumulated => LION_ACCUMULATED,
             Outcome::Overwritten => LION_OVERWRITTEN,

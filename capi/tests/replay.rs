@@ -10,8 +10,8 @@ use std::path::Path;
 use std::ptr;
 
 use common::{Optimizer, UPDATE, VARIABLE, address, dtype, ok, options, text, update};
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion::replay::{self, Gradients, Recording};
-use lion::state::{Checkpoint, Tensor};
 use lion::{Config, Dtype, Lion, TensorBuf};
 use lion_c::*;
 use lion_kernels::{Backend, STATISTICS_BLOCK};
@@ -67,7 +67,7 @@ fn a_recorded_run_ends_as_in_replay() {
         }
         let mut parameters = recording.parameters().expect("read");
         let mut gradients = Gradients::default();
-        for call in 0..recording.calls() {
+        for call in 0..recording.steps() {
             recording.read_gradients(call, &mut gradients).expect("read");
             ok(c.apply(&updates(&mut parameters, |index| gradients.get(index))));
         }

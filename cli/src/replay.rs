@@ -6,9 +6,9 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 use lion::options::Value;
 use lion::replay::{self, Recording};
-use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Backend, Config, Lion, TensorBuf};
 
 use crate::failure::Failure;
@@ -107,7 +107,7 @@ fn replay(arguments: &Arguments) -> Result<(), Failure> {
         Some(path) => resume(path, &recording, &mut optimizer)?,
     };
 
-    let bar = crate::progress(recording.calls(), "{bar:40} {pos}/{len} calls, {eta} left");
+    let bar = crate::progress(recording.steps(), "{bar:40} {pos}/{len} steps, {eta} left");
     replay::run(&recording, &mut optimizer, &ids, &mut parameters, |calls| bar.set_position(calls as u64))?;
     bar.finish_and_clear();
     if arguments.finalize {
@@ -127,7 +127,7 @@ fn resume(path: &Path, recording: &Recording, optimizer: &mut Lion) -> Result<Ve
     optimizer.restore(&checkpoint).map_err(|error| Failure::in_file(path, error))?;
     // Both are sorted by name, and restoring has found that the names are the same.
     let saved = checkpoint.variables.into_iter().zip(recording.variables());
-    let parameter = |(variable, (name, ..)): (VariableState<'static>, (&str, _, _))| match variable.parameter
+    let parameter = |(variable, (name, ..)): (SavedVariable<'static>, (&str, _, _))| match variable.parameter
     {
         Some(Tensor::Owned(values)) if variable.name == name => Ok(values),
         _ => Err(Failure::in_file(path, format_args!("param/{name}: is missing"))),

@@ -67,12 +67,13 @@ fn a_run_is_replayed_in_silence() {
         let bytes = fs::read(run.output()).expect("a result");
         assert_eq!(first.get_or_insert_with(|| bytes.clone()), &bytes);
     }
-    let result = lion::state::Checkpoint::read(run.output()).expect("a checkpoint");
-    let keras = lion::state::Checkpoint::read(golden("plain", "result.safetensors")).expect("a checkpoint");
+    let result = lion::checkpoint::Checkpoint::read(run.output()).expect("a checkpoint");
+    let keras =
+        lion::checkpoint::Checkpoint::read(golden("plain", "result.safetensors")).expect("a checkpoint");
     assert_eq!((result.iterations, result.variables.len()), (keras.iterations, keras.variables.len()));
     for (ours, theirs) in result.variables.iter().zip(&keras.variables) {
         // No NaN and no negative zero where Keras has another: the text says all of them apart.
-        let text = |variable: &lion::state::VariableState<'_>| {
+        let text = |variable: &lion::checkpoint::SavedVariable<'_>| {
             let tensors = [&variable.parameter, &variable.momentum];
             tensors.map(|it| it.as_ref().map(|it| format!("{} {:?}", it.dtype(), it.to_ref().to_f32())))
         };
@@ -274,7 +275,7 @@ fn bad_states() {
     assert!(run.with(&["--state", &state]).status.success());
     fs::remove_file(run.output()).expect("it was there");
     // A checkpoint of a program that keeps its parameters elsewhere.
-    let mut checkpoint = lion::state::Checkpoint::read(&state).expect("a checkpoint");
+    let mut checkpoint = lion::checkpoint::Checkpoint::read(&state).expect("a checkpoint");
     checkpoint.variables[0].parameter = None;
     let files = tempdir().expect("a folder");
     let path = files.path().join("without.safetensors");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lion::state::{Checkpoint, Tensor, VariableState};
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 use lion::tensor_file::{self, Entry, TensorFile};
 use lion::{Backend, TensorBuf};
 use tempfile::tempdir;
@@ -81,7 +81,7 @@ fn every_case_is_as_keras_has_it() {
         assert_eq!(ours.variables.len(), theirs.variables.len(), "{name}");
         for (ours, theirs) in ours.variables.iter().zip(&theirs.variables) {
             assert_eq!((&ours.name, &ours.shape), (&theirs.name, &theirs.shape), "{name}");
-            let sections = |it: &VariableState<'_>| {
+            let sections = |it: &SavedVariable<'_>| {
                 [&it.parameter, &it.momentum, &it.ema, &it.accumulator]
                     .map(|it| single(it).map(<[f32]>::to_vec))
             };
@@ -157,7 +157,7 @@ fn stopped_and_resumed_is_the_same_file() {
     for case in cases() {
         let run = case.path.join("run.safetensors");
         replay(&case, &run, &whole, &[], true);
-        let calls = lion::replay::Recording::open(&run).expect("valid").calls();
+        let calls = lion::replay::Recording::open(&run).expect("valid").steps();
         let run = TensorFile::open(&run).expect("valid");
         for at in [1, calls / 2] {
             part(&run, 0, at, &rest);

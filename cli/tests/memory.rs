@@ -68,7 +68,7 @@ fn a_long_run_takes_the_memory_of_one_step() {
         .output()
         .expect("it runs");
     assert!(done.status.success(), "{done:?}");
-    let result = lion::state::Checkpoint::read(&output).expect("a checkpoint");
+    let result = lion::checkpoint::Checkpoint::read(&output).expect("a checkpoint");
     assert_eq!((result.iterations, result.variables.len()), (STEPS as u64, VARIABLES.len()));
 
     // Of all children that there have been: this process starts no other.

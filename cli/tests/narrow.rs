@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{Files, failed_at, finish, said};
 use half::bf16;
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion::tensor_file::{self, Entry};
 use lion::{Config, Lion, TensorRef, Update};
 

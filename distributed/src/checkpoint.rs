@@ -1,7 +1,7 @@
 //! Sharded checkpoints: a file for each rank, and an index whose replacement is the commit.
 //!
 //! An index `RUN.json` names the files `RUN-<iterations>-<run>-<rank>-of-<ranks>.safetensors` beside it. Each is a
-//! checkpoint of [`lion::state`], format version 2: the parameters and the state of the elements that one rank owned. A
+//! checkpoint of [`lion::checkpoint`], format version 2: the parameters and the state of the elements that one rank owned. A
 //! save gives its files a new `run`, 16 random hexadecimal digits, which is in the names, in the files' metadata and in
 //! the index. So a save never touches a file of an earlier one:
 //!

@@ -204,8 +204,11 @@ fn start_fields(optimizer: &Lion, variables: &[Variable], settings: &Settings) -
         config.weight_decay = config.weight_decay.as_ref().map(|_| constant());
         config.to_lion_json()
     });
-    let groups: Vec<_> =
-        optimizer.rates().enumerate().map(|(group, rates)| format!("group {group}: {rates:?}")).collect();
+    let groups: Vec<_> = optimizer
+        .step_hyperparameters()
+        .enumerate()
+        .map(|(group, rates)| format!("group {group}: {rates:?}"))
+        .collect();
     let plain = format!("{:?}", VariableOptions::default());
     let variable = |Variable { name, shape, dtype, options }: &Variable| match format!("{options:?}") {
         options if options == plain => format!("{name:?} {shape:?} {dtype}"),

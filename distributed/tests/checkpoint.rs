@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::model::{model, plain};
 use common::{Snapshot, Training, metrics_text, on_ranks};
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion::{Dtype, Lion, TensorBuf};
 use lion_distributed::checkpoint::{Index, merge, split};
 use lion_distributed::{Communicator, Settings, Sharded, Variable};

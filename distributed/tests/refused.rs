@@ -79,7 +79,7 @@ fn ranks_that_begin_differently() {
     for found in groups {
         let found = found.expect_err("another group");
         assert!(
-            found.starts_with("the groups of rank 2: group 1: Rates { learning_rate: 0.0005,"),
+            found.starts_with("the groups of rank 2: group 1: StepHyperparameters { learning_rate: 0.0005,"),
             "{found}"
         );
     }

@@ -108,8 +108,8 @@ fn ranks_that_go_on_differently() {
         refused(odd, &plain, wrong, &dtype);
 
         let rate = format!(
-            "the hyperparameters of rank {odd}: group 0: Rates {{ learning_rate: 0.5, beta_1: 0.9, beta_2: 0.99, \
-             weight_decay: None, cautious_decay: false, decay_scale: LearningRate }}; expected group 0: Rates {{ learning_rate: 0.001, beta_1: 0.9, beta_2: 0.99, \
+            "the hyperparameters of rank {odd}: group 0: StepHyperparameters {{ learning_rate: 0.5, beta_1: 0.9, beta_2: 0.99, \
+             weight_decay: None, cautious_decay: false, decay_scale: LearningRate }}; expected group 0: StepHyperparameters {{ learning_rate: 0.001, beta_1: 0.9, beta_2: 0.99, \
              weight_decay: None, cautious_decay: false, decay_scale: LearningRate }}, as on rank 0"
         );
         let wrong = |rank: &mut Rank, odd: bool| {
@@ -165,7 +165,9 @@ fn schedules_that_are_closures() {
     });
     for found in found {
         assert!(
-            found.starts_with("the hyperparameters of rank 2: group 0: Rates { learning_rate: 0.25,"),
+            found.starts_with(
+                "the hyperparameters of rank 2: group 0: StepHyperparameters { learning_rate: 0.25,"
+            ),
             "{found}"
         );
     }
@@ -178,7 +180,7 @@ fn schedules_that_are_closures() {
         assert_eq!(rank.state(), before);
         error
     });
-    assert_eq!(found, vec!["learning_rate of call 1 is -1, and must be in [0, inf)"; RANKS]);
+    assert_eq!(found, vec!["learning_rate of step 1 is -1, and must be in [0, inf)"; RANKS]);
 }
 
 /// NaN on one rank only: a dynamic loss scale skips the call on all.

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use lion::state::Checkpoint;
+use lion::checkpoint::Checkpoint;
 
 use crate::{JSON, bounded, scratch, tensor_file};
 

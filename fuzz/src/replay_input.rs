@@ -20,6 +20,6 @@ pub fn fuzz(bytes: &[u8]) {
         let mut parameters = run.parameters().expect("data that there are");
         replay::run(&run, &mut optimizer, &ids, &mut parameters, |_| {}).expect("a valid run");
         replay::finalize(&mut optimizer, &ids, &mut parameters).expect("a valid run");
-        assert_eq!(optimizer.iterations(), run.calls() as u64);
+        assert_eq!(optimizer.iterations(), run.steps() as u64);
     });
 }

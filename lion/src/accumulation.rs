@@ -9,23 +9,23 @@ use crate::stalled::for_each_part;
 
 /// How calls make up updates: every call one, or a number of them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
-    pub(crate) calls: Option<NonZeroU32>,
+pub(crate) struct AccumulationCycle {
+    pub(crate) steps: Option<NonZeroU32>,
 }
 
-impl Window {
+impl AccumulationCycle {
     pub(crate) fn new(config: &Config) -> Self {
-        Window { calls: config.gradient_accumulation_steps.and_then(NonZeroU32::new) }
+        AccumulationCycle { steps: config.gradient_accumulation_steps.and_then(NonZeroU32::new) }
     }
 
     /// Whether call number `call` is the last of its window, the one that updates.
-    pub(crate) fn ends(self, call: u64) -> bool {
-        self.calls.is_none_or(|calls| call % NonZeroU64::from(calls) == u64::from(calls.get()) - 1)
+    pub(crate) fn ends(self, step: u64) -> bool {
+        self.steps.is_none_or(|steps| step % NonZeroU64::from(steps) == u64::from(steps.get()) - 1)
     }
 
     /// The number of the window that the call is in.
-    pub(crate) fn index(self, call: u64) -> u64 {
-        self.calls.map_or(call, |calls| call / NonZeroU64::from(calls))
+    pub(crate) fn index(self, step: u64) -> u64 {
+        self.steps.map_or(step, |steps| step / NonZeroU64::from(steps))
     }
 }
 

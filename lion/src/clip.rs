@@ -6,7 +6,7 @@ use crate::Config;
 
 /// The clip that is on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Clipping {
+pub(crate) enum ClipMode {
     Off,
     /// Each tensor by its own norm.
     Norm(f32),
@@ -16,14 +16,14 @@ pub(crate) enum Clipping {
     Value(f32),
 }
 
-impl Clipping {
+impl ClipMode {
     /// A valid config has at most one.
     pub(crate) fn new(config: &Config) -> Self {
         match (config.clipnorm, config.global_clipnorm, config.clipvalue) {
-            (Some(limit), _, _) => Clipping::Norm(limit as f32),
-            (_, Some(limit), _) => Clipping::Global(limit),
-            (_, _, Some(limit)) => Clipping::Value(limit as f32),
-            (None, None, None) => Clipping::Off,
+            (Some(limit), _, _) => ClipMode::Norm(limit as f32),
+            (_, Some(limit), _) => ClipMode::Global(limit),
+            (_, _, Some(limit)) => ClipMode::Value(limit as f32),
+            (None, None, None) => ClipMode::Off,
         }
     }
 
@@ -31,15 +31,15 @@ impl Clipping {
     /// whether it exceeds the limit or not: Keras's arithmetic rounds in either case.
     fn joint(self, norm: Option<f32>) -> Option<Clip> {
         match self {
-            Clipping::Off | Clipping::Norm(_) => None,
-            Clipping::Global(limit) => norm.map(|norm| Clip::global_norm(limit, norm)),
-            Clipping::Value(limit) => Some(Clip::Value(limit)),
+            ClipMode::Off | ClipMode::Norm(_) => None,
+            ClipMode::Global(limit) => norm.map(|norm| Clip::global_norm(limit, norm)),
+            ClipMode::Value(limit) => Some(Clip::Value(limit)),
         }
     }
 
     /// The clip of a tensor of its own, where it has one; the statistics are the tensor's.
     pub(crate) fn own(self, tensor: Option<&GradientStatistics>) -> Option<Clip> {
-        let Clipping::Norm(limit) = self else { return None };
+        let ClipMode::Norm(limit) = self else { return None };
         let tensor = tensor.expect("a call that clips each tensor by its norm has measured them");
         Some(Clip::Norm { limit, norm: tensor.norm() })
     }
@@ -47,7 +47,7 @@ impl Clipping {
 
 /// What a call finds out about its gradients.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct GradientSummary {
     /// Of all gradients that take part in clipping, unscaled and averaged, in the order of registration.
     all: GradientStatistics,
     /// The joint norm of those, when all have been added.
@@ -64,23 +64,23 @@ pub(crate) struct Found {
 
 /// The joint norm before and after clipping, and whether clipping changed it, as far as they are known.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Norms {
+pub(crate) struct ClipMetrics {
     pub(crate) before: Option<f32>,
     pub(crate) after: Option<f32>,
     pub(crate) clipped: Option<bool>,
 }
 
-impl Found {
+impl GradientSummary {
     /// Of a call that has not looked at its gradients.
-    pub(crate) fn before(clipping: Clipping) -> Self {
-        Found { clip: clipping.joint(None), ..Found::default() }
+    pub(crate) fn before(clipping: ClipMode) -> Self {
+        GradientSummary { clip: clipping.joint(None), ..GradientSummary::default() }
     }
 
     /// Adds the next gradient that takes part in clipping.
-    pub(crate) fn add(&mut self, clipping: Clipping, tensor: &GradientStatistics) {
+    pub(crate) fn add(&mut self, clipping: ClipMode, tensor: &GradientStatistics) {
         self.all = self.all.merge(tensor);
         self.non_finite += tensor.non_finite;
-        if let Clipping::Norm(limit) = clipping {
+        if let ClipMode::Norm(limit) = clipping {
             let norm = tensor.norm();
             let within = norm <= limit;
             let clipped = if norm > limit { limit } else { norm };
@@ -90,18 +90,18 @@ impl Found {
     }
 
     /// When all have been added.
-    pub(crate) fn finish(&mut self, clipping: Clipping) {
+    pub(crate) fn finish(&mut self, clipping: ClipMode) {
         self.norm = self.all.norm();
         self.clip = clipping.joint(Some(self.norm));
     }
 
     /// For a call whose gradients were all measured.
-    pub(crate) fn norms(&self, clipping: Clipping) -> Norms {
+    pub(crate) fn norms(&self, clipping: ClipMode) -> ClipMetrics {
         let norm = self.norm;
         let (after, clipped) = match clipping {
-            Clipping::Off => (Some(norm), Some(false)),
-            Clipping::Norm(_) => (Some((self.clipped_squares as f32).sqrt()), Some(self.clipped_one)),
-            Clipping::Global(limit) => {
+            ClipMode::Off => (Some(norm), Some(false)),
+            ClipMode::Norm(_) => (Some((self.clipped_squares as f32).sqrt()), Some(self.clipped_one)),
+            ClipMode::Global(limit) => {
                 let within = f64::from(norm) <= limit;
                 let after = match self.clip {
                     Some(Clip::Factor(factor)) => Some(norm * factor),
@@ -109,13 +109,13 @@ impl Found {
                 };
                 (after, Some(!within))
             }
-            Clipping::Value(limit) => {
+            ClipMode::Value(limit) => {
                 // The squares of finite elements have a finite sum; beside a NaN an infinity is not seen.
                 let above = self.all.max_abs > limit || self.all.sum_of_squares == f64::INFINITY;
                 let unknown = !above && self.all.sum_of_squares.is_nan();
                 (None, if unknown { None } else { Some(above) })
             }
         };
-        Norms { before: Some(norm), after, clipped }
+        ClipMetrics { before: Some(norm), after, clipped }
     }
 }

@@ -34,16 +34,16 @@ impl fmt::Display for EmaCadence {
 
 /// The settings of the average.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Averaging {
+pub(crate) struct EmaSettings {
     momentum: f32,
     frequency: Option<u64>,
     cadence: EmaCadence,
 }
 
-impl Averaging {
+impl EmaSettings {
     pub(crate) fn new(config: &Config, cadence: EmaCadence) -> Option<Self> {
         let frequency = config.ema_overwrite_frequency;
-        let averaging = Averaging { momentum: config.ema_momentum as f32, frequency, cadence };
+        let averaging = EmaSettings { momentum: config.ema_momentum as f32, frequency, cadence };
         config.use_ema.then_some(averaging)
     }
 

@@ -260,10 +260,10 @@ pub enum Error {
         allowed: String,
     },
     /// A step that has begun, in the way of something else.
-    #[error("the step of call {call} has begun: finish or abandon it first")]
+    #[error("the step of step {step} has begun: finish or abandon it first")]
     OpenStep {
         /// The number of the call.
-        call: u64,
+        step: u64,
     },
     /// A step that is not the one that has begun.
     #[error("this step is not open: it was finished or abandoned, or is of another optimizer")]
@@ -413,9 +413,9 @@ impl Error {
     }
 
     /// Says in which call a hyperparameter is outside its range.
-    pub(crate) fn in_call(mut self, call: u64) -> Self {
+    pub(crate) fn in_step(mut self, step: u64) -> Self {
         if let Error::Argument { name, .. } = &mut self {
-            *name = format!("{name} of call {call}");
+            *name = format!("{name} of step {step}");
         }
         self
     }

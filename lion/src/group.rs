@@ -126,15 +126,15 @@ impl Group {
     }
 
     /// The group's hyperparameters in a call in which those of the optimizer are `own`.
-    pub(crate) fn rates(&self, own: &Rates, call: u64) -> Rates {
-        Rates {
+    pub(crate) fn step_hyperparameters(&self, own: &StepHyperparameters, step: u64) -> StepHyperparameters {
+        StepHyperparameters {
             learning_rate: own.learning_rate * self.multiplier as f32,
-            beta_1: self.beta_1.as_ref().map_or(own.beta_1, |beta| beta.evaluate(call)),
-            beta_2: self.beta_2.as_ref().map_or(own.beta_2, |beta| beta.evaluate(call)),
+            beta_1: self.beta_1.as_ref().map_or(own.beta_1, |beta| beta.evaluate(step)),
+            beta_2: self.beta_2.as_ref().map_or(own.beta_2, |beta| beta.evaluate(step)),
             weight_decay: match &self.weight_decay {
                 Decay::Inherited => own.weight_decay,
                 Decay::Off => None,
-                Decay::Own(weight_decay) => Some(weight_decay.evaluate(call)),
+                Decay::Own(weight_decay) => Some(weight_decay.evaluate(step)),
             },
             cautious_decay: self.cautious_decay.unwrap_or(own.cautious_decay),
             decay_scale: self.decay_scale.unwrap_or(own.decay_scale),
@@ -145,7 +145,7 @@ impl Group {
 /// The hyperparameters of one call, for the variables of one group.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Rates {
+pub struct StepHyperparameters {
     /// The learning rate, with the group's multiplier.
     pub learning_rate: f32,
     /// The share of the momentum in the step's direction.
@@ -160,9 +160,9 @@ pub struct Rates {
     pub decay_scale: DecayScale,
 }
 
-impl Rates {
+impl StepHyperparameters {
     /// Whether these are the same numbers, to the sign of a zero.
-    pub(crate) fn same(&self, other: &Rates) -> bool {
+    pub(crate) fn same(&self, other: &StepHyperparameters) -> bool {
         let same = |one: f32, other: f32| one.to_bits() == other.to_bits();
         same(self.learning_rate, other.learning_rate)
             && same(self.beta_1, other.beta_1)
@@ -173,30 +173,30 @@ impl Rates {
     }
 
     /// Under the IEEE default floating-point state.
-    pub(crate) fn new(config: &Config, call: u64) -> Self {
-        Rates {
-            learning_rate: config.learning_rate.evaluate(call),
-            beta_1: config.beta_1.evaluate(call),
-            beta_2: config.beta_2.evaluate(call),
-            weight_decay: config.weight_decay.as_ref().map(|weight_decay| weight_decay.evaluate(call)),
+    pub(crate) fn new(config: &Config, step: u64) -> Self {
+        StepHyperparameters {
+            learning_rate: config.learning_rate.evaluate(step),
+            beta_1: config.beta_1.evaluate(step),
+            beta_2: config.beta_2.evaluate(step),
+            weight_decay: config.weight_decay.as_ref().map(|weight_decay| weight_decay.evaluate(step)),
             cautious_decay: config.cautious_decay,
             decay_scale: config.decay_scale,
         }
     }
 
     /// Checked once more, because a schedule's values are known only now.
-    pub(crate) fn steps(&self, call: u64) -> Result<Steps, Error> {
-        self.checked_steps().map_err(|error| error.in_call(call))
+    pub(crate) fn group_step(&self, step: u64) -> Result<GroupStep, Error> {
+        self.checked_group_step().map_err(|error| error.in_step(step))
     }
 
-    fn checked_steps(&self) -> Result<Steps, Error> {
+    fn checked_group_step(&self) -> Result<GroupStep, Error> {
         check::not_negative("learning_rate", self.learning_rate.into())?;
         check::positive_fraction("beta_1", self.beta_1.into())?;
         check::fraction("beta_2", self.beta_2.into())?;
         let plain = LionStep::new(self.learning_rate, self.beta_1, self.beta_2)?;
-        let rates = *self;
+        let hyperparameters = *self;
         let Some(weight_decay) = self.weight_decay else {
-            return Ok(Steps { rates, plain, decaying: plain });
+            return Ok(GroupStep { hyperparameters, plain, decaying: plain });
         };
         check::not_negative("weight_decay", weight_decay.into())?;
         let decaying = plain.weight_decay(weight_decay)?.masked_decay(self.cautious_decay);
@@ -208,14 +208,14 @@ impl Rates {
                 decaying.decay_rate(rate)?
             }
         };
-        Ok(Steps { rates, plain, decaying })
+        Ok(GroupStep { hyperparameters, plain, decaying })
     }
 }
 
 /// A group's step, for variables with and without weight decay.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Steps {
-    pub(crate) rates: Rates,
+pub(crate) struct GroupStep {
+    pub(crate) hyperparameters: StepHyperparameters,
     pub(crate) plain: LionStep,
     pub(crate) decaying: LionStep,
 }

@@ -1,7 +1,7 @@
 //! JSON as Python writes it: read without surprises, every key accounted for.
 
+mod keras_object;
 mod plain;
-mod wrapped;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::options::{self, Setting};
 
-pub(crate) use wrapped::Wrapped;
+pub(crate) use keras_object::KerasObject;
 
 /// The module that files give to what Keras lacks.
 pub(crate) const LION_MODULE: &str = "lion";
@@ -133,12 +133,12 @@ impl<'de> Visitor<'de> for Tree<'_> {
 /// wrapped come without their wrapper. Errors name the key within the object: whoever read the object adds where it is, by
 /// [`Error::under`].
 #[derive(Debug)]
-pub(crate) struct Fields {
+pub(crate) struct ObjectReader {
     entries: Map<String, Value>,
     known: Vec<&'static str>,
 }
 
-impl Fields {
+impl ObjectReader {
     pub(crate) fn new(value: Value) -> Result<Self, Error> {
         match value {
             Value::Object(entries) => {
@@ -147,7 +147,7 @@ impl Fields {
                     Ok::<_, Error>((key, value))
                 };
                 let entries = entries.into_iter().map(unwrapped).collect::<Result<_, _>>()?;
-                Ok(Fields { entries, known: Vec::new() })
+                Ok(ObjectReader { entries, known: Vec::new() })
             }
             other => Err(Error::argument("", excerpt(&other), "an object")),
         }

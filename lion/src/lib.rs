@@ -22,6 +22,7 @@
 mod accumulation;
 mod builder;
 mod check;
+pub mod checkpoint;
 mod clip;
 mod config;
 mod constraint;
@@ -35,7 +36,6 @@ mod host_threads;
 mod hyperparameter;
 mod json;
 mod loss_scale;
-mod memory;
 mod metrics;
 mod optimizer;
 pub mod options;
@@ -44,7 +44,7 @@ pub mod replay;
 pub mod schedule;
 mod sign_agreement;
 mod stalled;
-pub mod state;
+mod state;
 mod statistics;
 pub mod tensor_file;
 mod update;
@@ -58,7 +58,7 @@ pub use constraint::{Axes, Constraint};
 pub use decay::DecayScale;
 pub use ema::EmaCadence;
 pub use error::{Error, ErrorKind};
-pub use group::{Group, GroupId, Rates};
+pub use group::{Group, GroupId, StepHyperparameters};
 pub use host_threads::ParallelFor;
 pub use hyperparameter::Hyperparameter;
 pub use lion_autotune::Profile;
@@ -68,7 +68,7 @@ pub use optimizer::{Abandoned, BeginOptions, Lion, StepId};
 pub use schedule::Schedule;
 pub use statistics::{Gradient, Statistics};
 pub use update::Update;
-pub use variable::{StateMut, VariableId, VariableOptions, VariableView};
+pub use variable::{VariableId, VariableOptions, VariableStateMut, VariableView};
 
 /// What a training program names: `use lion::prelude::*;`.
 pub mod prelude {

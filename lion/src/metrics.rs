@@ -25,21 +25,21 @@ pub struct Metrics {
     /// as they are rounded to nearest: of a sample of at most 4,096 elements of each variable, after its update. Known in
     /// the updates 1, 2, 4, 8, … unless the learning rate rises. Parameters that are rounded at random or have low halves
     /// are not among them; without any others the share is 0.
-    pub stalled: Option<f64>,
+    pub stalled_fraction: Option<f64>,
 }
 
 impl Metrics {
     /// Of a call that does nothing, and the start of others.
-    pub(crate) fn of_nothing(learning_rate: f32, loss_scale: Option<f32>) -> Self {
+    pub(crate) fn empty(learning_rate: f32, loss_scale: Option<f32>) -> Self {
         Metrics {
-            outcome: Outcome::Nothing,
+            outcome: Outcome::Empty,
             learning_rate,
             loss_scale,
             gradient_norm: None,
             clipped_norm: None,
             clipped: None,
             non_finite: None,
-            stalled: None,
+            stalled_fraction: None,
         }
     }
 }
@@ -49,7 +49,7 @@ impl Metrics {
 #[non_exhaustive]
 pub enum Outcome {
     /// It named no variable: nothing.
-    Nothing,
+    Empty,
     /// It moved the parameters.
     Updated,
     /// It added the gradients to the accumulators.

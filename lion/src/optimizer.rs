@@ -1,10 +1,10 @@
 //! The optimizer: the variables with their state, and the call that moves them.
 
-mod call;
+mod accessors;
+mod batch;
 mod check;
+mod context;
 mod passes;
-mod queue;
-mod state;
 mod step;
 
 use std::collections::HashMap;
@@ -13,20 +13,20 @@ use lion_autotune::{Dtypes, Operation, Profile};
 use lion_kernels::{Backend, Dtype, GradientStatistics, GradientTransform, Task, with_ieee_state};
 use regex::Regex;
 
-use self::call::{Call, Room};
 use self::check::Completeness;
+use self::context::{ConstraintScratch, StepContext};
 use self::passes::clear_accumulators_beside;
 use self::step::OpenStep;
-use crate::accumulation::Window;
+use crate::accumulation::AccumulationCycle;
 use crate::builder::Builder;
-use crate::clip::{Clipping, Found};
-use crate::ema::Averaging;
-use crate::group::{Rates, Steps};
+use crate::clip::{ClipMode, GradientSummary};
+use crate::ema::EmaSettings;
+use crate::group::{GroupStep, StepHyperparameters};
 use crate::host_threads::HostThreads;
 use crate::loss_scale::LossScale;
-use crate::memory::Memory;
+use crate::state::State;
 use crate::statistics::Statistics;
-use crate::variable::{Variable, Wanted};
+use crate::variable::{StateSpec, Variable};
 use crate::watch::{Stalls, Watch};
 use crate::{
     Config, EmaCadence, Error, Group, GroupId, Metrics, Outcome, Update, VariableId, VariableOptions,
@@ -69,14 +69,14 @@ pub struct Lion {
     /// For what no profile is about.
     backend: Backend,
     patterns: Vec<Regex>,
-    clipping: Clipping,
-    window: Window,
-    averaging: Option<Averaging>,
+    clip_mode: ClipMode,
+    cycle: AccumulationCycle,
+    ema: Option<EmaSettings>,
     loss_scale: LossScale,
     /// The first is the optimizer's own hyperparameters.
     groups: Vec<Group>,
     variables: Vec<Variable>,
-    memory: Memory,
+    state: State,
     names: HashMap<String, VariableId>,
     iterations: u64,
     /// The step that has begun and is neither finished nor abandoned.
@@ -91,13 +91,13 @@ pub struct Lion {
 #[derive(Debug, Default)]
 struct Scratch {
     /// By group.
-    steps: Vec<Steps>,
+    steps: Vec<GroupStep>,
     /// Of each variable's gradient, where the call looks ahead.
     measured: Vec<GradientStatistics>,
     statistics: Statistics,
     /// Empty between calls.
     tasks: Vec<Task<'static>>,
-    room: Room,
+    constraint: ConstraintScratch,
 }
 
 /// What a step in parts needs until it is finished; the rest is memory.
@@ -136,13 +136,13 @@ impl Lion {
             host: None,
             backend,
             patterns,
-            clipping: Clipping::new(&config),
-            window: Window::new(&config),
-            averaging: Averaging::new(&config, ema_cadence),
+            clip_mode: ClipMode::new(&config),
+            cycle: AccumulationCycle::new(&config),
+            ema: EmaSettings::new(&config, ema_cadence),
             loss_scale: LossScale::new(&config),
             groups: vec![Group::new()],
             variables: Vec::new(),
-            memory: Memory::default(),
+            state: State::default(),
             names: HashMap::new(),
             iterations: 0,
             open: None,
@@ -181,17 +181,17 @@ impl Lion {
             return Err(Error::DuplicateName { name: name.into() });
         }
         self.require_group(options.group)?;
-        let wanted = Wanted {
+        let wanted = StateSpec {
             momentum_dtype: self.config.momentum_dtype,
             stochastic_rounding: self.config.stochastic_rounding,
             split_master: self.config.split_master,
             decays: !self.patterns.iter().any(|pattern| pattern.is_match(name)),
-            ema: self.averaging.is_some(),
-            accumulator: self.window.calls.is_some(),
+            ema: self.ema.is_some(),
+            accumulator: self.cycle.steps.is_some(),
         };
         let id = VariableId(self.variables.len());
         let variable = Variable::new(name, shape, dtype, options, wanted)?;
-        self.memory.push(&variable).map_err(|source| variable.error(source))?;
+        self.state.push(&variable).map_err(|source| variable.error(source))?;
         self.variables.push(variable);
         self.names.insert(name.into(), id);
         Ok(id)
@@ -237,44 +237,44 @@ impl Lion {
         self.require_no_step()?;
         // No variables: nothing happens.
         if updates.is_empty() {
-            return Ok(Metrics::of_nothing(self.learning_rate(), self.loss_scale.factor()));
+            return Ok(Metrics::empty(self.learning_rate(), self.loss_scale.factor()));
         }
         // All that can be wrong, while nothing has been changed.
         self.check(updates, Completeness::Whole)?;
-        let mut call = self.call(self.only_overwrites(updates)?)?;
+        let mut context = self.step_context(self.only_overwrites(updates)?)?;
         let learning_rate = self.evaluate()?;
-        if call.looks_ahead {
-            self.look_ahead(&mut call, updates)?;
+        if context.needs_statistics {
+            self.compute_statistics(&mut context, updates)?;
         }
-        self.run(&call, updates)?;
-        if call.clears_accumulators(self.window) {
+        self.run(&context, updates)?;
+        if context.clears_accumulators(self.cycle) {
             let given = updates.iter().map(|update| (update.variable, update.elements()));
-            clear_accumulators_beside(given, &self.variables, &mut self.memory);
+            clear_accumulators_beside(given, &self.variables, &mut self.state);
         }
         let mut stalls = None;
-        if self.watch.looks_for_stalls(call.outcome, &self.config.learning_rate, learning_rate) {
+        if self.watch.looks_for_stalls(context.outcome, &self.config.learning_rate, learning_rate) {
             stalls.insert(self.watch.stalls()).add(&self.variables, &self.scratch.steps, updates);
         }
-        Ok(self.count(&call, learning_rate, stalls.as_ref()))
+        Ok(self.count(&context, learning_rate, stalls.as_ref()))
     }
 
     /// Does the call's work on the variables, or parts of them, that are given.
-    fn run(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
+    fn run(&mut self, context: &StepContext, updates: &mut [Update<'_>]) -> Result<(), Error> {
         // A dynamic loss scale skips the call where a gradient is not finite.
-        if call.outcome == Outcome::Skipped {
-            return self.keep_all(updates);
+        if context.outcome == Outcome::Skipped {
+            return self.copy_sources(updates);
         }
         // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
         // decay, step, average; and then its constraint.
-        if self.visit(call, updates)? {
-            self.constrain_and_copy(call, updates)?;
+        if self.update_variables(context, updates)? {
+            self.run_deferred(context, updates)?;
         }
         Ok(())
     }
 
     /// Counts a call that has done its work.
-    fn count(&mut self, call: &Call, learning_rate: f32, stalls: Option<&Stalls>) -> Metrics {
-        match call.outcome {
+    fn count(&mut self, context: &StepContext, learning_rate: f32, stalls: Option<&Stalls>) -> Metrics {
+        match context.outcome {
             Outcome::Skipped => self.loss_scale.overflowed(),
             _ => {
                 self.iterations = self.iterations.saturating_add(1);
@@ -283,7 +283,7 @@ impl Lion {
             }
         }
         self.watch.warn(self.loss_scale.factor().filter(|_| self.loss_scale.is_dynamic()), stalls);
-        Metrics { stalled: stalls.map(Stalls::share), ..call.metrics(learning_rate) }
+        Metrics { stalled_fraction: stalls.map(Stalls::fraction), ..context.metrics(learning_rate) }
     }
 
     /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
@@ -300,19 +300,19 @@ impl Lion {
     /// The step of each group, with its hyperparameters as schedules have them in this call. Gives the learning
     /// rate.
     fn evaluate(&mut self) -> Result<f32, Error> {
-        let call = self.iterations;
-        let own = Rates::new(&self.config, call);
+        let step = self.iterations;
+        let own = StepHyperparameters::new(&self.config, step);
         let steps = &mut self.scratch.steps;
         for (index, group) in self.groups.iter().enumerate() {
-            let rates = group.rates(&own, call);
+            let hyperparameters = group.step_hyperparameters(&own, step);
             let checked = || {
-                rates
-                    .steps(call)
+                hyperparameters
+                    .group_step(step)
                     .map_err(|error| if index == 0 { error } else { error.under(&format!("group {index}")) })
             };
             match steps.get_mut(index) {
                 // Mostly they are the numbers of the last call, which have been checked.
-                Some(known) if known.rates.same(&rates) => {}
+                Some(known) if known.hyperparameters.same(&hyperparameters) => {}
                 Some(known) => *known = checked()?,
                 None => steps.push(checked()?),
             }
@@ -330,11 +330,11 @@ impl Lion {
     }
 
     /// What kind of call this is.
-    fn call(&self, only_overwrites: bool) -> Result<Call, Error> {
-        let ends_window = self.window.ends(self.iterations);
+    fn step_context(&self, only_overwrites: bool) -> Result<StepContext, Error> {
+        let ends_cycle = self.cycle.ends(self.iterations);
         let outcome = match only_overwrites {
             true => Outcome::Overwritten,
-            false if ends_window => Outcome::Updated,
+            false if ends_cycle => Outcome::Updated,
             false => Outcome::Accumulated,
         };
         let loss_scale = self.loss_scale.factor();
@@ -342,27 +342,27 @@ impl Lion {
         if let Some(factor) = loss_scale {
             gradient = gradient.loss_scale(factor)?;
         }
-        if let (Some(calls), true) = (self.window.calls, ends_window) {
-            gradient = gradient.average_over(calls.get())?;
+        if let (Some(steps), true) = (self.cycle.steps, ends_cycle) {
+            gradient = gradient.average_over(steps.get())?;
         }
-        let ema = match self.averaging {
-            Some(averaging) if outcome != Outcome::Overwritten => {
-                averaging.at(self.window.index(self.iterations), ends_window)?
+        let ema = match self.ema {
+            Some(settings) if outcome != Outcome::Overwritten => {
+                settings.at(self.cycle.index(self.iterations), ends_cycle)?
             }
             _ => None,
         };
-        let by_norm = matches!(self.clipping, Clipping::Global(_) | Clipping::Norm(_));
-        Ok(Call {
+        let by_norm = matches!(self.clip_mode, ClipMode::Global(_) | ClipMode::Norm(_));
+        Ok(StepContext {
             backend: self.backend,
             number: self.iterations,
             outcome,
-            ends_window,
+            ends_cycle,
             loss_scale,
             gradient,
-            clipping: self.clipping,
+            clip_mode: self.clip_mode,
             ema,
-            looks_ahead: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
-            found: Found::before(self.clipping),
+            needs_statistics: (by_norm && outcome == Outcome::Updated) || self.loss_scale.is_dynamic(),
+            gradients: GradientSummary::before(self.clip_mode),
         })
     }
 

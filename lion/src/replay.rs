@@ -90,7 +90,7 @@ impl Recording {
     }
 
     /// The number of calls.
-    pub fn calls(&self) -> usize {
+    pub fn steps(&self) -> usize {
         self.steps.len()
     }
 
@@ -121,10 +121,10 @@ impl Recording {
     ///
     /// # Errors
     /// A file that cannot be read, and memory that cannot be had.
-    pub fn read_gradients(&self, call: usize, gradients: &mut Gradients) -> Result<(), Error> {
+    pub fn read_gradients(&self, step: usize, gradients: &mut Gradients) -> Result<(), Error> {
         gradients.buffers.resize_with(self.variables.len(), Default::default);
         gradients.buffers.iter_mut().for_each(|(present, _)| *present = false);
-        for (index, tensor) in self.steps.get(call).into_iter().flatten() {
+        for (index, tensor) in self.steps.get(step).into_iter().flatten() {
             let (present, buffer) = &mut gradients.buffers[*index];
             let fits =
                 |values: &TensorBuf| values.dtype() == tensor.dtype() && values.len() == tensor.elements();
@@ -147,8 +147,8 @@ impl Recording {
     }
 
     /// Says of an error in which call it came up.
-    fn in_call(&self, call: usize, error: Error) -> Error {
-        self.file.error(None, format!("step {call}: {error}"))
+    fn in_step(&self, step: usize, error: Error) -> Error {
+        self.file.error(None, format!("step {step}: {error}"))
     }
 }
 
@@ -213,8 +213,8 @@ pub fn run(
 ) -> Result<(), Error> {
     check_number(variables, parameters)?;
     let mut gradients = Gradients::default();
-    for call in 0..recording.calls() {
-        recording.read_gradients(call, &mut gradients)?;
+    for step in 0..recording.steps() {
+        recording.read_gradients(step, &mut gradients)?;
         let mut updates = Vec::with_capacity(variables.len());
         for (index, (&variable, parameter)) in variables.iter().zip(parameters.iter_mut()).enumerate() {
             let parameter = parameter.to_mut();
@@ -223,8 +223,8 @@ pub fn run(
                 None => Update::without_gradient(variable, parameter),
             });
         }
-        optimizer.apply(&mut updates).map_err(|error| recording.in_call(call, error))?;
-        after(call + 1);
+        optimizer.apply(&mut updates).map_err(|error| recording.in_step(step, error))?;
+        after(step + 1);
     }
     Ok(())
 }

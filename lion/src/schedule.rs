@@ -23,7 +23,6 @@
 //! cycle. No value is negative or NaN, but a closure's; one that grows without bound ends as infinity. The optimizer
 //! refuses such values when their step comes.
 
-mod closure;
 mod constant;
 mod cosine_decay;
 mod cosine_decay_restarts;
@@ -32,18 +31,18 @@ mod inverse_square_root;
 mod inverse_time_decay;
 mod linear_warmup;
 mod one_cycle;
-mod periods;
+mod periodic_decay;
 mod piecewise_constant_decay;
 mod polynomial_decay;
+mod schedule_fn;
 mod warmup_stable_decay;
 
 use lion_kernels::with_ieee_state;
 use serde_json::{Map, Value};
 
-use crate::json::{Fields, LION_MODULE, Wrapped};
+use crate::json::{KerasObject, LION_MODULE, ObjectReader};
 use crate::{Error, Hyperparameter};
 
-pub use closure::Closure;
 pub use constant::Constant;
 pub use cosine_decay::CosineDecay;
 pub use cosine_decay_restarts::CosineDecayRestarts;
@@ -54,10 +53,11 @@ pub use linear_warmup::LinearWarmup;
 pub use one_cycle::OneCycle;
 pub use piecewise_constant_decay::PiecewiseConstantDecay;
 pub use polynomial_decay::PolynomialDecay;
+pub use schedule_fn::ScheduleFn;
 pub use warmup_stable_decay::{DecayShape, WarmupStableDecay};
 
 /// What the file of a schedule gives; the table does the rest.
-trait Curve: Sized {
+trait ScheduleImpl: Sized {
     /// The value in call number `step`.
     fn at(&self, step: u64) -> f64;
 
@@ -65,11 +65,10 @@ trait Curve: Sized {
     fn write(&self, config: &mut Map<String, Value>) -> Result<(), Error>;
 
     /// The reverse.
-    fn read(config: &mut Fields) -> Result<Self, Error>;
+    fn read(config: &mut ObjectReader) -> Result<Self, Error>;
 }
 
 const KERAS: &str = "keras.optimizers.schedules";
-const HOUSE: &str = LION_MODULE;
 
 /// What can stand in a file in place of a custom schedule, and what in a program.
 const IN_ITS_PLACE: &str = "a schedule of keras.optimizers.schedules or of lion: write it as one of these, or set it in \
@@ -84,7 +83,7 @@ macro_rules! schedules {
         }
 
         impl Schedule {
-            /// The names of all schedules. No file can hold a [`Closure`].
+            /// The names of all schedules. No file can hold a [`ScheduleFn`].
             pub const CLASSES: &'static [&'static str] = &[$(stringify!($class)),+];
 
             fn value(&self, step: u64) -> f64 {
@@ -99,7 +98,7 @@ macro_rules! schedules {
                 match &self.kind { $(Kind::$class(curve) => curve.write(config),)+ }
             }
 
-            fn read_config(class: &str, config: &mut Fields) -> Result<Option<Self>, Error> {
+            fn read_config(class: &str, config: &mut ObjectReader) -> Result<Option<Self>, Error> {
                 match class {
                     $(stringify!($class) => $class::read(config).map(|curve| Some(curve.into())),)+
                     _ => Ok(None),
@@ -130,12 +129,12 @@ schedules! {
     PolynomialDecay, KERAS, "PolynomialDecay";
     CosineDecay, KERAS, "CosineDecay";
     CosineDecayRestarts, KERAS, "SGDRDecay";
-    Constant, HOUSE, "Constant";
-    LinearWarmup, HOUSE, "LinearWarmup";
-    WarmupStableDecay, HOUSE, "WarmupStableDecay";
-    InverseSquareRoot, HOUSE, "InverseSquareRoot";
-    OneCycle, HOUSE, "OneCycle";
-    Closure, HOUSE, "Closure";
+    Constant, LION_MODULE, "Constant";
+    LinearWarmup, LION_MODULE, "LinearWarmup";
+    WarmupStableDecay, LION_MODULE, "WarmupStableDecay";
+    InverseSquareRoot, LION_MODULE, "InverseSquareRoot";
+    OneCycle, LION_MODULE, "OneCycle";
+    ScheduleFn, LION_MODULE, "ScheduleFn";
 }
 
 /// A learning rate for each call of the optimizer: one of those in [`schedule`](self), or a closure.
@@ -154,7 +153,7 @@ impl Schedule {
     /// assert_eq!(halving.at(1000), 5e-4);
     /// ```
     pub fn from_fn(function: impl Fn(u64) -> f32 + Send + Sync + 'static) -> Self {
-        Closure::new(function).into()
+        ScheduleFn::new(function).into()
     }
 
     /// The value in call number `step`, from 0.
@@ -186,18 +185,18 @@ impl Schedule {
         let mut config = Map::new();
         self.write_config(&mut config)?;
         config.insert("name".into(), self.name.as_deref().unwrap_or(name).into());
-        Ok(Wrapped::write(module, class, config))
+        Ok(KerasObject::write(module, class, config))
     }
 
     /// The reverse.
     pub(crate) fn read(value: Value) -> Result<Self, Error> {
-        let mut wrapped = Wrapped::read(value)?;
+        let mut wrapped = KerasObject::read(value)?;
         wrapped.check_origin(IN_ITS_PLACE)?;
         let (config, within) = (wrapped.config.take(), |error: Error| error.under("config"));
-        let mut config = Fields::new(config).map_err(within)?;
+        let mut config = ObjectReader::new(config).map_err(within)?;
         let Some(mut schedule) = Self::read_config(&wrapped.class, &mut config).map_err(within)? else {
             let of_files: Vec<_> =
-                Self::CLASSES.iter().copied().filter(|class| *class != "Closure").collect();
+                Self::CLASSES.iter().copied().filter(|class| *class != "ScheduleFn").collect();
             return Err(wrapped.unknown_class(format!("one of {}", of_files.join(", "))));
         };
         let (module, _, default) = schedule.labels();

@@ -6,7 +6,7 @@ use crate::stalled::{PART, for_each_part};
 
 /// The share of elements for which `momentum * beta_1 + gradient * (1 - beta_1)` has the sign of the gradient, which is
 /// that of a number above zero, below zero, or zero. NaN has none. Of no elements the share is 0.
-pub(crate) fn share(
+pub(crate) fn fraction(
     momentum: TensorRef<'_>,
     gradient: TensorRef<'_>,
     beta_1: f32,

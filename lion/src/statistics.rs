@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use lion_kernels::{GradientStatistics, STATISTICS_BLOCK, TensorRef};
 
-use crate::clip::{Clipping, Found};
+use crate::clip::{ClipMode, GradientSummary};
 use crate::variable::Variable;
 use crate::{Error, VariableId};
 
@@ -18,7 +18,7 @@ use crate::{Error, VariableId};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     /// The number of the call that they are for.
-    pub(crate) call: u64,
+    pub(crate) step: u64,
     /// The first block of each variable, and the end of the last.
     pub(crate) first_blocks: Vec<usize>,
     pub(crate) blocks: Vec<GradientStatistics>,
@@ -73,10 +73,10 @@ impl Statistics {
     /// # Errors
     /// Another call's, or another optimizer's number of blocks; a block that both have. Nothing is taken over then.
     pub fn merge(&mut self, other: &Statistics) -> Result<(), Error> {
-        if (self.call, &self.first_blocks) != (other.call, &other.first_blocks) {
+        if (self.step, &self.first_blocks) != (other.step, &other.first_blocks) {
             return Err(Error::Statistics {
-                what: format!("for call {} and {} blocks", other.call, other.blocks.len()),
-                allowed: format!("for call {} and {} blocks", self.call, self.blocks.len()),
+                what: format!("for step {} and {} blocks", other.step, other.blocks.len()),
+                allowed: format!("for step {} and {} blocks", self.step, self.blocks.len()),
             });
         }
         if let Some(twice) = (0..self.measured.len()).find(|&at| self.measured[at] && other.measured[at]) {
@@ -98,8 +98,8 @@ impl Statistics {
     }
 
     /// Begins anew, for call number `call`.
-    pub(crate) fn reset(&mut self, call: u64, variables: &[Variable]) -> Result<(), Error> {
-        self.call = call;
+    pub(crate) fn reset(&mut self, step: u64, variables: &[Variable]) -> Result<(), Error> {
+        self.step = step;
         // Variables are only ever added.
         if self.first_blocks.len() == variables.len() + 1 {
             self.blocks.fill(GradientStatistics::default());
@@ -148,12 +148,12 @@ impl Statistics {
     /// variable counts for a dynamic loss scale only.
     pub(crate) fn summarize(
         &self,
-        clipping: Clipping,
+        clipping: ClipMode,
         dynamic: bool,
         variables: &[Variable],
         each: &mut Vec<GradientStatistics>,
-    ) -> Found {
-        let mut found = Found::before(clipping);
+    ) -> GradientSummary {
+        let mut found = GradientSummary::before(clipping);
         each.clear();
         for (index, variable) in variables.iter().enumerate() {
             let whole = GradientStatistics::from_blocks(

@@ -77,18 +77,18 @@ fn reorder(bytes: &mut [u8], dtype: Dtype) {
 
 /// Where in which file, for errors.
 #[derive(Clone, Copy, Debug)]
-struct Place<'a> {
+struct ErrorContext<'a> {
     path: &'a Path,
     tensor: Option<&'a str>,
 }
 
-impl<'a> Place<'a> {
+impl<'a> ErrorContext<'a> {
     fn file(path: &'a Path) -> Self {
-        Place { path, tensor: None }
+        ErrorContext { path, tensor: None }
     }
 
     fn tensor(path: &'a Path, name: &'a str) -> Self {
-        Place { path, tensor: Some(name) }
+        ErrorContext { path, tensor: Some(name) }
     }
 
     fn is(self, reason: impl Into<String>) -> Error {

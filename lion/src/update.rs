@@ -135,7 +135,7 @@ impl<'a> Update<'a> {
     }
 
     /// The parameter as it was, where it is now written. The lengths and formats have been checked.
-    pub(crate) fn keep(&mut self) {
+    pub(crate) fn copy_source(&mut self) {
         if let Some(source) = self.source {
             let alike = self.parameter.copy_from(source);
             debug_assert!(alike, "the source has been checked");

@@ -90,7 +90,7 @@ pub struct VariableView<'a> {
 /// A variable's state, to be restored from elsewhere; see [`Lion::state_mut`](crate::Lion::state_mut).
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct StateMut<'a> {
+pub struct VariableStateMut<'a> {
     /// As in [`VariableView`].
     pub momentum: Option<TensorMut<'a>>,
     /// As in [`VariableView`].
@@ -101,9 +101,13 @@ pub struct StateMut<'a> {
     pub accumulator: Option<&'a mut [f32]>,
 }
 
-impl<'a> StateMut<'a> {
+impl<'a> VariableStateMut<'a> {
     /// Takes away the state of the next `len` elements after `skipped` others, which are dropped.
-    pub(crate) fn take(&mut self, skipped: usize, len: usize) -> Result<StateMut<'a>, lion_kernels::Error> {
+    pub(crate) fn take(
+        &mut self,
+        skipped: usize,
+        len: usize,
+    ) -> Result<VariableStateMut<'a>, lion_kernels::Error> {
         fn cut<'a, T>(tensor: &mut Option<&'a mut [T]>, skipped: usize, len: usize) -> Option<&'a mut [T]> {
             let (taken, rest) = tensor.take()?.split_at_mut(skipped).1.split_at_mut(len);
             *tensor = Some(rest);
@@ -117,7 +121,7 @@ impl<'a> StateMut<'a> {
                 Some(taken)
             }
         };
-        Ok(StateMut {
+        Ok(VariableStateMut {
             momentum,
             low: cut(&mut self.low, skipped, len),
             ema: cut(&mut self.ema, skipped, len),
@@ -154,7 +158,7 @@ pub(crate) fn joined<'t>(
     }
 }
 
-/// A registered variable; its state is in [`Memory`](crate::memory::Memory).
+/// A registered variable; its state is in [`State`](crate::state::State).
 #[derive(Clone, Debug)]
 pub(crate) struct Variable {
     pub(crate) name: String,
@@ -184,7 +188,7 @@ pub(crate) struct Constrained {
 
 /// What the optimizer wants kept of each variable.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct StateSpec {
     pub(crate) momentum_dtype: Option<Dtype>,
     pub(crate) stochastic_rounding: Option<u64>,
     pub(crate) split_master: bool,
@@ -199,7 +203,7 @@ impl Variable {
         shape: &[usize],
         dtype: Dtype,
         options: VariableOptions,
-        wanted: Wanted,
+        wanted: StateSpec,
     ) -> Result<Self, Error> {
         let Some(len) = elements(shape) else {
             return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });

@@ -5,7 +5,7 @@ use std::fmt;
 
 use lion_kernels::Dtype;
 
-use crate::group::Steps;
+use crate::group::GroupStep;
 use crate::stalled;
 use crate::variable::{Store, Variable};
 use crate::{Hyperparameter, Outcome, Update, VariableId};
@@ -13,7 +13,7 @@ use crate::{Hyperparameter, Outcome, Update, VariableId};
 /// At most so many elements of a variable are looked at, so that a check costs little beside a call.
 const SAMPLE: usize = 4096;
 
-/// A variable stalls if this share of its elements does.
+/// A variable stalls if this fraction of its elements does.
 const STALLED: f64 = 0.5;
 
 /// The warnings that an optimizer has given, and what it needs to know for those to come.
@@ -102,33 +102,33 @@ pub(crate) struct Stalls {
 
 impl Stalls {
     /// Looks at parameters after their step. A variable that comes by ranges is one.
-    pub(crate) fn add(&mut self, variables: &[Variable], steps: &[Steps], updates: &[Update<'_>]) {
+    pub(crate) fn add(&mut self, variables: &[Variable], steps: &[GroupStep], updates: &[Update<'_>]) {
         for update in updates {
             let variable = &variables[update.variable.0];
-            let learning_rate = steps[variable.group.0].rates.learning_rate;
+            let learning_rate = steps[variable.group.0].hyperparameters.learning_rate;
             // Without a gradient, or with a rate of 0, it is meant to stay.
             let moves = update.gradient.is_some() && !variable.overwritten && learning_rate > 0.0;
             if !moves || variable.dtype == Dtype::F32 || variable.store != Store::Nearest {
                 continue;
             }
             let elements = update.parameter.len().min(SAMPLE) as f64;
-            let share = stalled::fraction_of_sample(update.parameter.to_ref(), learning_rate, SAMPLE);
-            self.stalled += share * elements;
+            let fraction = stalled::fraction_of_sample(update.parameter.to_ref(), learning_rate, SAMPLE);
+            self.stalled += fraction * elements;
             self.looked_at += elements;
-            if self.warns && share >= STALLED && !self.variables.contains(&update.variable) {
-                self.first.get_or_insert_with(|| describe(variable, share, learning_rate));
+            if self.warns && fraction >= STALLED && !self.variables.contains(&update.variable) {
+                self.first.get_or_insert_with(|| describe(variable, fraction, learning_rate));
                 self.variables.push(update.variable);
             }
         }
     }
 
-    /// The share of the elements that were looked at.
-    pub(crate) fn share(&self) -> f64 {
+    /// The fraction of the elements that were looked at.
+    pub(crate) fn fraction(&self) -> f64 {
         if self.looked_at == 0.0 { 0.0 } else { self.stalled / self.looked_at }
     }
 }
 
-fn describe(variable: &Variable, share: f64, learning_rate: f32) -> String {
+fn describe(variable: &Variable, fraction: f64, learning_rate: f32) -> String {
     let Variable { name, dtype, .. } = variable;
     let remedy = match dtype {
         Dtype::BF16 => "stochastic_rounding, split_master, or an f32 parameter with a bf16 copy",
@@ -137,7 +137,7 @@ fn describe(variable: &Variable, share: f64, learning_rate: f32) -> String {
     format!(
         "variable {name:?}: a step of {learning_rate} does not move {:.0} % of its {dtype} elements, to which it rounds \
          to nothing; use a larger learning rate, {remedy}",
-        share * 100.0
+        fraction * 100.0
     )
 }
 

@@ -201,7 +201,7 @@ fn kills_while_saving_lose_nothing() {
         generations += usize::from(found > iterations);
         iterations = found;
         for file in Index::read(&index).expect("an index").files {
-            lion::state::Checkpoint::read(folder.path().join(file.file)).expect("a whole file");
+            lion::checkpoint::Checkpoint::read(folder.path().join(file.file)).expect("a whole file");
         }
     }
     println!("{kills} kills, {generations} new checkpoints, {iterations} calls");

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion::options::TABLE;
 use lion::replay::{self as recorded, Recording};
-use lion::state::{Checkpoint, Tensor};
 use lion_autotune::profile::{can_write, user_path, write};
 use lion_autotune::{Dtypes, Level, Machine, Operation, Tuner, report};
 use pyo3::exceptions::PyValueError;

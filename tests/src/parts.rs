@@ -41,7 +41,7 @@ pub fn agrees_in_parts(scenario: &Scenario, backend: Backend, seed: u64) {
             // Metrics of stalled parameters are not compared: each rank samples its own.
             let told = |metrics: &Metrics| {
                 let mut metrics = *metrics;
-                metrics.stalled = None;
+                metrics.stalled_fraction = None;
                 format!("{metrics:?}")
             };
             assert_eq!(told(&metrics), told(&expected), "call {call} of {scenario:?}, cut by {seed}");

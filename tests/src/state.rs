@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 
 use crate::tensor_bits;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 use lion::Config;
-use lion::state::{Checkpoint, DynamicState, MomentumNames, Tensor, VariableState, import_momentum};
+use lion::checkpoint::{Checkpoint, LossScaleState, MomentumMapping, SavedVariable, Tensor, import_momentum};
 use lion::tensor_file::{self, Entry};
 use lion_tests::Rng;
 use lion_tests::safetensors::{file, zeros};
@@ -26,20 +26,20 @@ fn what_is_written_comes_back() {
     let values = [1.0_f32, -0.0, f32::MIN_POSITIVE / 2.0];
     let momentum = [bf16::ONE, bf16::NEG_ZERO, bf16::MIN];
     let tensor = || Some(Tensor::from(&values[..]));
-    let mut all = VariableState::new("net/0.kernel", &[3, 1]);
+    let mut all = SavedVariable::new("net/0.kernel", &[3, 1]);
     (all.parameter, all.ema, all.accumulator) = (tensor(), tensor(), tensor());
     all.momentum = Some(Tensor::from(&momentum[..]));
-    let mut alone = VariableState::new("a", &[3]);
+    let mut alone = SavedVariable::new("a", &[3]);
     alone.parameter = tensor();
     let config = Config::default().to_json().expect("written");
     for scale in [32768.0, 0.1, 0.0, f32::INFINITY, f32::MAX, f32::from_bits(1), 3.0e-20] {
         let checkpoint = Checkpoint {
             variables: vec![
-                VariableState { parameter: tensor(), ..VariableState::new("momentum/param/x", &[3]) },
-                VariableState { parameter: tensor(), ..VariableState::new("b", &[1, 3]) },
+                SavedVariable { parameter: tensor(), ..SavedVariable::new("momentum/param/x", &[3]) },
+                SavedVariable { parameter: tensor(), ..SavedVariable::new("b", &[1, 3]) },
             ],
             iterations: u64::MAX,
-            dynamic: Some(DynamicState { scale, step_counter: 12 }),
+            dynamic: Some(LossScaleState { scale, step_counter: 12 }),
             config_json: Some(config.clone()),
             seed: Some(u64::MAX),
         };
@@ -163,10 +163,10 @@ fn momentum_of_other_programs() {
     let values = [1.0_f32, 2.0];
     let variables = [("net/kernel", &[2][..]), ("bias", &[1])];
     for (names, [kernel, bias]) in [
-        (MomentumNames::torch(), ["net.kernel.exp_avg", "exp_avg/bias"]),
-        (MomentumNames::keras(), ["lion/net_kernel_momentum", "lion/bias_momentum"]),
-        (MomentumNames::optax(), ["0/mu/net/kernel", "0.mu.bias"]),
-        (MomentumNames::patterns(["m/{name}"]).rename("bias", "{name}"), ["m/net/kernel", "m/{name}"]),
+        (MomentumMapping::torch(), ["net.kernel.exp_avg", "exp_avg/bias"]),
+        (MomentumMapping::keras(), ["lion/net_kernel_momentum", "lion/bias_momentum"]),
+        (MomentumMapping::optax(), ["0/mu/net/kernel", "0.mu.bias"]),
+        (MomentumMapping::patterns(["m/{name}"]).rename("bias", "{name}"), ["m/net/kernel", "m/{name}"]),
     ] {
         let entries = [
             Entry { name: kernel, shape: &[2], values: (&values[..]).into() },
@@ -188,7 +188,7 @@ fn momentum_of_other_programs() {
         refused(("bias", &[1, 1]), "has the shape [1], and the variable \"bias\" has [1, 1]");
     }
     fs::write(&path, zeros(&[("bias.exp_avg", 1), ("exp_avg.bias", 1)])).expect("written");
-    let two = import_momentum(&path, &MomentumNames::torch(), [("bias", &[1][..])]);
+    let two = import_momentum(&path, &MomentumMapping::torch(), [("bias", &[1][..])]);
     let error = two.map(|_| ()).expect_err("two").to_string();
     assert!(error.contains("bias: its momentum may be bias.exp_avg or exp_avg.bias"), "{error}");
 }
@@ -203,19 +203,20 @@ fn momentum_is_found_where_programs_put_it() {
         ("keras2/momentum.safetensors", ["dense/kernel", "dense/bias"]),
     ] {
         let variables = [(kernel, &[2, 1][..]), (bias, &[1])];
-        let read = import_momentum(found(file), &MomentumNames::keras(), variables).expect("found");
+        let read = import_momentum(found(file), &MomentumMapping::keras(), variables).expect("found");
         assert_eq!(read.iter().map(|values| values.len()).collect::<Vec<_>>(), [2, 1]);
     }
     let folder = tempdir().expect("a folder");
     let path = folder.path().join("foreign.safetensors");
-    let import = |names: &MomentumNames, there: &[&str], variables: &[&str]| {
+    let import = |names: &MomentumMapping, there: &[&str], variables: &[&str]| {
         let sizes: Vec<_> = there.iter().enumerate().map(|(index, name)| (*name, index + 1)).collect();
         fs::write(&path, zeros(&sizes)).expect("written");
         let shapes: Vec<_> = (1..=variables.len()).map(|size| [size]).collect();
         let variables = variables.iter().copied().zip(shapes.iter().map(|shape| &shape[..]));
         import_momentum(&path, names, variables).map(|_| ()).map_err(|error| error.to_string())
     };
-    let (torch, keras, optax) = (MomentumNames::torch(), MomentumNames::keras(), MomentumNames::optax());
+    let (torch, keras, optax) =
+        (MomentumMapping::torch(), MomentumMapping::keras(), MomentumMapping::optax());
     for (names, there) in [
         (&torch, "module.net.kernel.exp_avg"),
         (&torch, "_orig_mod.net.kernel.exp_avg"),
@@ -261,7 +262,7 @@ fn write_forever(path: &Path) {
     for number in 0_u64.. {
         // Sizes differ, so that a mixture of two files cannot look like one.
         let values = vec![number as f32; 1000 + (number % 7) as usize * 3000];
-        let mut variable = VariableState::new("w", &[values.len()]);
+        let mut variable = SavedVariable::new("w", &[values.len()]);
         variable.parameter = Some(Tensor::from(&values[..]));
         variable.momentum = Some(Tensor::from(&values[..]));
         let checkpoint =

@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 
 use half::bf16;
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion::tensor_file::{Entry, Planned, TensorFile, write, write_streamed};
 use lion::{Dtype, DynamicLossScale, Error, Lion, TensorBuf, TensorRef, Update, VariableId, VariableOptions};
 use lion_tests::{Rng, checkpoint_text, fill, tensor_bits};

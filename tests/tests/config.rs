@@ -131,13 +131,13 @@ fn closures_stay_in_the_program() {
     let half = Schedule::from_fn(|_| 0.5);
     assert_eq!(half, half.clone());
     assert_ne!(half, Schedule::from_fn(|_| 0.5));
-    assert!(format!("{half:?}").contains("Closure(..)"));
+    assert!(format!("{half:?}").contains("ScheduleFn(..)"));
     let message = config.to_json().unwrap_err().to_string();
     assert_eq!(message, "learning_rate.after is a closure, which cannot be written to a file");
-    let text = r#"{"learning_rate": {"module": "lion", "class_name": "Closure", "config": {}}}"#;
+    let text = r#"{"learning_rate": {"module": "lion", "class_name": "ScheduleFn", "config": {}}}"#;
     assert_eq!(
         refused(text),
-        "learning_rate.config is that of a closure, and must be that of a schedule which a file can hold"
+        "learning_rate.config is a closure, and must be a schedule that a file can hold"
     );
 }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::bf16;
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 use lion::prelude::*;
-use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::tensor_file::TensorFile;
 use lion::{Error, TensorBuf};
 use lion_tests::checkpoint_text;
@@ -101,7 +101,7 @@ fn no_memory_for_what_a_file_holds() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("state.safetensors");
     let values = TensorBuf::zeroed(Dtype::F32, MANY).unwrap();
-    let mut variable = VariableState::new("w", &[MANY]);
+    let mut variable = SavedVariable::new("w", &[MANY]);
     variable.momentum = Some(Tensor::from(values.to_ref()));
     Checkpoint { variables: vec![variable], ..Checkpoint::default() }.write(&path).unwrap();
     let refused = with_memory_for(0, LARGE, || Checkpoint::read(&path).map(drop));

@@ -260,15 +260,15 @@ fn stalled_parameters() {
     let c = of(&mut optimizer, "c", Dtype::F32, GroupId::default());
     let d = of(&mut optimizer, "d", Dtype::F32, slow);
     let values = [1.0_f32, -1.0, 0.03, 0.0, f32::NAN];
-    assert_eq!(optimizer.stalled(a, &values.map(bf16::from_f32)[..]).unwrap(), 0.4);
-    assert_eq!(optimizer.stalled(b, &values.map(f16::from_f32)[..]).unwrap(), 0.4);
-    assert_eq!(optimizer.stalled(c, &values[..]).unwrap(), 0.0);
-    assert_eq!(optimizer.stalled(d, &values[..]).unwrap(), 0.6);
+    assert_eq!(optimizer.stalled_fraction(a, &values.map(bf16::from_f32)[..]).unwrap(), 0.4);
+    assert_eq!(optimizer.stalled_fraction(b, &values.map(f16::from_f32)[..]).unwrap(), 0.4);
+    assert_eq!(optimizer.stalled_fraction(c, &values[..]).unwrap(), 0.0);
+    assert_eq!(optimizer.stalled_fraction(d, &values[..]).unwrap(), 0.6);
     optimizer.set_learning_rate(0.01).unwrap();
-    assert_eq!(optimizer.stalled(a, &values.map(bf16::from_f32)[..]).unwrap(), 0.0);
-    assert!(optimizer.stalled(a, &values[..]).is_err());
+    assert_eq!(optimizer.stalled_fraction(a, &values.map(bf16::from_f32)[..]).unwrap(), 0.0);
+    assert!(optimizer.stalled_fraction(a, &values[..]).is_err());
     let none = optimizer.register("none", &[0], Dtype::BF16).unwrap();
-    assert_eq!(optimizer.stalled(none, TensorRef::empty(Dtype::BF16)).unwrap(), 0.0);
+    assert_eq!(optimizer.stalled_fraction(none, TensorRef::empty(Dtype::BF16)).unwrap(), 0.0);
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn calls_without_work() {
         let mut optimizer = builder.build().unwrap();
         optimizer.register("a", &[1], Dtype::F32).unwrap();
         let before = snapshot(&optimizer);
-        assert_eq!(optimizer.apply(&mut []).unwrap().outcome, Outcome::Nothing);
+        assert_eq!(optimizer.apply(&mut []).unwrap().outcome, Outcome::Empty);
         optimizer.finalize_variable_values(&mut []).unwrap();
         assert_eq!(snapshot(&optimizer), before);
     }
@@ -50,7 +50,7 @@ fn a_rate_of_a_group_names_the_group() {
     let (mut parameter, gradient) = ([1.0_f32], [1.0_f32]);
     let update = Update::new(id, &mut parameter[..], &gradient[..]);
     let error = optimizer.apply(&mut [update]).unwrap_err();
-    assert_eq!(error.to_string(), "group 1.learning_rate of call 0 is inf, and must be in [0, inf)");
+    assert_eq!(error.to_string(), "group 1.learning_rate of step 0 is inf, and must be in [0, inf)");
 }
 
 /// What fails, given an optimizer and the parameters of its two variables.
@@ -122,7 +122,7 @@ fn a_failed_call_changes_nothing() {
     refuse("there is no variable number 8; 2 are registered", &mut |it, p, _| {
         it.apply(&mut [Update::new(elsewhere, p, &g[..])]).unwrap_err()
     });
-    refuse("learning_rate of call 1 is NaN, and must be in [0, inf)", &mut |it, p, q| {
+    refuse("learning_rate of step 1 is NaN, and must be in [0, inf)", &mut |it, p, q| {
         it.apply(&mut [Update::new(a, p, &g[..]), Update::new(b, q, &h[..])]).unwrap_err()
     });
     refuse("there is a variable \"a\" already", &mut |it, _, _| {

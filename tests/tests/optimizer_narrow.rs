@@ -3,8 +3,8 @@
 use std::fs;
 
 use half::bf16;
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 use lion::prelude::*;
-use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Axes, Error, TensorMut, TensorRef};
 use lion_tests::safetensors::tensors;
 use lion_tests::{Rng, bits, checkpoint_text, ordinary};
@@ -214,7 +214,7 @@ fn stochastic_rounding_moves_what_nearest_rounding_does_not() {
     let (split, high) = trained(Lion::builder().split_master(true), 100);
     assert!((mean(&high) - 0.9).abs() < 0.005, "{}", mean(&high));
     let id = split.variable("w").expect("registered");
-    assert_eq!(split.stalled(id, &high[..]).expect("its parameter"), 0.0);
+    assert_eq!(split.stalled_fraction(id, &high[..]).expect("its parameter"), 0.0);
     // The seed decides.
     let again = |seed| trained(Lion::builder().stochastic_rounding(seed), 3).1;
     assert_eq!(again(5), again(5));
@@ -228,7 +228,7 @@ fn metrics_tell_what_stalls() {
         let id = optimizer.register("w", &[4], Dtype::BF16).expect("registered");
         let mut parameter = [1.0, 1.0, 1.0, 0.01].map(bf16::from_f32);
         let mut apply = || optimizer.apply(&mut [Update::new(id, &mut parameter, &[1.0_f32; 4])]);
-        (0..4).map(|_| apply().expect("applied").stalled).collect::<Vec<_>>()
+        (0..4).map(|_| apply().expect("applied").stalled_fraction).collect::<Vec<_>>()
     };
     // In the updates 1, 2 and 4.
     assert_eq!(stalled(Lion::builder()), [Some(0.75), Some(0.75), None, Some(0.75)]);
@@ -375,7 +375,7 @@ fn files_that_are_wrong() {
 #[test]
 fn a_low_half_of_another_shape() {
     let (mut optimizer, _) = trained(Lion::builder().split_master(true), 1);
-    let mut state = VariableState::new("w", &[1000]);
+    let mut state = SavedVariable::new("w", &[1000]);
     let (momentum, low) = (vec![bf16::ZERO; 1000], [0_i16; 999]);
     (state.momentum, state.low) = (Some(Tensor::from(&momentum)), Some(Tensor::from(&low)));
     let checkpoint = Checkpoint { variables: vec![state], ..Checkpoint::default() };

@@ -84,17 +84,17 @@ fn an_open_step_is_in_the_way_until_it_is_abandoned() {
     optimizer.apply(&mut [Update::new(b, &mut parameter, &gradient)]).expect("applied");
     let step = optimizer.begin(BeginOptions::default()).expect("begun");
     optimizer.part(step, &mut [Update::new(b, &mut parameter, &gradient)]).expect("done");
-    let open = "the step of call 1 has begun: finish or abandon it first";
+    let open = "step 1 has begun: finish or abandon it first";
     refused(optimizer.apply(&mut [Update::new(b, &mut parameter, &gradient)]), open);
     refused(optimizer.begin(BeginOptions::default()), open);
     refused(optimizer.checkpoint(), open);
     refused(optimizer.finalize_variable_values(&mut []), open);
     refused(optimizer.register("c", &[1], Dtype::F32), open);
-    refused(optimizer.restore(&lion::state::Checkpoint::default()), open);
+    refused(optimizer.restore(&lion::checkpoint::Checkpoint::default()), open);
     assert_eq!(optimizer.iterations(), 1);
 
     let abandoned = optimizer.abandon().expect("it was open");
-    assert_eq!((abandoned.call, abandoned.written), (1, vec![(b, 0..3)]));
+    assert_eq!((abandoned.step, abandoned.written), (1, vec![(b, 0..3)]));
     assert_eq!(optimizer.abandon(), None);
     let gone = "this step is not open: it was finished or abandoned, or is of another optimizer";
     refused(optimizer.part(step, &mut [Update::new(b, &mut parameter, &gradient)]), gone);
@@ -102,7 +102,7 @@ fn an_open_step_is_in_the_way_until_it_is_abandoned() {
 
     let next = optimizer.begin(BeginOptions::default()).expect("begun");
     refused(optimizer.finish(step), gone);
-    assert_eq!(optimizer.finish(next).expect("nothing was given").outcome, Outcome::Nothing);
+    assert_eq!(optimizer.finish(next).expect("nothing was given").outcome, Outcome::Empty);
     refused(optimizer.finish(next), gone);
     assert_eq!(optimizer.iterations(), 1);
     optimizer
@@ -150,7 +150,7 @@ fn statistics_must_be_of_the_step_and_of_whole_blocks() {
     let stale = BeginOptions { statistics: Some(&statistics), ..Default::default() };
     refused(
         optimizer.begin(stale),
-        "the statistics are for call 0 and 2 variables, and must be for call 1 and 2 variables",
+        "the statistics are for step 0 and 2 variables, and must be for step 1 and 2 variables",
     );
     let blocks = statistics.blocks(a).expect("registered").to_vec();
     let mut next = optimizer.statistics().expect("memory");
@@ -166,7 +166,7 @@ fn statistics_must_be_of_the_step_and_of_whole_blocks() {
     assert_eq!(next.blocks(b).map(<[_]>::len), Some(1));
     refused(
         next.merge(&statistics),
-        "the statistics are for call 0 and 4 blocks, and must be for call 1 and 4 blocks",
+        "the statistics are for step 0 and 4 blocks, and must be for step 1 and 4 blocks",
     );
 }
 
@@ -259,7 +259,7 @@ fn a_checkpoint_of_a_shard_is_taken_by_shards_within_it() {
     let (mut parameter, gradient) = ([0.0_f32; 6], [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]);
     first.apply(&mut [Update::new(id, &mut parameter, &gradient).range(2..8)]).expect("applied");
     first.checkpoint().expect("no open step").write(&path).expect("written");
-    let read = lion::state::Checkpoint::read(&path).expect("read");
+    let read = lion::checkpoint::Checkpoint::read(&path).expect("read");
     assert_eq!((read.variables[0].shape.as_slice(), &read.variables[0].shard), (&[2, 5][..], &Some(2..8)));
 
     let (mut within, id) = shard(Some(3..5));

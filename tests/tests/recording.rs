@@ -35,7 +35,7 @@ fn runs_that_are_refused() {
         assert!(error.contains(expected) && !error.contains('\n'), "{error}");
     }
     fs::write(&path, zeros(&[("param/a", 1)])).expect("written");
-    assert_eq!(Recording::open(&path).expect("no calls").calls(), 0);
+    assert_eq!(Recording::open(&path).expect("no steps").steps(), 0);
 }
 
 #[test]
@@ -46,16 +46,16 @@ fn golden_runs_are_read() {
         let path = case.expect("an entry").path().join("run.safetensors");
         let run = Recording::open(&path).unwrap_or_else(|error| panic!("{error}"));
         let names: Vec<_> = run.variables().map(|(name, ..)| name.to_owned()).collect();
-        assert!(names.is_sorted() && run.calls() > 0, "{names:?}");
+        assert!(names.is_sorted() && run.steps() > 0, "{names:?}");
         assert_eq!(run.parameters().expect("read").len(), names.len());
         let mut gradients = Gradients::default();
-        for call in 0..run.calls() {
+        for call in 0..run.steps() {
             run.read_gradients(call, &mut gradients).expect("read");
             let found = (0..names.len()).filter(|&index| gradients.get(index).is_some()).count();
             assert!(found > 0);
             missing += names.len() - found;
         }
-        run.read_gradients(run.calls(), &mut gradients).expect("none");
+        run.read_gradients(run.steps(), &mut gradients).expect("none");
         assert!(gradients.get(0).is_none());
     }
     assert!(missing > 0);
@@ -79,7 +79,7 @@ fn steps_share_memory() {
     entries.push(entry("grad/1/b", 4..6));
     lion::tensor_file::write(&path, &entries, &[]).expect("written");
     let run = Recording::open(&path).expect("valid");
-    assert_eq!((run.calls(), run.len()), (12, 2));
+    assert_eq!((run.steps(), run.len()), (12, 2));
     let mut gradients = Gradients::default();
     let mut address = None;
     for call in 0..12 {

@@ -1,6 +1,6 @@
 //! Restoring: an optimizer accepts checkpoints of its own kind, and rejects all others without changing.
 
-use lion::state::{Checkpoint, DynamicState, Tensor, VariableState};
+use lion::checkpoint::{Checkpoint, LossScaleState, SavedVariable, Tensor};
 use lion::{Dtype, Lion, TensorBuf, TensorRef, Update, VariableOptions};
 use lion_tests::checkpoint_text;
 
@@ -44,7 +44,7 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
         let variable = |name| {
             let tensor = || Some(Tensor::Borrowed(TensorRef::from(&values[..2])));
             let (momentum, ema, accumulator) = (tensor(), tensor(), tensor());
-            VariableState { momentum, ema, accumulator, ..VariableState::new(name, &[2]) }
+            SavedVariable { momentum, ema, accumulator, ..SavedVariable::new(name, &[2]) }
         };
         Checkpoint { variables: vec![variable("a"), variable("b")], iterations: 9, ..Checkpoint::default() }
     };
@@ -68,7 +68,7 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
     refused(&|it| it.variables[1].ema = None, "ema/b: is missing");
     refused(&|it| it.variables[0].accumulator = None, "accumulator/a: is missing");
     refused(
-        &|it| it.dynamic = Some(DynamicState { scale: 1.0, step_counter: 0 }),
+        &|it| it.dynamic = Some(LossScaleState { scale: 1.0, step_counter: 0 }),
         "dynamic_scale: is there, and the optimizer has none",
     );
     refused(

@@ -5,12 +5,12 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 use lion::replay::{self, Recording};
 use lion::schedule::{
     CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseSquareRoot, InverseTimeDecay, OneCycle,
     PolynomialDecay,
 };
-use lion::state::{Checkpoint, Tensor, VariableState};
 use lion::{Config, Hyperparameter, Lion, TensorBuf, VariableId};
 use lion_kernels::Backend;
 use lion_tests::model::{Clip, Rule};
@@ -164,7 +164,7 @@ fn sections(training: &Training) -> [Vec<u32>; 5] {
     let checkpoint = training.checkpoint();
     let mut all: [Vec<u32>; 5] = Default::default();
     for variable in &checkpoint.variables {
-        let VariableState { parameter, momentum, low, ema, accumulator, .. } = variable;
+        let SavedVariable { parameter, momentum, low, ema, accumulator, .. } = variable;
         let tensors = [parameter, momentum, low, ema, accumulator];
         for (bits_of, tensor) in all.iter_mut().zip(tensors) {
             bits_of.extend(tensor.iter().flat_map(|tensor| bits(&widened(tensor.to_ref()))));

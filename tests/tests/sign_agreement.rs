@@ -53,7 +53,7 @@ fn the_share_is_that_of_a_plain_loop() {
             }
         }
         assert!(agreeing > 0 && agreeing < len);
-        assert_eq!(optimizer.sign_agreement(a, &g[..]).unwrap(), agreeing as f64 / len as f64);
+        assert_eq!(optimizer.sign_agreement_fraction(a, &g[..]).unwrap(), agreeing as f64 / len as f64);
     }
 }
 
@@ -63,19 +63,20 @@ fn gradients_of_16_bits_are_widened() {
     let a = optimizer.register("a", &[4], Dtype::F32).unwrap();
     store(&[1.0, -1.0, 0.0, 0.0], optimizer.state_mut(a).unwrap().momentum);
     let g = [0.5, 0.5, 0.0, -0.5];
-    assert_eq!(optimizer.sign_agreement(a, &g.map(bf16::from_f32)[..]).unwrap(), 0.75);
-    assert_eq!(optimizer.sign_agreement(a, &g.map(f16::from_f32)[..]).unwrap(), 0.75);
+    assert_eq!(optimizer.sign_agreement_fraction(a, &g.map(bf16::from_f32)[..]).unwrap(), 0.75);
+    assert_eq!(optimizer.sign_agreement_fraction(a, &g.map(f16::from_f32)[..]).unwrap(), 0.75);
 }
 
 #[test]
 fn what_has_no_share() {
     let mut optimizer = Lion::builder().build().unwrap();
     let none = optimizer.register("none", &[0], Dtype::F32).unwrap();
-    assert_eq!(optimizer.sign_agreement(none, &[][..] as &[f32]).unwrap(), 0.0);
+    assert_eq!(optimizer.sign_agreement_fraction(none, &[][..] as &[f32]).unwrap(), 0.0);
     let overwrite = VariableOptions { overwrite_with_gradient: true, ..Default::default() };
     let b = optimizer.register_with("b", &[1], Dtype::F32, overwrite).unwrap();
-    let refused =
-        |optimizer: &Lion, gradient: &[f32]| optimizer.sign_agreement(b, gradient).unwrap_err().to_string();
+    let refused = |optimizer: &Lion, gradient: &[f32]| {
+        optimizer.sign_agreement_fraction(b, gradient).unwrap_err().to_string()
+    };
     let expected = "variable \"b\": the gradient has 2 elements, and its shape has 1";
     assert_eq!(refused(&optimizer, &[1.0, 1.0]), expected);
     let expected = "variable \"b\" is overwritten with its gradient, and has no momentum";

@@ -8,7 +8,7 @@ use std::ptr;
 use candle_core::backprop::GradStore;
 use candle_core::{Error, Result, Tensor, TensorId, Var, bail};
 use candle_nn::{Optimizer, VarMap};
-use lion::state::Checkpoint;
+use lion::checkpoint::Checkpoint;
 use lion::{Builder, Metrics, Update, VariableId, VariableOptions};
 
 use crate::gradient::{self, Gradient};

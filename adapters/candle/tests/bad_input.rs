@@ -154,7 +154,7 @@ fn variables_that_share_storage() {
 fn no_variables() {
     let mut optimizer = Lion::empty(Lion::builder()).expect("made");
     optimizer.step(&gradients(&[&ones(1)])).expect("nothing happens");
-    assert_eq!(optimizer.metrics().map(|metrics| metrics.outcome), Some(Outcome::Nothing));
+    assert_eq!(optimizer.metrics().map(|metrics| metrics.outcome), Some(Outcome::Empty));
     let mut optimizer = Lion::from_varmap(&VarMap::new(), Lion::builder()).expect("made");
     optimizer.step(&gradients(&[&ones(1)])).expect("nothing happens");
 }

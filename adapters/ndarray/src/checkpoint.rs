@@ -1,7 +1,7 @@
 //! Checkpoints: always row-major, so that they fit arrays in any order, and every other program.
 
 use lion::TensorBuf;
-use lion::state::{Checkpoint, Tensor, VariableState};
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 
 use crate::format::View;
 use crate::order::Order;
@@ -44,22 +44,22 @@ impl Lion {
     }
 }
 
-fn borrowed<'a>(saved: &'a VariableState<'_>) -> VariableState<'a> {
+fn borrowed<'a>(saved: &'a SavedVariable<'_>) -> SavedVariable<'a> {
     let tensor = |tensor: &'a Option<Tensor<'_>>| tensor.as_ref().map(|tensor| tensor.to_ref().into());
-    VariableState {
+    SavedVariable {
         parameter: tensor(&saved.parameter),
         momentum: tensor(&saved.momentum),
         ema: tensor(&saved.ema),
         accumulator: tensor(&saved.accumulator),
         shard: saved.shard.clone(),
-        ..VariableState::new(&saved.name, &saved.shape)
+        ..SavedVariable::new(&saved.name, &saved.shape)
     }
 }
 
 /// Puts the axes of a variable's state in another order. A state that does not have these axes is not the variable's,
 /// and left alone for the core to refuse.
-fn reorder(saved: &mut VariableState<'_>, order: &Order) -> Result<(), Error> {
-    let VariableState { shape, parameter, momentum, ema, accumulator, .. } = saved;
+fn reorder(saved: &mut SavedVariable<'_>, order: &Order) -> Result<(), Error> {
+    let SavedVariable { shape, parameter, momentum, ema, accumulator, .. } = saved;
     if !order.has_axes(shape.len()) {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! The same bits as by slices, whatever the layouts.
 
 use half::{bf16, f16};
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion_ndarray::{Builder, Dtype, Lion, Update};
 use lion_testing::recording::{Recorder, bits};
 use ndarray::{Array, ArrayD, ArrayViewMutD, Axis, IxDyn, ShapeBuilder, Slice, arr0};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lion::{Dtype, Error, Lion, StateMut, TensorMut, TensorRef, Update, VariableId};
+use lion::{Dtype, Error, Lion, TensorMut, TensorRef, Update, VariableId, VariableStateMut};
 use lion_autotune::Dtypes;
 use lion_autotune::measure::{Comparison, compare};
 use lion_kernels::{Arena, Backend, Plan, STATISTICS_BLOCK, Task, run};
@@ -45,11 +45,11 @@ fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
 /// The limit on the tensors of a call.
 fn own_limit(
     line: &Line,
-    state: Option<StateMut<'_>>,
+    state: Option<VariableStateMut<'_>>,
     parameter: TensorMut<'_>,
     gradient: TensorRef<'_>,
 ) -> Result<(), Error> {
-    let Some(StateMut { momentum: Some(momentum), low, ema, .. }) = state else { return Ok(()) };
+    let Some(VariableStateMut { momentum: Some(momentum), low, ema, .. }) = state else { return Ok(()) };
     let parameter = match low {
         Some(low) => TensorMut::from_streams(Dtype::Split, parameter, low)?,
         None => parameter,

@@ -124,7 +124,7 @@ pub fn split(file: impl AsRef<Path>, ranks: usize, index: impl AsRef<Path>) -> R
     let (path, index) = (file.as_ref(), index.as_ref());
     require_another_file(index, path)?;
     // Also checks that it is a checkpoint, without reading its elements.
-    let counters = lion::state::Checkpoint::read_part(path, |_, held| held.start..held.start)?;
+    let counters = lion::checkpoint::Checkpoint::read_part(path, |_, held| held.start..held.start)?;
     let file = TensorFile::open(path)?;
     // A rank's file without shards may have whole variables, but not all.
     if [SHARDS_KEY, RUN_KEY].iter().any(|key| file.metadata(key).is_some()) {

@@ -168,7 +168,7 @@ impl<C: Communicator> Sharded<C> {
         }
         let rates: Vec<_> = self
             .optimizer
-            .rates()
+            .step_hyperparameters()
             .enumerate()
             .map(|(group, rates)| format!("group {group}: {rates:?}"))
             .collect();

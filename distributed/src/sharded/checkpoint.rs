@@ -5,7 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use lion::state::{Checkpoint, Tensor, VariableState};
+use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
 use lion::tensor_file::TensorFile;
 use lion::{Lion, TensorBuf};
 
@@ -108,7 +108,7 @@ impl<C: Communicator> Sharded<C> {
                 Some(update) => Some(Tensor::Borrowed(update.parameter.to_ref().range(held)?)),
                 None => None,
             };
-            variables.push(VariableState { parameter, ..variable });
+            variables.push(SavedVariable { parameter, ..variable });
         }
         checkpoint.variables = variables;
         Ok(checkpoint.write_with(path, &[(RUN_KEY, &run.id)])?)

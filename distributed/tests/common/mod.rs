@@ -211,7 +211,7 @@ impl Training {
 
 /// The metrics of a call, but for the share of stalled elements: a rank samples those that it owns.
 pub(crate) fn metrics_text(mut metrics: lion::Metrics) -> String {
-    metrics.stalled = None;
+    metrics.stalled_fraction = None;
     format!("{metrics:?}")
 }
 

@@ -134,7 +134,7 @@ fn train(
         let (of_batch, gradients) = network.backward(&values, batch);
         (loss, seen) = (loss + of_batch, seen + batch.len());
         match step(&mut optimizer, &ids, &mut stored, &gradients) {
-            Ok(metrics) => stalled = metrics.stalled.or(stalled),
+            Ok(metrics) => stalled = metrics.stalled_fraction.or(stalled),
             Err(error) => failed = Some(error),
         }
         if seen == digits.training.len() {

@@ -13,7 +13,7 @@ const NOT_COMPILED: &str = "a model holds one if it is saved after compile() and
 
 /// The optimizer, as Keras writes it, and where it was.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundOptimizer {
     pub(super) value: Value,
     /// The keys that lead to it; none if it is the whole.
     pub(super) path: String,
@@ -24,8 +24,8 @@ pub(super) struct Found {
 }
 
 /// Takes the optimizer out of `value`, before anything looks at its keys.
-pub(super) fn optimizer(value: Value) -> Result<Found, Error> {
-    let mut found = Found { value, path: String::new(), notes: Vec::new(), scales: false };
+pub(super) fn optimizer(value: Value) -> Result<FoundOptimizer, Error> {
+    let mut found = FoundOptimizer { value, path: String::new(), notes: Vec::new(), scales: false };
     loop {
         // A text within JSON, as the attributes of an .h5 file are.
         if let Value::String(text) = &found.value
@@ -64,7 +64,7 @@ pub(super) fn optimizer(value: Value) -> Result<Found, Error> {
     Ok(found)
 }
 
-impl Found {
+impl FoundOptimizer {
     /// Keras puts a loss scale around the optimizer of a model whose policy is `mixed_float16`, when it compiles and when
     /// it loads the model, and writes the optimizer without it.
     fn look_at_policy(&mut self) {

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::find::{self, Found};
+use super::find::{self, FoundOptimizer};
 use super::{Config, DynamicLossScale, one_clip};
-use crate::json::{self, Fields, LION_MODULE, Wrapped};
+use crate::json::{self, KerasObject, LION_MODULE, ObjectReader};
 use crate::options::{self, Keras, Row, TABLE};
 use crate::{Error, Schedule, check};
 
@@ -58,7 +58,7 @@ impl Config {
 
     /// Also returns what a user should know of how it was read.
     pub(super) fn from_text(text: &str) -> Result<(Self, Vec<String>), Error> {
-        let Found { value, path, mut notes, scales } = find::optimizer(json::parse(text)?)?;
+        let FoundOptimizer { value, path, mut notes, scales } = find::optimizer(json::parse(text)?)?;
         let config = Self::read_optimizer(value).map_err(|error| match path.as_str() {
             "" if matches!(error, Error::Custom { .. }) => error.named("the optimizer"),
             "" => error.named("the config"),
@@ -79,7 +79,7 @@ impl Config {
         if value.get("class_name").is_some() {
             return Self::read_wrapped(value, &[LION, LOSS_SCALE_OPTIMIZER, LOSS_SCALE_OPTIMIZER_V3]);
         }
-        let fields = Fields::new(value)?;
+        let fields = ObjectReader::new(value)?;
         if fields.contains("inner_optimizer") {
             Self::read_loss_scale_optimizer(fields)
         } else {
@@ -96,7 +96,7 @@ impl Config {
     /// that are not at their defaults.
     pub fn to_json(&self) -> Result<String, Error> {
         let (class, config) = self.write_for_keras()?;
-        Ok(pretty(&Wrapped::write(MODULE, class, config)))
+        Ok(pretty(&KerasObject::write(MODULE, class, config)))
     }
 
     /// Writes the form of `optimizer.get_config()`, which `from_config` takes.
@@ -116,7 +116,7 @@ impl Config {
     /// Those of [`check`](Self::check), and [`Error::NotSerializable`] for a closure.
     pub fn to_lion_json(&self) -> Result<String, Error> {
         let (class, config) = self.write(true)?;
-        Ok(pretty(&Wrapped::write(MODULE, class, config)))
+        Ok(pretty(&KerasObject::write(MODULE, class, config)))
     }
 
     /// Keras makes an instance of the learning rate's schedule, and leaves others the dict that they are in the file. It
@@ -136,7 +136,7 @@ impl Config {
     }
 
     fn read_wrapped(value: Value, classes: &[&str]) -> Result<Self, Error> {
-        let mut wrapped = Wrapped::read(value)?;
+        let mut wrapped = KerasObject::read(value)?;
         wrapped.check_origin(IN_ITS_PLACE)?;
         // Keras too does not look at the case of an optimizer's class.
         let class = classes.iter().find(|class| class.eq_ignore_ascii_case(wrapped.plain_class()));
@@ -150,10 +150,10 @@ impl Config {
         };
         wrapped.check_module(MODULE)?;
         let read = if *class == LION { Self::read_lion } else { Self::read_loss_scale_optimizer };
-        Fields::new(wrapped.config.take()).and_then(read).map_err(|error| error.under("config"))
+        ObjectReader::new(wrapped.config.take()).and_then(read).map_err(|error| error.under("config"))
     }
 
-    fn read_loss_scale_optimizer(mut fields: Fields) -> Result<Self, Error> {
+    fn read_loss_scale_optimizer(mut fields: ObjectReader) -> Result<Self, Error> {
         let inner = Self::read_wrapped(fields.required_value("inner_optimizer", "an object")?, &[LION])
             .map_err(|error| error.under("inner_optimizer"))?;
         let is_dynamic = fields.or("dynamic", true)?;
@@ -188,7 +188,7 @@ impl Config {
         })
     }
 
-    fn read_lion(mut fields: Fields) -> Result<Self, Error> {
+    fn read_lion(mut fields: ObjectReader) -> Result<Self, Error> {
         check_clips(&fields)?;
         let mut config = Self::default();
         for row in TABLE.iter().filter(|row| row.keras.is_key()) {
@@ -211,7 +211,7 @@ impl Config {
 
     /// Reads the options that no config of Keras has.
     fn read_own(&mut self, value: Value) -> Result<(), Error> {
-        let mut fields = Fields::new(value)?;
+        let mut fields = ObjectReader::new(value)?;
         for row in TABLE.iter().filter(|row| row.keras.is_key_of_lion()) {
             self.read_option(row, &mut fields)?;
         }
@@ -219,7 +219,7 @@ impl Config {
     }
 
     /// Reads an option, which has its default if its key is absent.
-    fn read_option(&mut self, row: &Row, fields: &mut Fields) -> Result<(), Error> {
+    fn read_option(&mut self, row: &Row, fields: &mut ObjectReader) -> Result<(), Error> {
         let Some(value) = fields.value(row.name) else { return Ok(()) };
         let is_off = match row.keras {
             Keras::KeyZeroIsOff => value == false || value.as_f64() == Some(0.0),
@@ -253,7 +253,7 @@ impl Config {
         let Some(scale) = &self.dynamic_loss_scale else { return Ok((LION, inner)) };
         let entries = [
             ("name", scale.name.as_str().into()),
-            ("inner_optimizer", Wrapped::write(MODULE, LION, inner)),
+            ("inner_optimizer", KerasObject::write(MODULE, LION, inner)),
             ("initial_scale", json::float(scale.initial_scale)),
             ("dynamic_growth_steps", scale.dynamic_growth_steps.into()),
         ];
@@ -292,7 +292,7 @@ fn idle_arguments() -> impl Iterator<Item = (&'static str, Result<Value, Error>)
 }
 
 /// Keras counts a clip of 0 when it looks for several, and clips by none.
-fn check_clips(fields: &Fields) -> Result<(), Error> {
+fn check_clips(fields: &ObjectReader) -> Result<(), Error> {
     let clips = ["clipnorm", "global_clipnorm", "clipvalue"];
     one_clip(&clips.map(|key| {
         let value = fields.peek(key);

@@ -6,7 +6,7 @@
 use half::{bf16, f16};
 use serde_json::Value;
 
-use super::{Fields, wrong};
+use super::{ObjectReader, wrong};
 use crate::Error;
 
 /// Rounds to a dtype.
@@ -44,7 +44,7 @@ pub(super) fn unwrap(key: &str, value: Value) -> Result<Value, Error> {
 }
 
 fn array(config: Value) -> Result<Value, Error> {
-    let mut fields = Fields::new(config)?;
+    let mut fields = ObjectReader::new(config)?;
     let value = fields.required_value("value", "a number or a list")?;
     let dtype: String = fields.required("dtype")?;
     fields.finish()?;

@@ -13,7 +13,7 @@ pub(super) enum Completeness {
 
 /// A place among the variables: everything before it has been looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Place {
+struct Position {
     variable: usize,
     element: usize,
 }
@@ -27,7 +27,7 @@ impl Lion {
     ) -> Result<(), Error> {
         // Mostly they are in this order already, which takes one look at each.
         updates.sort_unstable_by_key(|update| (update.variable, update.start()));
-        let mut next = Place::default();
+        let mut next = Position::default();
         for update in updates.iter() {
             let (index, registered) = (update.variable.0, self.variables.len());
             let Some(variable) = self.variables.get(index) else {
@@ -42,17 +42,17 @@ impl Lion {
                 let given = elements.start..next.element;
                 return Err(Error::RepeatedElements { name: variable.name.clone(), range: elements, given });
             }
-            self.scratch.room.reserve(variable, elements.len())?;
-            let place = Place { variable: index, element: elements.start };
+            self.scratch.constraint.reserve(variable, elements.len())?;
+            let place = Position { variable: index, element: elements.start };
             if place != next && completeness == Completeness::Whole {
                 self.require_unaveraged(next, place)?;
             }
             next = match update.range {
-                None => Place { variable: index + 1, element: 0 },
-                Some(_) => Place { variable: index, element: elements.end },
+                None => Position { variable: index + 1, element: 0 },
+                Some(_) => Position { variable: index, element: elements.end },
             };
         }
-        let end = Place { variable: self.variables.len(), element: 0 };
+        let end = Position { variable: self.variables.len(), element: 0 };
         match completeness {
             Completeness::Whole if next != end => self.require_unaveraged(next, end),
             _ => Ok(()),
@@ -60,8 +60,8 @@ impl Lion {
     }
 
     /// Elements that a call leaves out must not be ones that it averages.
-    fn require_unaveraged(&self, from: Place, to: Place) -> Result<(), Error> {
-        if self.averaging.is_none() || from.variable >= self.variables.len() {
+    fn require_unaveraged(&self, from: Position, to: Position) -> Result<(), Error> {
+        if self.ema.is_none() || from.variable >= self.variables.len() {
             return Ok(());
         }
         let last = to.variable.min(self.variables.len() - 1);

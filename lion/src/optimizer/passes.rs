@@ -1,21 +1,25 @@
 //! The passes of a call over its tensors: the one that looks ahead, the one that does the work, and what must wait for
-//! it. Each is a queue, so the tensors share a dispatch and the threads share the elements.
+//! it. Each is a batch, so the tensors share a dispatch and the threads share the elements.
 
 use std::ops::Range;
 
 use lion_autotune::Operation;
 use lion_kernels::{Error as KernelError, Task};
 
-use super::call::Call;
-use super::queue::Queue;
+use super::batch::TaskBatch;
+use super::context::StepContext;
 use super::{Lion, Scratch};
-use crate::memory::{Memory, StatesMut};
-use crate::variable::{StateMut, Variable, joined};
+use crate::state::{State, StatesMut};
+use crate::variable::{Variable, VariableStateMut, joined};
 use crate::{Error, Outcome, Update, VariableId};
 
 impl Lion {
     /// The pass over the gradients that a joint norm and the finite check need first.
-    pub(super) fn look_ahead(&mut self, call: &mut Call, updates: &[Update<'_>]) -> Result<(), Error> {
+    pub(super) fn compute_statistics(
+        &mut self,
+        context: &mut StepContext,
+        updates: &[Update<'_>],
+    ) -> Result<(), Error> {
         let dynamic = self.loss_scale.is_dynamic();
         let variables = &self.variables;
         let gradients = updates.iter().filter_map(|update| {
@@ -25,71 +29,82 @@ impl Lion {
         });
         let Scratch { statistics, measured, tasks, .. } = &mut self.scratch;
         statistics.reset(self.iterations, variables)?;
-        let mut queue =
-            Queue::new(&self.profile, self.host.as_ref(), Operation::Statistics, tasks, updates.len());
-        call.measure_all(gradients, variables, &self.memory, statistics, &mut queue)?;
-        queue.finish(tasks)?;
-        call.found = statistics.summarize(self.clipping, dynamic, variables, measured);
-        if dynamic && call.found.non_finite > 0 {
-            call.outcome = Outcome::Skipped;
+        let mut batch =
+            TaskBatch::new(&self.profile, self.host.as_ref(), Operation::Statistics, tasks, updates.len());
+        context.compute_statistics(gradients, variables, &self.state, statistics, &mut batch)?;
+        batch.finish(tasks)?;
+        context.gradients = statistics.summarize(self.clip_mode, dynamic, variables, measured);
+        if dynamic && context.gradients.non_finite > 0 {
+            context.outcome = Outcome::Skipped;
         }
         Ok(())
     }
 
     /// Does the call's work on all that is given, in the order of registration, but what must wait for it; says whether
     /// anything must.
-    pub(super) fn visit(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<bool, Error> {
+    pub(super) fn update_variables(
+        &mut self,
+        context: &StepContext,
+        updates: &mut [Update<'_>],
+    ) -> Result<bool, Error> {
         let Scratch { steps, measured, tasks, .. } = &mut self.scratch;
-        let operation = match call.outcome {
+        let operation = match context.outcome {
             Outcome::Accumulated => Operation::Accumulate,
             _ => Operation::Step,
         };
-        let mut queue = Queue::new(&self.profile, self.host.as_ref(), operation, tasks, updates.len());
-        let mut walk = Walk::new(&self.variables, &mut self.memory);
+        let mut batch = TaskBatch::new(&self.profile, self.host.as_ref(), operation, tasks, updates.len());
+        let mut cursor = StateCursor::new(&self.variables, &mut self.state);
         let mut waits = false;
         for update in updates {
-            let (variable, state) = walk.to(update).map_err(Error::Kernels)?;
+            let (variable, state) = cursor.to(update).map_err(Error::Kernels)?;
             let steps = &steps[variable.group.0];
-            waits |= variable.constraint.is_some() || update.copy.is_some() && !call.copies(variable, update);
-            let done =
-                call.visit(variable, state, update, steps, measured.get(update.variable.0), &mut queue);
+            waits |=
+                variable.constraint.is_some() || update.copy.is_some() && !context.copies(variable, update);
+            let done = context.update_variable(
+                variable,
+                state,
+                update,
+                steps,
+                measured.get(update.variable.0),
+                &mut batch,
+            );
             done.map_err(|source| variable.error(source))?;
         }
-        queue.finish(tasks)?;
+        batch.finish(tasks)?;
         Ok(waits)
     }
 
     /// What needs the parameters as the call leaves them: constraints, and copies that the step did not make.
-    pub(super) fn constrain_and_copy(
+    pub(super) fn run_deferred(
         &mut self,
-        call: &Call,
+        context: &StepContext,
         updates: &mut [Update<'_>],
     ) -> Result<(), Error> {
-        let Scratch { tasks, room, .. } = &mut self.scratch;
-        let mut queue =
-            Queue::new(&self.profile, self.host.as_ref(), Operation::Convert, tasks, updates.len());
-        let mut walk = Walk::new(&self.variables, &mut self.memory);
+        let Scratch { tasks, constraint, .. } = &mut self.scratch;
+        let mut batch =
+            TaskBatch::new(&self.profile, self.host.as_ref(), Operation::Convert, tasks, updates.len());
+        let mut cursor = StateCursor::new(&self.variables, &mut self.state);
         for update in updates {
-            let (variable, mut state) = walk.to(update).map_err(Error::Kernels)?;
+            let (variable, mut state) = cursor.to(update).map_err(Error::Kernels)?;
             if update.gradient.is_some() && !variable.overwritten {
-                call.constrain(variable, update, state.low.as_deref_mut(), room)?;
+                context.constrain(variable, update, state.low.as_deref_mut(), constraint)?;
             }
-            if call.copies(variable, update) {
+            if context.copies(variable, update) {
                 continue;
             }
             let task = update.refresh_copy(state.low).map_err(|source| variable.error(source))?;
-            task.map_or(Ok(()), |task| queue.push(task)).map_err(|source| variable.error(source))?;
+            task.map_or(Ok(()), |task| batch.push(task)).map_err(|source| variable.error(source))?;
         }
-        Ok(queue.finish(tasks)?)
+        Ok(batch.finish(tasks)?)
     }
 
     /// What becomes of parameters in a call that moves none: they are where they are written, and in their copies.
-    pub(super) fn keep_all(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
+    pub(super) fn copy_sources(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let backend = self.backend;
-        let mut walk = Walk::new(&self.variables, &mut self.memory);
+        let mut cursor = StateCursor::new(&self.variables, &mut self.state);
         for update in updates {
-            let (variable, state) = walk.to(update).map_err(Error::Kernels)?;
-            update.keep();
+            let (variable, state) = cursor.to(update).map_err(Error::Kernels)?;
+            update.copy_source();
             let task = update.refresh_copy(state.low);
             let done = task.and_then(|task| task.map_or(Ok(()), |mut task| task.run(backend)));
             done.map_err(|source| variable.error(source))?;
@@ -100,9 +115,10 @@ impl Lion {
     /// Makes each parameter its moving average, if it has one.
     pub(super) fn overwrite_with_averages(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let backend = self.backend;
-        let mut walk = Walk::new(&self.variables, &mut self.memory);
+        let mut cursor = StateCursor::new(&self.variables, &mut self.state);
         for update in updates {
-            let (variable, StateMut { mut low, ema, .. }) = walk.to(update).map_err(Error::Kernels)?;
+            let (variable, VariableStateMut { mut low, ema, .. }) =
+                cursor.to(update).map_err(Error::Kernels)?;
             let of_variable = |source| variable.error(source);
             match ema {
                 Some(ema) => {
@@ -111,7 +127,7 @@ impl Lion {
                     let task = Task::convert(&ema[..], parameter);
                     task.and_then(|mut task| task.run(backend)).map_err(of_variable)?;
                 }
-                None => update.keep(),
+                None => update.copy_source(),
             }
             let task = update.refresh_copy(low);
             let done = task.and_then(|task| task.map_or(Ok(()), |mut task| task.run(backend)));
@@ -122,22 +138,22 @@ impl Lion {
 }
 
 /// A way through the variables in the order of registration, to what a call gives of them.
-struct Walk<'v, 's> {
+struct StateCursor<'v, 's> {
     variables: &'v [Variable],
     /// Of the variables from `next` on.
     states: StatesMut<'s>,
     next: usize,
     /// What is left of the variable before `next`, and its first element.
-    rest: Option<(StateMut<'s>, usize)>,
+    rest: Option<(VariableStateMut<'s>, usize)>,
 }
 
-impl<'v, 's> Walk<'v, 's> {
-    fn new(variables: &'v [Variable], memory: &'s mut Memory) -> Self {
-        Walk { variables, states: memory.states_mut(), next: 0, rest: None }
+impl<'v, 's> StateCursor<'v, 's> {
+    fn new(variables: &'v [Variable], state: &'s mut State) -> Self {
+        StateCursor { variables, states: state.states_mut(), next: 0, rest: None }
     }
 
     /// The updates come in order.
-    fn to(&mut self, update: &Update<'_>) -> Result<(&'v Variable, StateMut<'s>), KernelError> {
+    fn to(&mut self, update: &Update<'_>) -> Result<(&'v Variable, VariableStateMut<'s>), KernelError> {
         let index = update.variable.0;
         let variable = &self.variables[index];
         if index >= self.next {
@@ -160,10 +176,10 @@ impl<'v, 's> Walk<'v, 's> {
 pub(super) fn clear_accumulators_beside(
     given: impl Iterator<Item = (VariableId, Range<usize>)>,
     variables: &[Variable],
-    memory: &mut Memory,
+    state: &mut State,
 ) {
     let mut given = given.peekable();
-    let mut states = memory.states_mut();
+    let mut states = state.states_mut();
     for (index, variable) in variables.iter().enumerate() {
         let accumulator = states.nth(0, variable).accumulator.unwrap_or_default();
         let mut clear = |range: Range<usize>| match accumulator.is_empty() {

@@ -9,10 +9,10 @@ use std::ops::Range;
 use lion_kernels::with_ieee_state;
 
 use super::Lion;
-use super::call::Call;
+use super::batch::TaskBatch;
 use super::check::Completeness;
+use super::context::StepContext;
 use super::passes::clear_accumulators_beside;
-use super::queue::Queue;
 use crate::coverage::Coverage;
 use crate::statistics::{Gradient, Statistics};
 use crate::watch::Stalls;
@@ -42,7 +42,7 @@ pub struct BeginOptions<'a> {
 #[non_exhaustive]
 pub struct Abandoned {
     /// The number of the call, which the next step will have.
-    pub call: u64,
+    pub step: u64,
     /// The elements that parts of the step have written, in order: they and their state are as after the step.
     pub written: Vec<(VariableId, Range<usize>)>,
 }
@@ -52,7 +52,7 @@ pub struct Abandoned {
 pub(super) struct OpenStep {
     id: StepId,
     number: u64,
-    call: Call,
+    context: StepContext,
     learning_rate: f32,
     /// Which blocks had a gradient when the step began, if it looked ahead.
     statistics: Option<Statistics>,
@@ -116,13 +116,13 @@ impl Lion {
             }
             before = Some((gradient.variable, range));
         }
-        let call = self.call(false)?;
+        let context = self.step_context(false)?;
         let found = gradients.iter().map(|gradient| (gradient.variable, elements(gradient), gradient.values));
         let tasks = &mut self.scratch.tasks;
         let (operation, host) = (lion_autotune::Operation::Statistics, self.host.as_ref());
-        let mut queue = Queue::new(&self.profile, host, operation, tasks, gradients.len());
-        call.measure_all(found, &self.variables, &self.memory, statistics, &mut queue)?;
-        Ok(queue.finish(tasks)?)
+        let mut batch = TaskBatch::new(&self.profile, host, operation, tasks, gradients.len());
+        context.compute_statistics(found, &self.variables, &self.state, statistics, &mut batch)?;
+        Ok(batch.finish(tasks)?)
     }
 
     /// Begins a step, which [`part`](Self::part)s follow and [`finish`](Self::finish) ends. Hyperparameters, accumulation,
@@ -156,9 +156,9 @@ impl Lion {
         if let Some(statistics) = options.statistics {
             self.require_current(statistics)?;
         }
-        let mut call = self.call(options.only_overwrites)?;
+        let mut context = self.step_context(options.only_overwrites)?;
         let learning_rate = self.evaluate()?;
-        let statistics = match (call.looks_ahead, options.statistics) {
+        let statistics = match (context.needs_statistics, options.statistics) {
             (false, _) => None,
             (true, Some(statistics)) => Some(statistics.clone()),
             (true, None) => {
@@ -171,18 +171,18 @@ impl Lion {
         if let Some(statistics) = &statistics {
             let dynamic = self.loss_scale.is_dynamic();
             let measured = &mut self.scratch.measured;
-            call.found = statistics.summarize(self.clipping, dynamic, &self.variables, measured);
-            if dynamic && call.found.non_finite > 0 {
-                call.outcome = Outcome::Skipped;
+            context.gradients = statistics.summarize(self.clip_mode, dynamic, &self.variables, measured);
+            if dynamic && context.gradients.non_finite > 0 {
+                context.outcome = Outcome::Skipped;
             }
         }
-        let stalls = self.watch.looks_for_stalls(call.outcome, &self.config.learning_rate, learning_rate);
+        let stalls = self.watch.looks_for_stalls(context.outcome, &self.config.learning_rate, learning_rate);
         self.begun += 1;
         let id = StepId(self.begun);
         self.open = Some(OpenStep {
             id,
             number: self.iterations,
-            call,
+            context,
             learning_rate,
             statistics,
             given: Coverage::default(),
@@ -218,7 +218,7 @@ impl Lion {
             }
             let unexpected = match &open.statistics {
                 _ if update.gradient.is_none() => None,
-                _ if open.call.outcome == Outcome::Overwritten && !variable.overwritten => {
+                _ if open.context.outcome == Outcome::Overwritten && !variable.overwritten => {
                     Some("for variables that are overwritten with their gradient only")
                 }
                 Some(statistics) if !variable.overwritten || self.loss_scale.is_dynamic() => {
@@ -231,7 +231,7 @@ impl Lion {
                 return Err(Error::UnexpectedGradient { name: variable.name.clone(), begun });
             }
         }
-        let call = open.call;
+        let context = open.context;
         let open = self.open.as_mut().expect("it has been found above");
         // Before the work: if a closure panics, the elements may have been written, and must not be again.
         for update in updates.iter() {
@@ -239,7 +239,7 @@ impl Lion {
             open.gradients |= update.gradient.is_some();
             open.trained |= update.gradient.is_some() && !self.variables[update.variable.0].overwritten;
         }
-        self.run(&call, updates)?;
+        self.run(&context, updates)?;
         if let Some(stalls) = self.open.as_mut().and_then(|open| open.stalls.as_mut()) {
             stalls.add(&self.variables, &self.scratch.steps, updates);
         }
@@ -257,49 +257,49 @@ impl Lion {
     }
 
     fn finish_in_ieee_state(&mut self, step: StepId) -> Result<Metrics, Error> {
-        let mut call = self.check_finish(self.open_step(step)?)?;
+        let mut context = self.check_finish(self.open_step(step)?)?;
         let open = self.open.take().expect("it has been found above");
         if open.given.is_empty() && !open.elsewhere {
-            return Ok(Metrics::of_nothing(open.learning_rate, self.loss_scale.factor()));
+            return Ok(Metrics::empty(open.learning_rate, self.loss_scale.factor()));
         }
-        if !open.trained && !open.elsewhere && call.outcome != Outcome::Skipped {
-            call.outcome = Outcome::Overwritten;
+        if !open.trained && !open.elsewhere && context.outcome != Outcome::Skipped {
+            context.outcome = Outcome::Overwritten;
         }
-        if call.clears_accumulators(self.window) {
-            clear_accumulators_beside(open.given.iter(), &self.variables, &mut self.memory);
+        if context.clears_accumulators(self.cycle) {
+            clear_accumulators_beside(open.given.iter(), &self.variables, &mut self.state);
         }
-        Ok(self.count(&call, open.learning_rate, open.stalls.as_ref()))
+        Ok(self.count(&context, open.learning_rate, open.stalls.as_ref()))
     }
 
     /// Whether the step can be finished. Gives its call.
-    fn check_finish(&self, open: &OpenStep) -> Result<Call, Error> {
-        let call = open.call;
+    fn check_finish(&self, open: &OpenStep) -> Result<StepContext, Error> {
+        let context = open.context;
         if open.given.is_empty() && !open.elsewhere {
-            return Ok(call);
+            return Ok(context);
         }
         if !open.gradients && !open.elsewhere {
             return Err(Error::NoGradients);
         }
-        let moves_others = self.averaging.is_some() || self.window.calls.is_some();
-        let decided = matches!(call.outcome, Outcome::Skipped | Outcome::Overwritten);
+        let moves_others = self.ema.is_some() || self.cycle.steps.is_some();
+        let decided = matches!(context.outcome, Outcome::Skipped | Outcome::Overwritten);
         if !open.trained && !open.elsewhere && moves_others && !decided {
             return Err(Error::OnlyOverwrites);
         }
-        if self.averaging.is_some() {
+        if self.ema.is_some() {
             for (index, variable) in self.variables.iter().enumerate().filter(|(_, it)| it.averaged) {
                 if let Some(gap) = open.given.gaps(VariableId(index), &variable.held).next() {
                     return Err(variable.missing(gap));
                 }
             }
         }
-        Ok(call)
+        Ok(context)
     }
 
     /// Gives up the step that has begun, if there is one: the next step will have its number. What its parts have written
     /// stays written.
     pub fn abandon(&mut self) -> Option<Abandoned> {
         let open = self.open.take()?;
-        Some(Abandoned { call: open.number, written: open.given.iter().collect() })
+        Some(Abandoned { step: open.number, written: open.given.iter().collect() })
     }
 
     /// The step that has begun and is neither finished nor abandoned.
@@ -314,18 +314,18 @@ impl Lion {
     pub(crate) fn require_no_step(&self) -> Result<(), Error> {
         match &self.open {
             None => Ok(()),
-            Some(open) => Err(Error::OpenStep { call: open.number }),
+            Some(open) => Err(Error::OpenStep { step: open.number }),
         }
     }
 
     fn require_current(&self, statistics: &Statistics) -> Result<(), Error> {
         let variables = statistics.first_blocks.len().saturating_sub(1);
-        if (statistics.call, variables) == (self.iterations, self.variables.len()) {
+        if (statistics.step, variables) == (self.iterations, self.variables.len()) {
             return Ok(());
         }
         Err(Error::Statistics {
-            what: format!("for call {} and {variables} variables", statistics.call),
-            allowed: format!("for call {} and {} variables", self.iterations, self.variables.len()),
+            what: format!("for step {} and {variables} variables", statistics.step),
+            allowed: format!("for step {} and {} variables", self.iterations, self.variables.len()),
         })
     }
 }

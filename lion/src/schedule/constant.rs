@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// The same value in every call: what a [`LinearWarmup`](super::LinearWarmup) leads to.
@@ -24,7 +24,7 @@ impl Constant {
     }
 }
 
-impl Curve for Constant {
+impl ScheduleImpl for Constant {
     fn at(&self, _: u64) -> f64 {
         single(self.learning_rate)
     }
@@ -34,7 +34,7 @@ impl Curve for Constant {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         Self::new(config.required("learning_rate")?)
     }
 }

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, count, half_cosine, line, quotient, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, count, half_cosine, line, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// Keras's `CosineDecay`: half a period of a cosine, after a linear warmup if one is set.
@@ -55,7 +55,7 @@ impl CosineDecay {
     }
 }
 
-impl Curve for CosineDecay {
+impl ScheduleImpl for CosineDecay {
     fn at(&self, step: u64) -> f64 {
         let (step, length) = (count(step), single(self.decay_steps));
         let initial = single(self.initial_learning_rate);
@@ -82,7 +82,7 @@ impl Curve for CosineDecay {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let (initial, steps) = (config.required("initial_learning_rate")?, config.required("decay_steps")?);
         let curve = Self::new(initial, steps)?.alpha(config.or("alpha", 0.0)?)?;
         let target = config.option("warmup_target")?;

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, count, half_cosine, quotient, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, count, half_cosine, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// Keras's `CosineDecayRestarts`: a cosine over `first_decay_steps` steps, then again from the top, each cycle
@@ -99,7 +99,7 @@ fn start_of(cycle: f64, growth: f64) -> f64 {
     libm::expm1(cycle * libm::log1p(growth - 1.0)) / (growth - 1.0)
 }
 
-impl Curve for CosineDecayRestarts {
+impl ScheduleImpl for CosineDecayRestarts {
     fn at(&self, step: u64) -> f64 {
         let (initial, alpha) = (single(self.initial_learning_rate), single(self.alpha));
         let height = match self.cycle(step) {
@@ -121,7 +121,7 @@ impl Curve for CosineDecayRestarts {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let initial = config.required("initial_learning_rate")?;
         Self::new(initial, config.required("first_decay_steps")?)?
             .t_mul(config.or("t_mul", 2.0)?)?

@@ -1,9 +1,9 @@
 use serde_json::{Map, Value};
 
-use super::Curve;
-use super::periods::Periods;
+use super::ScheduleImpl;
+use super::periodic_decay::PeriodicDecay;
 use crate::Error;
-use crate::json::Fields;
+use crate::json::ObjectReader;
 
 /// Keras's `ExponentialDecay`: the learning rate is multiplied by `decay_rate` in every `decay_steps` steps.
 ///
@@ -12,7 +12,7 @@ use crate::json::Fields;
 ///
 #[doc = include_str!("../../docs/schedules/exponential_decay.svg")]
 #[derive(Clone, Debug, PartialEq)]
-pub struct ExponentialDecay(Periods);
+pub struct ExponentialDecay(PeriodicDecay);
 
 impl ExponentialDecay {
     /// A decay by `decay_rate` in every `decay_steps` calls of the optimizer, the first of which is step 0.
@@ -21,7 +21,7 @@ impl ExponentialDecay {
     /// [`Error::Argument`] where `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
     /// (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64, decay_rate: f64) -> Result<Self, Error> {
-        Periods::new(initial_learning_rate, decay_steps, decay_rate).map(ExponentialDecay)
+        PeriodicDecay::new(initial_learning_rate, decay_steps, decay_rate).map(ExponentialDecay)
     }
 
     /// Whether the learning rate falls at once at every multiple of `decay_steps`, and stays in between.
@@ -31,7 +31,7 @@ impl ExponentialDecay {
     }
 }
 
-impl Curve for ExponentialDecay {
+impl ScheduleImpl for ExponentialDecay {
     fn at(&self, step: u64) -> f64 {
         // The limit keeps a learning rate of 0 from becoming NaN where the rate makes the power infinite.
         self.0.initial_learning_rate() * libm::pow(self.0.decay_rate(), self.0.until(step)).min(f64::MAX)
@@ -42,7 +42,7 @@ impl Curve for ExponentialDecay {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
-        Periods::read(config).map(ExponentialDecay)
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
+        PeriodicDecay::read(config).map(ExponentialDecay)
     }
 }

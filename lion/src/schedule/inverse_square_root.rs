@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, quotient, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// A linear warmup to the peak, and from there a decay with the inverse square root of the step. (Vaswani et al.,
@@ -39,7 +39,7 @@ impl InverseSquareRoot {
     }
 }
 
-impl Curve for InverseSquareRoot {
+impl ScheduleImpl for InverseSquareRoot {
     fn at(&self, step: u64) -> f64 {
         let number = step.saturating_add(1) as f64;
         let done = quotient(number, self.warmup_steps);
@@ -52,7 +52,7 @@ impl Curve for InverseSquareRoot {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         Self::new(config.required("peak_learning_rate")?, config.required("warmup_steps")?)
     }
 }

@@ -1,9 +1,9 @@
 use serde_json::{Map, Value};
 
-use super::Curve;
-use super::periods::Periods;
+use super::ScheduleImpl;
+use super::periodic_decay::PeriodicDecay;
 use crate::Error;
-use crate::json::Fields;
+use crate::json::ObjectReader;
 
 /// Keras's `InverseTimeDecay`: the learning rate falls as the inverse of time.
 ///
@@ -12,7 +12,7 @@ use crate::json::Fields;
 ///
 #[doc = include_str!("../../docs/schedules/inverse_time_decay.svg")]
 #[derive(Clone, Debug, PartialEq)]
-pub struct InverseTimeDecay(Periods);
+pub struct InverseTimeDecay(PeriodicDecay);
 
 impl InverseTimeDecay {
     /// A decay over `decay_steps` calls of the optimizer at a time, the first of which is step 0.
@@ -21,7 +21,7 @@ impl InverseTimeDecay {
     /// [`Error::Argument`] where `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
     /// (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64, decay_rate: f64) -> Result<Self, Error> {
-        Periods::new(initial_learning_rate, decay_steps, decay_rate).map(InverseTimeDecay)
+        PeriodicDecay::new(initial_learning_rate, decay_steps, decay_rate).map(InverseTimeDecay)
     }
 
     /// Whether the learning rate falls at once at every multiple of `decay_steps`, and stays in between.
@@ -31,7 +31,7 @@ impl InverseTimeDecay {
     }
 }
 
-impl Curve for InverseTimeDecay {
+impl ScheduleImpl for InverseTimeDecay {
     fn at(&self, step: u64) -> f64 {
         self.0.initial_learning_rate() / (1.0 + self.0.decay_rate() * self.0.until(step))
     }
@@ -41,7 +41,7 @@ impl Curve for InverseTimeDecay {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
-        Periods::read(config).map(InverseTimeDecay)
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
+        PeriodicDecay::read(config).map(InverseTimeDecay)
     }
 }

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Curve, Schedule, count, line, quotient, single};
-use crate::json::{self, Fields};
+use super::{Schedule, ScheduleImpl, count, line, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// A straight line up to any other schedule, which starts where the line ends.
@@ -51,7 +51,7 @@ impl LinearWarmup {
     }
 }
 
-impl Curve for LinearWarmup {
+impl ScheduleImpl for LinearWarmup {
     fn at(&self, step: u64) -> f64 {
         match step.checked_sub(self.warmup_steps) {
             Some(step) => self.after.value(step),
@@ -69,7 +69,7 @@ impl Curve for LinearWarmup {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let initial = config.or("initial_learning_rate", 0.0)?;
         let steps = config.required("warmup_steps")?;
         let after = config.required_value("after", "an object")?;

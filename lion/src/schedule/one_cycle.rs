@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, count, half_cosine, line, quotient, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, count, half_cosine, line, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// Up to a maximum and down to almost nothing, on two cosines. (Smith and Topin, 2017, in the form of PyTorch's
@@ -63,7 +63,7 @@ impl OneCycle {
     }
 }
 
-impl Curve for OneCycle {
+impl ScheduleImpl for OneCycle {
     fn at(&self, step: u64) -> f64 {
         let (step, total) = (count(step), single(self.total_steps));
         let top = self.pct_start * total - 1.0;
@@ -87,7 +87,7 @@ impl Curve for OneCycle {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         Self::new(config.required("max_learning_rate")?, config.required("total_steps")?)?
             .pct_start(config.or("pct_start", 0.3)?)?
             .div_factor(config.or("div_factor", 25.0)?)?

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// Keras's `PiecewiseConstantDecay`: one value up to each boundary, and one after the last.
@@ -48,7 +48,7 @@ impl PiecewiseConstantDecay {
     }
 }
 
-impl Curve for PiecewiseConstantDecay {
+impl ScheduleImpl for PiecewiseConstantDecay {
     fn at(&self, step: u64) -> f64 {
         // Keras compares integers here: the boundary loses its fraction, the step does not become an f32. An f64 that
         // is larger than every u64 becomes the largest.
@@ -62,7 +62,7 @@ impl Curve for PiecewiseConstantDecay {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let boundaries = config.numbers("boundaries")?;
         Self::new(boundaries, config.numbers("values")?)
     }

@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, count, quotient, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, count, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// Keras's `PolynomialDecay`: from the initial learning rate to the end's in `decay_steps` steps, on a power's curve.
@@ -61,7 +61,7 @@ impl PolynomialDecay {
     }
 }
 
-impl Curve for PolynomialDecay {
+impl ScheduleImpl for PolynomialDecay {
     fn at(&self, step: u64) -> f64 {
         let (step, steps) = (count(step), single(self.decay_steps));
         let length = if self.cycle { steps * quotient(step, steps).ceil().max(1.0) } else { steps };
@@ -80,7 +80,7 @@ impl Curve for PolynomialDecay {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let (initial, steps) = (config.required("initial_learning_rate")?, config.required("decay_steps")?);
         Ok(Self::new(initial, steps)?
             .end_learning_rate(config.or("end_learning_rate", 1e-4)?)?

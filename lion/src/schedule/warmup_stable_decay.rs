@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
-use super::{Curve, count, half_cosine, line, quotient, single};
-use crate::json::{self, Fields};
+use super::{ScheduleImpl, count, half_cosine, line, quotient, single};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// A linear warmup from 0, a plateau, and a decay to the end's learning rate, where it stays. (Hu et al., 2024,
@@ -92,7 +92,7 @@ impl WarmupStableDecay {
     }
 }
 
-impl Curve for WarmupStableDecay {
+impl ScheduleImpl for WarmupStableDecay {
     fn at(&self, step: u64) -> f64 {
         let (step, warmup) = (count(step), single(self.warmup_steps));
         let (peak, end) = (single(self.peak_learning_rate), single(self.end_learning_rate));
@@ -114,7 +114,7 @@ impl Curve for WarmupStableDecay {
         Ok(())
     }
 
-    fn read(config: &mut Fields) -> Result<Self, Error> {
+    fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let (peak, warmup) = (config.required("peak_learning_rate")?, config.required("warmup_steps")?);
         let (stable, decay) = (config.required("stable_steps")?, config.required("decay_steps")?);
         let name = config.or("shape", DecayShape::default().name().to_owned())?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use lion_kernels::{Dtype, TensorMut};
 
 use super::header::{self, Header, RawTensor};
-use super::{LENGTH, LONGEST_HEADER, Place, TOO_MANY, bytes_mut, dtype_of, dtypes, name_of, reorder};
+use super::{ErrorContext, LENGTH, LONGEST_HEADER, TOO_MANY, bytes_mut, dtype_of, dtypes, name_of, reorder};
 use crate::variable::elements;
 use crate::{Error, TensorBuf, first_bytes};
 
@@ -85,12 +85,12 @@ impl TensorFile {
     ///
     /// # Errors
     /// As those of [`open`](Self::open).
-    pub fn open_foreign(path: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn open_lenient(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with(path.as_ref(), false)
     }
 
     fn open_with(path: &Path, strict: bool) -> Result<Self, Error> {
-        let place = Place::file(path);
+        let place = ErrorContext::file(path);
         // Before it is opened: to open a pipe is to wait for its writer.
         let is_file = fs::metadata(path).map_err(place.io("cannot open"))?.is_file();
         if !is_file {
@@ -100,12 +100,12 @@ impl TensorFile {
         let size = file.metadata().map_err(place.io("cannot read"))?.len();
         let text = read_header(&mut file, size, place)?;
         let Header { metadata, tensors } = header::parse(&text)
-            .map_err(|(tensor, reason)| Place { path, tensor: tensor.as_deref() }.is(reason))?;
-        if let Some(key) = twice(metadata.iter().map(|(key, _)| key.as_str()).collect()) {
+            .map_err(|(tensor, reason)| ErrorContext { path, tensor: tensor.as_deref() }.is(reason))?;
+        if let Some(key) = duplicate(metadata.iter().map(|(key, _)| key.as_str()).collect()) {
             return Err(place.is(format!("the metadata has the key {key:?} twice")));
         }
-        if let Some(name) = twice(tensors.iter().map(|tensor| tensor.name.as_str()).collect()) {
-            return Err(Place::tensor(path, name).is("there are two tensors of this name"));
+        if let Some(name) = duplicate(tensors.iter().map(|tensor| tensor.name.as_str()).collect()) {
+            return Err(ErrorContext::tensor(path, name).is("there are two tensors of this name"));
         }
         let start = (LENGTH + text.len()) as u64;
         let mut tensors = check(path, tensors, start, size - start, strict)?;
@@ -159,7 +159,7 @@ impl TensorFile {
         into: impl Into<TensorMut<'a>>,
     ) -> Result<(), Error> {
         let mut into = into.into();
-        let place = Place::tensor(&self.path, &tensor.name);
+        let place = ErrorContext::tensor(&self.path, &tensor.name);
         if range.start > range.end || range.end > tensor.len {
             let (Range { start, end }, len) = (range, tensor.len);
             return Err(place.is(format!("has the elements 0..{len}, and {start}..{end} are wanted")));
@@ -198,14 +198,14 @@ impl TensorFile {
         range: Range<usize>,
     ) -> Result<TensorBuf, Error> {
         let mut values = TensorBuf::zeroed(tensor.dtype, range.len())
-            .map_err(|source| Place::tensor(&self.path, &tensor.name).is(source.to_string()))?;
+            .map_err(|source| ErrorContext::tensor(&self.path, &tensor.name).is(source.to_string()))?;
         self.read_range(tensor, range, values.to_mut())?;
         Ok(values)
     }
 
     /// An error about this file, or about a tensor of it.
     pub(crate) fn error(&self, tensor: Option<&str>, reason: impl Into<String>) -> Error {
-        Place { path: &self.path, tensor }.is(reason)
+        ErrorContext { path: &self.path, tensor }.is(reason)
     }
 }
 
@@ -213,7 +213,7 @@ impl TensorFile {
 const CUT: &str = "it was cut short, or is still being written";
 
 /// Leaves the file at the first element.
-fn read_header(file: &mut File, size: u64, place: Place<'_>) -> Result<Vec<u8>, Error> {
+fn read_header(file: &mut File, size: u64, place: ErrorContext<'_>) -> Result<Vec<u8>, Error> {
     let mut first = Vec::new();
     Read::by_ref(file)
         .take(first_bytes::LONGEST as u64)
@@ -255,7 +255,7 @@ fn read_header(file: &mut File, size: u64, place: Place<'_>) -> Result<Vec<u8>, 
 }
 
 /// The error of a read up to the byte `end` of the file, which had as many bytes when it was opened.
-fn short_read(file: &File, end: u64, place: Place<'_>, source: io::Error) -> Error {
+fn short_read(file: &File, end: u64, place: ErrorContext<'_>, source: io::Error) -> Error {
     if source.kind() != io::ErrorKind::UnexpectedEof {
         return place.io("cannot read")(source);
     }
@@ -264,7 +264,7 @@ fn short_read(file: &File, end: u64, place: Place<'_>, source: io::Error) -> Err
 }
 
 /// A name that is there twice.
-fn twice(mut names: Vec<&str>) -> Option<&str> {
+fn duplicate(mut names: Vec<&str>) -> Option<&str> {
     names.sort_unstable();
     names.windows(2).find_map(|pair| match pair {
         [a, b] if a == b => Some(*a),
@@ -284,7 +284,7 @@ fn check(
     let mut tensors = Vec::with_capacity(raw.len());
     let mut covered = 0;
     for RawTensor { name, dtype, shape, begin, end } in raw {
-        let place = Place::tensor(path, &name);
+        let place = ErrorContext::tensor(path, &name);
         if begin > end || end > size {
             let cut = if begin <= end { format!("; {CUT}") } else { String::new() };
             return Err(place.is(format!(
@@ -330,7 +330,7 @@ fn check(
     }
     if covered != size {
         let reason = format!("the tensors end at byte {covered} of the data, and the file has {size}");
-        return Err(Place::file(path).is(reason));
+        return Err(ErrorContext::file(path).is(reason));
     }
     Ok(tensors)
 }

@@ -6,7 +6,7 @@ use lion_autotune::replace::replace;
 use lion_kernels::{Dtype, TensorRef};
 use serde_json::{Map, Value, json};
 
-use super::{Entry, LENGTH, LONGEST_HEADER, METADATA, Place, TOO_MANY, bytes, name_of, reorder};
+use super::{Entry, ErrorContext, LENGTH, LONGEST_HEADER, METADATA, TOO_MANY, bytes, name_of, reorder};
 use crate::Error;
 use crate::variable::elements;
 
@@ -45,7 +45,7 @@ pub fn write<'a>(
         file.write_all(&header)?;
         sorted.iter().try_for_each(|entry| write_values(file, &entry.values))
     });
-    written.map_err(Place::file(path).io("cannot write"))
+    written.map_err(ErrorContext::file(path).io("cannot write"))
 }
 
 /// A tensor that is written piece by piece.
@@ -77,8 +77,9 @@ pub fn write_streamed(
     let mut headings = Vec::new();
     for Planned { name, shape, dtype } in sorted.iter().copied() {
         let len = elements(shape).filter(|len| len.checked_mul(dtype.size()).is_some());
-        let len =
-            len.ok_or_else(|| Place::tensor(path, name).is("does not fit in the memory of this machine"))?;
+        let len = len.ok_or_else(|| {
+            ErrorContext::tensor(path, name).is("does not fit in the memory of this machine")
+        })?;
         headings.push(Heading { name, shape, dtype: *dtype, len });
     }
     let header = header(path, &headings, metadata)?;
@@ -88,7 +89,7 @@ pub fn write_streamed(
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (planned, Heading { name, dtype, len, .. }) in sorted.iter().copied().zip(&headings) {
-            let (mut left, wrong) = (*len, |reason| Place::tensor(path, name).is(reason));
+            let (mut left, wrong) = (*len, |reason| ErrorContext::tensor(path, name).is(reason));
             let streamed = values(planned, &mut |piece| {
                 if piece.dtype() != *dtype || piece.len() > left {
                     let (found, more) = (piece.dtype(), piece.len());
@@ -97,7 +98,7 @@ pub fn write_streamed(
                     )));
                 }
                 left -= piece.len();
-                write_values(file, &piece).map_err(Place::tensor(path, name).io("cannot write"))
+                write_values(file, &piece).map_err(ErrorContext::tensor(path, name).io("cannot write"))
             });
             let complete =
                 || if left == 0 { Ok(()) } else { Err(wrong(format!("lacks {left} of its {len} elements"))) };
@@ -110,7 +111,7 @@ pub fn write_streamed(
     });
     match failed {
         Some(error) => Err(error),
-        None => written.map_err(Place::file(path).io("cannot write")),
+        None => written.map_err(ErrorContext::file(path).io("cannot write")),
     }
 }
 
@@ -129,13 +130,13 @@ fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Res
         let texts: Map<String, Value> =
             metadata.iter().map(|&(key, text)| (key.to_owned(), text.into())).collect();
         if texts.len() < metadata.len() {
-            return Err(Place::file(path).is("the metadata has a key twice"));
+            return Err(ErrorContext::file(path).is("the metadata has a key twice"));
         }
         text.push_str(&format!("\"{METADATA}\":{}", Value::from(texts)));
     }
     let mut begin = 0_u64;
     for Heading { name, shape, dtype, len } in sorted {
-        let place = Place::tensor(path, name);
+        let place = ErrorContext::tensor(path, name);
         if *name == METADATA || !names.insert(*name) {
             return Err(place.is("the name is taken"));
         }
@@ -167,7 +168,7 @@ fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Res
     if text.len() as u64 > LONGEST_HEADER {
         let reason =
             format!("the header would have {} bytes, and may have {LONGEST_HEADER}{TOO_MANY}", text.len());
-        return Err(Place::file(path).is(reason));
+        return Err(ErrorContext::file(path).is(reason));
     }
     Ok(text)
 }

@@ -70,7 +70,7 @@ fn replay(communicator: &mut MpiCommunicator, arguments: &Replay) -> Result<(), 
         sharded.restore(&parts, &mut without_gradients(&ids, &mut parameters))?;
     }
     let mut gradients = Gradients::default();
-    for call in 0..recording.calls() {
+    for call in 0..recording.steps() {
         recording.read_gradients(call, &mut gradients)?;
         // Every rank has the whole run, so nothing is reduced.
         let updates = ids.iter().zip(&mut parameters).enumerate();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use lion::Dtype;
-use lion::state::{Checkpoint, MomentumNames, Tensor as Saved, import_momentum};
+use lion::checkpoint::{Checkpoint, MomentumMapping, Tensor as Saved, import_momentum};
 use lion_kernels::{Backend, Task, TensorRef};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -72,7 +72,9 @@ impl Optimizer {
         let variable = self.find(py, name)?;
         let call = Call::read(py, Access::Read, [(&*variable, None)].into_iter())?;
         self.core.with(py, |core| {
-            call.parameters().next().map_or(Ok(0.0), |parameter| core.lion.stalled(variable.id, parameter))
+            call.parameters()
+                .next()
+                .map_or(Ok(0.0), |parameter| core.lion.stalled_fraction(variable.id, parameter))
         })
     }
 
@@ -81,7 +83,7 @@ impl Optimizer {
         let variable = self.find(py, name)?;
         let gradient = call::read("gradient", &variable, gradient)?;
         let gradient = gradient.to_dense().map_err(|error| error::kernels(py, error))?;
-        self.core.with(py, |core| core.lion.sign_agreement(variable.id, gradient.to_ref()))
+        self.core.with(py, |core| core.lion.sign_agreement_fraction(variable.id, gradient.to_ref()))
     }
 
     /// Writes a checkpoint.
@@ -133,16 +135,16 @@ impl Optimizer {
         rename: Option<Vec<(String, String)>>,
     ) -> PyResult<()> {
         let mut names = match names.extract::<&str>() {
-            Ok("torch") => MomentumNames::torch(),
-            Ok("keras") => MomentumNames::keras(),
-            Ok("optax") => MomentumNames::optax(),
+            Ok("torch") => MomentumMapping::torch(),
+            Ok("keras") => MomentumMapping::keras(),
+            Ok("optax") => MomentumMapping::optax(),
             Ok(other) => {
                 return Err(error::name(
                     py,
                     &format!("names is {other:?}; expected torch, keras, optax or a list"),
                 ));
             }
-            Err(_) => MomentumNames::patterns(names.extract::<Vec<String>>()?),
+            Err(_) => MomentumMapping::patterns(names.extract::<Vec<String>>()?),
         };
         for (here, there) in rename.into_iter().flatten() {
             names = names.rename(here, there);

@@ -3,21 +3,21 @@
 use serde_json::{Map, Value};
 
 use super::{count, quotient, single};
-use crate::json::{self, Fields};
+use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
 /// Where to begin, the length of a period, what happens in one, and whether it happens at its end.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Periods {
+pub(super) struct PeriodicDecay {
     initial_learning_rate: f64,
     decay_steps: f64,
     decay_rate: f64,
     staircase: bool,
 }
 
-impl Periods {
+impl PeriodicDecay {
     pub(super) fn new(initial_learning_rate: f64, decay_steps: f64, decay_rate: f64) -> Result<Self, Error> {
-        Ok(Periods {
+        Ok(PeriodicDecay {
             initial_learning_rate: check::not_negative("initial_learning_rate", initial_learning_rate)?,
             decay_steps: check::positive("decay_steps", decay_steps)?,
             decay_rate: check::not_negative("decay_rate", decay_rate)?,
@@ -26,7 +26,7 @@ impl Periods {
     }
 
     pub(super) fn staircase(self, staircase: bool) -> Self {
-        Periods { staircase, ..self }
+        PeriodicDecay { staircase, ..self }
     }
 
     pub(super) fn initial_learning_rate(&self) -> f64 {
@@ -50,7 +50,7 @@ impl Periods {
         config.insert("staircase".into(), self.staircase.into());
     }
 
-    pub(super) fn read(config: &mut Fields) -> Result<Self, Error> {
+    pub(super) fn read(config: &mut ObjectReader) -> Result<Self, Error> {
         let (initial, steps) = (config.required("initial_learning_rate")?, config.required("decay_steps")?);
         let rate = config.required("decay_rate")?;
         Ok(Self::new(initial, steps, rate)?.staircase(config.or("staircase", false)?))

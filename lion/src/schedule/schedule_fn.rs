@@ -3,23 +3,23 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::Curve;
+use super::ScheduleImpl;
 use crate::Error;
-use crate::json::Fields;
+use crate::json::ObjectReader;
 
 /// A schedule of the caller's own; see [`Schedule::from_fn`](super::Schedule::from_fn). It cannot be written to a file.
 /// Two are equal where one is the other's clone.
 #[derive(Clone)]
-pub struct Closure(Arc<dyn Fn(u64) -> f32 + Send + Sync>);
+pub struct ScheduleFn(Arc<dyn Fn(u64) -> f32 + Send + Sync>);
 
-impl Closure {
+impl ScheduleFn {
     /// From the number of the call to the value, which is not checked before the optimizer uses it.
     pub fn new(function: impl Fn(u64) -> f32 + Send + Sync + 'static) -> Self {
-        Closure(Arc::new(function))
+        ScheduleFn(Arc::new(function))
     }
 }
 
-impl Curve for Closure {
+impl ScheduleImpl for ScheduleFn {
     fn at(&self, step: u64) -> f64 {
         f64::from((self.0)(step))
     }
@@ -28,19 +28,19 @@ impl Curve for Closure {
         Err(Error::NotSerializable { name: String::new(), what: "a closure" })
     }
 
-    fn read(_: &mut Fields) -> Result<Self, Error> {
-        Err(Error::argument("", "that of a closure", "that of a schedule which a file can hold"))
+    fn read(_: &mut ObjectReader) -> Result<Self, Error> {
+        Err(Error::argument("", "a closure", "a schedule that a file can hold"))
     }
 }
 
-impl PartialEq for Closure {
+impl PartialEq for ScheduleFn {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl fmt::Debug for Closure {
+impl fmt::Debug for ScheduleFn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Closure(..)")
+        f.write_str("ScheduleFn(..)")
     }
 }

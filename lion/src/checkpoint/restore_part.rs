@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Checkpoint;
-use super::optimizer::{check_elements, copy_state};
+use super::restore::{check_elements, copy_state};
 use crate::variable::elements;
 use crate::{Error, Lion, VariableId};
 

@@ -13,10 +13,10 @@ impl Checkpoint<'_> {
     /// run goes on with 8-bit momentum that has begun with f32, or the other way.
     ///
     /// ```
-    /// use lion::state::{Checkpoint, Tensor, VariableState};
+    /// use lion::checkpoint::{Checkpoint, Tensor, SavedVariable};
     /// use lion::{Dtype, Lion};
     ///
-    /// let mut bias = VariableState::new("bias", &[2]);
+    /// let mut bias = SavedVariable::new("bias", &[2]);
     /// bias.momentum = Some(Tensor::from(&[0.5_f32, -0.5]));
     /// let mut checkpoint = Checkpoint { variables: vec![bias], iterations: 7, ..Checkpoint::default() };
     ///

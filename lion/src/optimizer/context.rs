@@ -8,46 +8,46 @@ use lion_kernels::{
     StepTensors, Task, TensorRef,
 };
 
-use super::queue::Queue;
-use crate::accumulation::{Window, accumulate_max};
-use crate::clip::{Clipping, Found, Norms};
-use crate::group::Steps;
-use crate::memory::Memory;
+use super::batch::TaskBatch;
+use crate::accumulation::{AccumulationCycle, accumulate_max};
+use crate::clip::{ClipMetrics, ClipMode, GradientSummary};
+use crate::group::GroupStep;
+use crate::state::State;
 use crate::statistics::Statistics;
 use crate::update::Update;
-use crate::variable::{StateMut, Store, Variable, joined};
+use crate::variable::{Store, Variable, VariableStateMut, joined};
 use crate::{Error, Metrics, Outcome, VariableId};
 
 /// A call, as its number and the settings decide it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
+pub(super) struct StepContext {
     pub(super) backend: Backend,
     /// Its number, from 0.
     pub(super) number: u64,
     /// Updated, Accumulated or Overwritten.
     pub(super) outcome: Outcome,
     /// Whether it ends a window of accumulation; without accumulation every call does.
-    pub(super) ends_window: bool,
+    pub(super) ends_cycle: bool,
     pub(super) loss_scale: Option<f32>,
     /// How gradients are unscaled and, in a call that updates, averaged with their accumulators.
     pub(super) gradient: GradientTransform,
-    pub(super) clipping: Clipping,
+    pub(super) clip_mode: ClipMode,
     /// How averages move, where they do in this call.
     pub(super) ema: Option<Ema>,
     /// Whether gradients must be known before any of them is used.
-    pub(super) looks_ahead: bool,
-    pub(super) found: Found,
+    pub(super) needs_statistics: bool,
+    pub(super) gradients: GradientSummary,
 }
 
 /// Memory that constraints work in, kept from call to call.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Room {
+pub(super) struct ConstraintScratch {
     /// A 16-bit parameter as f32.
     values: Vec<f32>,
     norms: Vec<f64>,
 }
 
-impl Room {
+impl ConstraintScratch {
     /// Makes room for a variable's constraint, so that it cannot fail for want of memory.
     pub(super) fn reserve(&mut self, variable: &Variable, elements: usize) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
@@ -62,39 +62,39 @@ impl Room {
     }
 }
 
-impl Call {
+impl StepContext {
     /// What the call did.
     pub(super) fn metrics(&self, learning_rate: f32) -> Metrics {
         let updated = self.outcome == Outcome::Updated;
-        let measured = updated && self.looks_ahead;
-        let norms = match self.clipping {
-            _ if measured => self.found.norms(self.clipping),
-            Clipping::Off if updated => Norms { clipped: Some(false), ..Norms::default() },
-            _ => Norms::default(),
+        let measured = updated && self.needs_statistics;
+        let norms = match self.clip_mode {
+            _ if measured => self.gradients.norms(self.clip_mode),
+            ClipMode::Off if updated => ClipMetrics { clipped: Some(false), ..ClipMetrics::default() },
+            _ => ClipMetrics::default(),
         };
         Metrics {
             outcome: self.outcome,
             gradient_norm: norms.before,
             clipped_norm: norms.after,
             clipped: norms.clipped,
-            non_finite: self.looks_ahead.then_some(self.found.non_finite),
-            ..Metrics::of_nothing(learning_rate, self.loss_scale)
+            non_finite: self.needs_statistics.then_some(self.gradients.non_finite),
+            ..Metrics::empty(learning_rate, self.loss_scale)
         }
     }
 
     /// Whether it ends a window of accumulation, after which every accumulator is zero.
-    pub(super) fn clears_accumulators(&self, window: Window) -> bool {
-        self.outcome == Outcome::Updated && window.calls.is_some()
+    pub(super) fn clears_accumulators(&self, cycle: AccumulationCycle) -> bool {
+        self.outcome == Outcome::Updated && cycle.steps.is_some()
     }
 
     /// The statistics of gradients, in the order of registration and of elements, each of whole blocks.
-    pub(super) fn measure_all<'t>(
+    pub(super) fn compute_statistics<'t>(
         &self,
         gradients: impl Iterator<Item = (VariableId, Range<usize>, TensorRef<'t>)>,
         variables: &[Variable],
-        memory: &'t Memory,
+        state: &'t State,
         statistics: &'t mut Statistics,
-        queue: &mut Queue<'_, 't>,
+        batch: &mut TaskBatch<'_, 't>,
     ) -> Result<(), Error> {
         let Statistics { first_blocks, blocks, measured, .. } = statistics;
         let (mut rest, mut at) = (&mut blocks[..], 0);
@@ -108,15 +108,16 @@ impl Call {
             (rest, at) = (after, places.end);
             measured[places].fill(true);
             let accumulator =
-                memory.accumulator(id, variable).map(|values| &values[variable.within_held(&range)]);
-            let queued = self.measure(variable, gradient, accumulator, own).and_then(|task| queue.push(task));
+                state.accumulator(id, variable).map(|values| &values[variable.within_held(&range)]);
+            let queued =
+                self.statistics_task(variable, gradient, accumulator, own).and_then(|task| batch.push(task));
             queued.map_err(|source| variable.error(source))?;
         }
         Ok(())
     }
 
     /// The statistics of each block of a variable's gradient as this call uses it.
-    pub(super) fn measure<'t>(
+    pub(super) fn statistics_task<'t>(
         &self,
         variable: &Variable,
         gradient: TensorRef<'t>,
@@ -131,14 +132,14 @@ impl Call {
 
     /// Does the call's work on one variable that it names, or queues it. `measured` are the statistics of
     /// its gradient, in a call that looks ahead.
-    pub(super) fn visit<'t>(
+    pub(super) fn update_variable<'t>(
         &self,
         variable: &Variable,
-        mut state: StateMut<'t>,
+        mut state: VariableStateMut<'t>,
         update: &'t mut Update<'_>,
-        steps: &Steps,
+        steps: &GroupStep,
         measured: Option<&GradientStatistics>,
-        queue: &mut Queue<'_, 't>,
+        batch: &mut TaskBatch<'_, 't>,
     ) -> Result<(), KernelError> {
         match update.gradient {
             Some(gradient) if variable.overwritten => self.overwrite(state, update, gradient),
@@ -150,20 +151,20 @@ impl Call {
                     Store::Stochastic(key) => step.stochastic_rounding(key.at_step(self.number)),
                     Store::Nearest | Store::Split => step,
                 };
-                self.step(step, state, update, gradient, copies, queue)
+                self.step(step, state, update, gradient, copies, batch)
             }
             // A call with another outcome has come to none of these.
             Some(gradient) => {
                 if let Some(accumulator) = state.accumulator.take() {
-                    queue.push(Task::accumulate(&self.gradient, accumulator, gradient)?)?;
+                    batch.push(Task::accumulate(&self.gradient, accumulator, gradient)?)?;
                 }
-                self.average(state, update, queue)
+                self.average(state, update, batch)
             }
             None => {
                 if self.outcome == Outcome::Updated {
                     state.clear_accumulator();
                 }
-                self.average(state, update, queue)
+                self.average(state, update, batch)
             }
         }
     }
@@ -176,7 +177,7 @@ impl Call {
 
     /// What becomes of a gradient with these statistics.
     fn gradient_of(&self, measured: Option<&GradientStatistics>) -> Result<GradientTransform, KernelError> {
-        match self.clipping.own(measured).or(self.found.clip) {
+        match self.clip_mode.own(measured).or(self.gradients.clip) {
             Some(clip) => self.gradient.clip(clip),
             None => Ok(self.gradient),
         }
@@ -186,17 +187,17 @@ impl Call {
     fn step<'t>(
         &self,
         mut step: LionStep,
-        state: StateMut<'t>,
+        state: VariableStateMut<'t>,
         update: &'t mut Update<'_>,
         gradient: TensorRef<'t>,
         copies: bool,
-        queue: &mut Queue<'_, 't>,
+        batch: &mut TaskBatch<'_, 't>,
     ) -> Result<(), KernelError> {
         let momentum = state.momentum.expect("only overwritten variables have no momentum");
         let (start, mut source) = (update.start() as u64, update.source);
         if state.low.is_some() {
             // The low halves are read and written in one place, and so are the high ones.
-            update.keep();
+            update.copy_source();
             source = None;
         }
         let parameter = joined(update.parameter.reborrow(), state.low)?;
@@ -215,13 +216,13 @@ impl Call {
             tensors = tensors.copy(copy.reborrow());
         }
         let task = Task::step(step, tensors)?;
-        queue.push(if step.is_stochastic() { task.starting_at(start)? } else { task })
+        batch.push(if step.is_stochastic() { task.starting_at(start)? } else { task })
     }
 
     /// Makes the gradient the parameter's value, at the end of a window.
     fn overwrite(
         &self,
-        state: StateMut<'_>,
+        state: VariableStateMut<'_>,
         update: &mut Update<'_>,
         gradient: TensorRef<'_>,
     ) -> Result<(), KernelError> {
@@ -230,8 +231,8 @@ impl Call {
             return Task::convert(gradient, parameter)?.run(self.backend);
         };
         accumulate_max(accumulator, gradient);
-        if !self.ends_window {
-            update.keep();
+        if !self.ends_cycle {
+            update.copy_source();
             return Ok(());
         }
         let parameter = joined(update.parameter.reborrow(), state.low)?;
@@ -243,24 +244,24 @@ impl Call {
     /// Leaves a parameter as it is, to its moving average.
     fn average<'t>(
         &self,
-        state: StateMut<'t>,
+        state: VariableStateMut<'t>,
         update: &'t mut Update<'_>,
-        queue: &mut Queue<'_, 't>,
+        batch: &mut TaskBatch<'_, 't>,
     ) -> Result<(), KernelError> {
-        update.keep();
+        update.copy_source();
         if let (Some(ema), Some(average)) = (&self.ema, state.ema) {
-            queue.push(Task::update_ema(ema, average, joined(update.parameter.reborrow(), state.low)?)?)?;
+            batch.push(Task::update_ema(ema, average, joined(update.parameter.reborrow(), state.low)?)?)?;
         }
         Ok(())
     }
 
-    /// There is room for it, see [`Room::reserve`].
+    /// There is room for it, see [`ConstraintScratch::reserve`].
     pub(super) fn constrain(
         &self,
         variable: &Variable,
         update: &mut Update<'_>,
         low: Option<&mut [i16]>,
-        room: &mut Room,
+        scratch: &mut ConstraintScratch,
     ) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let constraint = &constrained.constraint;
@@ -268,16 +269,16 @@ impl Call {
         let whole = update.parameter.len() == variable.len;
         let shape = if whole { &variable.shape } else { &part[..] };
         if let Some(values) = update.parameter.as_slice_mut::<f32>() {
-            return constraint.apply_with(shape, values, &mut room.norms);
+            return constraint.apply_with(shape, values, &mut scratch.norms);
         }
         let of_variable = |source| variable.error(source);
         let mut parameter = joined(update.parameter.reborrow(), low).map_err(of_variable)?;
-        room.values.clear();
-        room.values.resize(parameter.len(), 0.0);
-        let widen = Task::convert(parameter.to_ref(), &mut room.values[..]);
+        scratch.values.clear();
+        scratch.values.resize(parameter.len(), 0.0);
+        let widen = Task::convert(parameter.to_ref(), &mut scratch.values[..]);
         widen.and_then(|mut task| task.run(self.backend)).map_err(of_variable)?;
-        constraint.apply_with(shape, &mut room.values, &mut room.norms)?;
-        let round = Task::convert(&room.values[..], parameter.reborrow());
+        constraint.apply_with(shape, &mut scratch.values, &mut scratch.norms)?;
+        let round = Task::convert(&scratch.values[..], parameter.reborrow());
         round.and_then(|mut task| task.run(self.backend)).map_err(of_variable)
     }
 }

@@ -2,13 +2,13 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use super::{Fields, excerpt, wrong};
+use super::{ObjectReader, excerpt, wrong};
 use crate::Error;
 use crate::options::Setting;
 
 /// An object as `keras.saving.serialize_keras_object` writes it: a class, and the config of an instance.
 #[derive(Debug)]
-pub(crate) struct Wrapped {
+pub(crate) struct KerasObject {
     pub(crate) class: String,
     /// A null is how Keras writes the module of the program itself.
     module: Option<Value>,
@@ -23,13 +23,13 @@ const KERAS: [&str; 5] = ["keras", "tf_keras", "keras_core", "tensorflow.keras",
 /// Keras's package of registered classes that name none. Keras 2 registered its own optimizers there.
 const UNNAMED: &str = "Custom>";
 
-impl Wrapped {
+impl KerasObject {
     pub(crate) fn write(module: &str, class: &str, config: Map<String, Value>) -> Value {
         json!({"module": module, "class_name": class, "config": config, "registered_name": null})
     }
 
     pub(crate) fn read(value: Value) -> Result<Self, Error> {
-        let mut fields = Fields::new(value)?;
+        let mut fields = ObjectReader::new(value)?;
         let class: String = fields.required("class_name")?;
         let module = fields.value("module");
         if let Some(module @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) =
@@ -44,7 +44,7 @@ impl Wrapped {
         // A number that Keras gives objects which a file holds several times.
         fields.value("shared_object_id");
         fields.finish()?;
-        Ok(Wrapped { class, module, registered_name, config })
+        Ok(KerasObject { class, module, registered_name, config })
     }
 
     /// The name of the class without the package that Keras 2 registered its own optimizers in.

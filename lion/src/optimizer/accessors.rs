@@ -4,9 +4,9 @@ use lion_autotune::Profile;
 use lion_kernels::{Backend, Dtype, Task, TensorMut, TensorRef, with_ieee_state};
 
 use super::{Lion, backend_of};
-use crate::group::Rates;
+use crate::group::StepHyperparameters;
 use crate::loss_scale::LossScale;
-use crate::variable::{StateMut, Store, Variable, VariableView, joined};
+use crate::variable::{Store, Variable, VariableStateMut, VariableView, joined};
 use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, sign_agreement, stalled};
 
 impl Lion {
@@ -119,14 +119,14 @@ impl Lion {
     /// ```
     /// let mut optimizer = lion::Lion::builder().learning_rate(0.5).build()?;
     /// optimizer.add_group(lion::Group::new().learning_rate_multiplier(0.5))?;
-    /// let learning_rates: Vec<_> = optimizer.rates().map(|rates| rates.learning_rate).collect();
+    /// let learning_rates: Vec<_> = optimizer.step_hyperparameters().map(|it| it.learning_rate).collect();
     /// assert_eq!(learning_rates, [0.5, 0.25]);
     /// # Ok::<(), lion::Error>(())
     /// ```
-    pub fn rates(&self) -> impl Iterator<Item = Rates> {
-        let call = self.iterations;
-        let own = with_ieee_state(|| Rates::new(&self.config, call));
-        self.groups.iter().map(move |group| with_ieee_state(|| group.rates(&own, call)))
+    pub fn step_hyperparameters(&self) -> impl Iterator<Item = StepHyperparameters> {
+        let step = self.iterations;
+        let own = with_ieee_state(|| StepHyperparameters::new(&self.config, step));
+        self.groups.iter().map(move |group| with_ieee_state(|| group.step_hyperparameters(&own, step)))
     }
 
     /// The loss to differentiate: the loss times the static or dynamic scale of the next call, in f32.
@@ -174,12 +174,12 @@ impl Lion {
         self.variables
             .iter()
             .enumerate()
-            .map(|(index, variable)| self.memory.view(VariableId(index), variable))
+            .map(|(index, variable)| self.state.view(VariableId(index), variable))
     }
 
     /// The variable with its state.
     pub fn view(&self, variable: VariableId) -> Option<VariableView<'_>> {
-        self.variables.get(variable.0).map(|found| self.memory.view(variable, found))
+        self.variables.get(variable.0).map(|found| self.state.view(variable, found))
     }
 
     /// The variable's state, to be overwritten with one that comes from elsewhere.
@@ -195,8 +195,8 @@ impl Lion {
     /// optimizer.set_iterations(1000);
     /// # Ok::<(), lion::Error>(())
     /// ```
-    pub fn state_mut(&mut self, variable: VariableId) -> Option<StateMut<'_>> {
-        self.variables.get(variable.0).map(|found| self.memory.states_mut().nth(variable.0, found))
+    pub fn state_mut(&mut self, variable: VariableId) -> Option<VariableStateMut<'_>> {
+        self.variables.get(variable.0).map(|found| self.state.states_mut().nth(variable.0, found))
     }
 
     /// The variable's momentum.
@@ -233,7 +233,7 @@ impl Lion {
         let (parameter, found) = (parameter.into(), self.registered(variable)?);
         found.check_parameter("parameter", &parameter, found.held.len())?;
         found.check_length("values", values.len(), found.held.len())?;
-        let parameter = match self.memory.view(variable, found).low {
+        let parameter = match self.state.view(variable, found).low {
             Some(low) => TensorRef::from_streams(Dtype::Split, parameter, low)?,
             None => parameter,
         };
@@ -287,13 +287,13 @@ impl Lion {
     /// let mut optimizer = Lion::builder().learning_rate(1e-4).build()?;
     /// let weights = optimizer.register("weights", &[4], Dtype::BF16)?;
     /// let parameter = [1.0, -0.5, 0.01, 0.0].map(bf16::from_f32);
-    /// assert_eq!(optimizer.stalled(weights, &parameter[..])?, 0.5);
+    /// assert_eq!(optimizer.stalled_fraction(weights, &parameter[..])?, 0.5);
     /// # Ok::<(), lion::Error>(())
     /// ```
     ///
     /// # Errors
     /// A parameter that is not the variable's.
-    pub fn stalled<'a>(
+    pub fn stalled_fraction<'a>(
         &self,
         variable: VariableId,
         parameter: impl Into<TensorRef<'a>>,
@@ -301,12 +301,12 @@ impl Lion {
         let parameter = parameter.into();
         let found = self.registered(variable)?;
         found.check_parameter("parameter", &parameter, found.held.len())?;
-        let values = match (found.store, self.memory.view(variable, found).low) {
+        let values = match (found.store, self.state.view(variable, found).low) {
             (Store::Stochastic(_), _) => return Ok(0.0),
             (_, Some(low)) => TensorRef::from_streams(Dtype::Split, parameter, low)?,
             _ => parameter,
         };
-        Ok(with_ieee_state(|| stalled::fraction(values, self.rates_of(found).learning_rate)))
+        Ok(with_ieee_state(|| stalled::fraction(values, self.hyperparameters_of(found).learning_rate)))
     }
 
     /// The share of elements, from 0 to 1, for which the next call steps against the sign of this gradient, so that the
@@ -326,14 +326,14 @@ impl Lion {
     /// let mut parameter = [0.0_f32; 2];
     /// optimizer.apply(&mut [Update::new(weights, &mut parameter[..], &[1.0_f32, 1.0][..])])?;
     /// // The momentum of 0.01 outweighs the second of these, and not the first.
-    /// assert_eq!(optimizer.sign_agreement(weights, &[-1.0_f32, -0.0001][..])?, 0.5);
+    /// assert_eq!(optimizer.sign_agreement_fraction(weights, &[-1.0_f32, -0.0001][..])?, 0.5);
     /// # Ok::<(), lion::Error>(())
     /// ```
     ///
     /// # Errors
     /// A gradient that has not the variable's length, and a variable that is overwritten with its gradient and so has
     /// no momentum.
-    pub fn sign_agreement<'a>(
+    pub fn sign_agreement_fraction<'a>(
         &self,
         variable: VariableId,
         gradient: impl Into<TensorRef<'a>>,
@@ -345,8 +345,8 @@ impl Lion {
             return Err(Error::NoMomentum { name: found.name.clone() });
         };
         Ok(with_ieee_state(|| {
-            let (beta_1, factor) = (self.rates_of(found).beta_1, self.loss_scale.factor());
-            sign_agreement::share(momentum, gradient, beta_1, factor)
+            let (beta_1, factor) = (self.hyperparameters_of(found).beta_1, self.loss_scale.factor());
+            sign_agreement::fraction(momentum, gradient, beta_1, factor)
         }))
     }
 
@@ -356,8 +356,8 @@ impl Lion {
     }
 
     /// The hyperparameters of a variable in the next call.
-    fn rates_of(&self, variable: &Variable) -> Rates {
-        let own = Rates::new(&self.config, self.iterations);
-        self.groups[variable.group.0].rates(&own, self.iterations)
+    fn hyperparameters_of(&self, variable: &Variable) -> StepHyperparameters {
+        let own = StepHyperparameters::new(&self.config, self.iterations);
+        self.groups[variable.group.0].step_hyperparameters(&own, self.iterations)
     }
 }

@@ -10,7 +10,7 @@ const LONGEST: usize = 512;
 
 /// Passes that do not depend on each other: they run when there are many, and at the end.
 #[derive(Debug)]
-pub(super) struct Queue<'p, 't> {
+pub(super) struct TaskBatch<'p, 't> {
     profile: &'p Profile,
     host: Option<&'p HostThreads>,
     /// What most of the passes do.
@@ -18,8 +18,8 @@ pub(super) struct Queue<'p, 't> {
     tasks: Vec<Task<'t>>,
 }
 
-impl<'p, 't> Queue<'p, 't> {
-    /// An empty queue for about this many passes, in the memory of `spare`.
+impl<'p, 't> TaskBatch<'p, 't> {
+    /// An empty batch for about this many passes, in the memory of `spare`.
     pub(super) fn new(
         profile: &'p Profile,
         host: Option<&'p HostThreads>,
@@ -29,7 +29,7 @@ impl<'p, 't> Queue<'p, 't> {
     ) -> Self {
         let mut tasks: Vec<Task<'t>> = std::mem::take(spare);
         tasks.reserve_exact(expected.min(LONGEST));
-        Queue { profile, host, operation, tasks }
+        TaskBatch { profile, host, operation, tasks }
     }
 
     pub(super) fn push(&mut self, task: Task<'t>) -> Result<(), Error> {

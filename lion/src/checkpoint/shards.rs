@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::VariableState;
+use super::SavedVariable;
 use crate::Error;
 use crate::tensor_file::TensorFile;
 use crate::variable::elements;
@@ -26,8 +26,8 @@ pub(super) struct Shard {
 type Entry = (Vec<usize>, usize, usize);
 
 /// Returns the value of [`KEY`], or `None` if all variables are whole.
-pub(super) fn to_json(variables: &[VariableState<'_>]) -> Option<String> {
-    let entry = |variable: &VariableState<'_>| -> Option<(String, Entry)> {
+pub(super) fn to_json(variables: &[SavedVariable<'_>]) -> Option<String> {
+    let entry = |variable: &SavedVariable<'_>| -> Option<(String, Entry)> {
         let Range { start, end } = variable.shard.clone()?;
         Some((variable.name.clone(), (variable.shape.clone(), start, end)))
     };

@@ -2,11 +2,11 @@
 
 use lion_kernels::{Dtype, TensorRef};
 
-use super::{Tensor, VariableState};
+use super::{SavedVariable, Tensor};
 
 /// A kind of tensor that a variable has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Section {
+pub(super) enum SavedRole {
     Parameter,
     Momentum,
     Low,
@@ -15,40 +15,40 @@ pub(super) enum Section {
 }
 
 /// Every kind.
-pub(super) const SECTIONS: [Section; 5] =
-    [Section::Parameter, Section::Momentum, Section::Low, Section::Ema, Section::Accumulator];
+pub(super) const SAVED_ROLES: [SavedRole; 5] =
+    [SavedRole::Parameter, SavedRole::Momentum, SavedRole::Low, SavedRole::Ema, SavedRole::Accumulator];
 
 /// What the names of a momentum's scales begin with.
 pub(super) const SCALE: &str = "momentum_scale/";
 
-impl Section {
+impl SavedRole {
     pub(super) fn prefix(self) -> &'static str {
         match self {
-            Section::Parameter => "param/",
-            Section::Momentum => "momentum/",
-            Section::Low => "low/",
-            Section::Ema => "ema/",
-            Section::Accumulator => "accumulator/",
+            SavedRole::Parameter => "param/",
+            SavedRole::Momentum => "momentum/",
+            SavedRole::Low => "low/",
+            SavedRole::Ema => "ema/",
+            SavedRole::Accumulator => "accumulator/",
         }
     }
 
-    pub(super) fn of<'v, 'a>(self, variable: &'v VariableState<'a>) -> &'v Option<Tensor<'a>> {
+    pub(super) fn of<'v, 'a>(self, variable: &'v SavedVariable<'a>) -> &'v Option<Tensor<'a>> {
         match self {
-            Section::Parameter => &variable.parameter,
-            Section::Momentum => &variable.momentum,
-            Section::Low => &variable.low,
-            Section::Ema => &variable.ema,
-            Section::Accumulator => &variable.accumulator,
+            SavedRole::Parameter => &variable.parameter,
+            SavedRole::Momentum => &variable.momentum,
+            SavedRole::Low => &variable.low,
+            SavedRole::Ema => &variable.ema,
+            SavedRole::Accumulator => &variable.accumulator,
         }
     }
 
-    pub(super) fn of_mut<'v, 'a>(self, variable: &'v mut VariableState<'a>) -> &'v mut Option<Tensor<'a>> {
+    pub(super) fn of_mut<'v, 'a>(self, variable: &'v mut SavedVariable<'a>) -> &'v mut Option<Tensor<'a>> {
         match self {
-            Section::Parameter => &mut variable.parameter,
-            Section::Momentum => &mut variable.momentum,
-            Section::Low => &mut variable.low,
-            Section::Ema => &mut variable.ema,
-            Section::Accumulator => &mut variable.accumulator,
+            SavedRole::Parameter => &mut variable.parameter,
+            SavedRole::Momentum => &mut variable.momentum,
+            SavedRole::Low => &mut variable.low,
+            SavedRole::Ema => &mut variable.ema,
+            SavedRole::Accumulator => &mut variable.accumulator,
         }
     }
 
@@ -66,7 +66,7 @@ impl Section {
 
     /// Whether a tensor of that name is not in files of version 1.
     pub(super) fn is_of_version_2(name: &str) -> bool {
-        matches!(Part::of_name(name), Some((Part::Scale | Part::Section(Section::Low), _)))
+        matches!(Part::of_name(name), Some((Part::Scale | Part::SavedRole(SavedRole::Low), _)))
     }
 }
 
@@ -74,7 +74,7 @@ impl Section {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// A tensor of a variable, or its first stream.
-    Section(Section),
+    SavedRole(SavedRole),
     /// The second stream of an 8-bit momentum.
     Scale,
 }
@@ -84,13 +84,13 @@ impl Part {
     pub(super) fn of_name(name: &str) -> Option<(Self, &str)> {
         let scale = name.strip_prefix(SCALE).map(|name| (Part::Scale, name));
         let section =
-            |section: &Section| Some((Part::Section(*section), name.strip_prefix(section.prefix())?));
-        scale.or_else(|| SECTIONS.iter().find_map(section))
+            |section: &SavedRole| Some((Part::SavedRole(*section), name.strip_prefix(section.prefix())?));
+        scale.or_else(|| SAVED_ROLES.iter().find_map(section))
     }
 
     /// All names that a tensor may have.
     pub(super) fn names() -> String {
-        let sections = SECTIONS.iter().map(|section| format!("{}<name>", section.prefix()));
+        let sections = SAVED_ROLES.iter().map(|section| format!("{}<name>", section.prefix()));
         let mut names: Vec<_> = sections.collect();
         names.push(format!("{SCALE}<name>"));
         names.join(", ")
@@ -100,10 +100,10 @@ impl Part {
     /// What the dtype is, and what it must be.
     pub(super) fn check_dtype(self, found: Dtype) -> Result<(), String> {
         let allowed: &[Dtype] = match self {
-            Part::Section(Section::Parameter) => &[Dtype::F32, Dtype::F16, Dtype::BF16],
-            Part::Section(Section::Momentum) => &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8],
-            Part::Section(Section::Low) => &[Dtype::I16],
-            Part::Section(Section::Ema | Section::Accumulator) | Part::Scale => &[Dtype::F32],
+            Part::SavedRole(SavedRole::Parameter) => &[Dtype::F32, Dtype::F16, Dtype::BF16],
+            Part::SavedRole(SavedRole::Momentum) => &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8],
+            Part::SavedRole(SavedRole::Low) => &[Dtype::I16],
+            Part::SavedRole(SavedRole::Ema | SavedRole::Accumulator) | Part::Scale => &[Dtype::F32],
         };
         if allowed.contains(&found) {
             return Ok(());

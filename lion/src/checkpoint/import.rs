@@ -24,15 +24,15 @@ use crate::{Error, TensorBuf};
 /// | [`optax`](Self::optax) | `inner_state/0/mu/…`, `inner_opt_state/0/mu/…` | `optax.inject_hyperparams`, `optax.MultiSteps` |
 ///
 /// ```
-/// use lion::state::MomentumNames;
+/// use lion::checkpoint::MomentumMapping;
 ///
 /// // A file of torch in which one layer has another name than here.
-/// let names = MomentumNames::torch().rename("decoder.weight", "module.lm_head.weight");
-/// let own = MomentumNames::patterns(["opt/{name}/m"]);
+/// let names = MomentumMapping::torch().rename("decoder.weight", "module.lm_head.weight");
+/// let own = MomentumMapping::patterns(["opt/{name}/m"]);
 /// # let _ = (names, own);
 /// ```
 #[derive(Clone, Debug)]
-pub struct MomentumNames {
+pub struct MomentumMapping {
     patterns: Vec<String>,
     /// Looked at for a variable of which the file has none of the names before.
     elsewhere: Elsewhere,
@@ -92,7 +92,7 @@ impl Elsewhere {
     }
 }
 
-impl MomentumNames {
+impl MomentumMapping {
     /// lion-pytorch and what else of torch keeps `exp_avg` for each parameter: `<name>.exp_avg`, `exp_avg.<name>` and
     /// `state.<name>.exp_avg`, also with slashes between.
     pub fn torch() -> Self {
@@ -139,11 +139,11 @@ impl MomentumNames {
     /// Patterns of one's own.
     pub fn patterns<T: Into<String>>(patterns: impl IntoIterator<Item = T>) -> Self {
         let patterns = patterns.into_iter().map(Into::into).collect();
-        MomentumNames { patterns, elsewhere: NOWHERE, renamed: HashMap::new() }
+        MomentumMapping { patterns, elsewhere: NOWHERE, renamed: HashMap::new() }
     }
 
     fn elsewhere(self, elsewhere: Elsewhere) -> Self {
-        MomentumNames { elsewhere, ..self }
+        MomentumMapping { elsewhere, ..self }
     }
 
     /// Looks for the variable `here` under the name `there`.
@@ -183,10 +183,10 @@ impl MomentumNames {
 /// is not there, is there under several names, is that of another variable too, or has another shape.
 pub fn import_momentum<'v>(
     path: impl AsRef<Path>,
-    names: &MomentumNames,
+    names: &MomentumMapping,
     variables: impl IntoIterator<Item = (&'v str, &'v [usize])>,
 ) -> Result<Vec<TensorBuf>, Error> {
-    let file = TensorFile::open_foreign(path)?;
+    let file = TensorFile::open_lenient(path)?;
     let mut found = Vec::new();
     let mut taken = HashMap::new();
     let mut elsewhere = None;

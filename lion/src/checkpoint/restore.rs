@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use lion_kernels::TensorMut;
 
-use super::section::{SECTIONS, Section};
-use super::{Checkpoint, DynamicState, Tensor, VariableState};
-use crate::variable::{StateMut, VariableView, elements};
+use super::role::{SAVED_ROLES, SavedRole};
+use super::{Checkpoint, LossScaleState, SavedVariable, Tensor};
+use crate::variable::{VariableStateMut, VariableView, elements};
 use crate::{Error, Lion};
 
 impl Lion {
@@ -20,9 +20,9 @@ impl Lion {
         self.require_no_step()?;
         let dynamic = self.dynamic_loss_scale();
         Ok(Checkpoint {
-            variables: self.variables().map(VariableState::from).collect(),
+            variables: self.variables().map(SavedVariable::from).collect(),
             iterations: self.iterations(),
-            dynamic: dynamic.map(|(scale, step_counter)| DynamicState { scale, step_counter }),
+            dynamic: dynamic.map(|(scale, step_counter)| LossScaleState { scale, step_counter }),
             config_json: self.config().to_lion_json().ok(),
             seed: self.config().stochastic_rounding,
         })
@@ -72,7 +72,7 @@ impl Lion {
 
     /// They have been checked.
     pub(super) fn restore_counters(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
-        if let Some(DynamicState { scale, step_counter }) = checkpoint.dynamic {
+        if let Some(LossScaleState { scale, step_counter }) = checkpoint.dynamic {
             self.set_dynamic_loss_scale(scale, step_counter)?;
         }
         self.set_iterations(checkpoint.iterations);
@@ -102,44 +102,44 @@ impl Lion {
         }
         for own in self.variables().filter(|own| known.binary_search(&own.id).is_err()) {
             // A file does not name a variable that it has nothing of.
-            check_variable(&VariableState::new(own.name, own.shape), &own)?;
+            check_variable(&SavedVariable::new(own.name, own.shape), &own)?;
         }
         Ok(ids)
     }
 }
 
-impl<'a> From<VariableView<'a>> for VariableState<'a> {
+impl<'a> From<VariableView<'a>> for SavedVariable<'a> {
     fn from(view: VariableView<'a>) -> Self {
-        VariableState {
+        SavedVariable {
             momentum: view.momentum.map(Tensor::from),
             low: view.low.map(Tensor::from),
             ema: view.ema.map(Tensor::from),
             accumulator: view.accumulator.map(Tensor::from),
             shard: (Some(view.held.len()) != elements(view.shape)).then(|| view.held.clone()),
-            ..VariableState::new(view.name, view.shape)
+            ..SavedVariable::new(view.name, view.shape)
         }
     }
 }
 
-fn check_variable(saved: &VariableState<'_>, own: &VariableView<'_>) -> Result<(), Error> {
+fn check_variable(saved: &SavedVariable<'_>, own: &VariableView<'_>) -> Result<(), Error> {
     check_elements(saved, own, own.held)
 }
 
 /// Whether the saved state is of the same kinds, formats and shape, and has some elements.
 pub(super) fn check_elements(
-    saved: &VariableState<'_>,
+    saved: &SavedVariable<'_>,
     own: &VariableView<'_>,
     wanted: &Range<usize>,
 ) -> Result<(), Error> {
-    let state = VariableState::from(*own);
+    let state = SavedVariable::from(*own);
     let whole = 0..elements(&saved.shape).unwrap_or_default();
     let range = saved.shard.as_ref().unwrap_or(&whole);
     let holds_all = range.start <= wanted.start && wanted.end <= range.end;
-    for section in SECTIONS {
+    for section in SAVED_ROLES {
         let tensor = section.of(saved).as_ref().map(Tensor::to_ref);
         let expected = match section {
             // The caller's: it may be there or not.
-            Section::Parameter => tensor.map(|_| own.dtype),
+            SavedRole::Parameter => tensor.map(|_| own.dtype),
             _ => section.of(&state).as_ref().map(Tensor::dtype),
         };
         let reason = match (tensor.map(|tensor| tensor.dtype()), expected) {
@@ -161,7 +161,7 @@ pub(super) fn check_elements(
             (None, _) => "is missing".into(),
             (Some(_), None) => "is there, and the optimizer has none".into(),
             (Some(found), Some(expected)) => {
-                let hint = if section == Section::Momentum {
+                let hint = if section == SavedRole::Momentum {
                     "; Checkpoint::convert_momentum converts it"
                 } else {
                     ""
@@ -183,7 +183,12 @@ fn copy(from: &Option<Tensor<'_>>, part: Range<usize>, to: Option<TensorMut<'_>>
 }
 
 /// The tensors of some elements of what is held, from element `start` of it on.
-pub(super) fn copy_state(saved: &VariableState<'_>, from: Range<usize>, state: StateMut<'_>, start: usize) {
+pub(super) fn copy_state(
+    saved: &SavedVariable<'_>,
+    from: Range<usize>,
+    state: VariableStateMut<'_>,
+    start: usize,
+) {
     fn part(to: Option<TensorMut<'_>>, places: Range<usize>) -> Option<TensorMut<'_>> {
         to.and_then(|to| to.range(places).ok())
     }
