@@ -250,7 +250,7 @@ fn check_number(variables: &[VariableId], parameters: &[TensorBuf]) -> Result<()
         (expected, found) => Err(Error::argument(
             "the number of parameters",
             found,
-            format!("{expected}, that of the variables"),
+            format!("{expected}, the number of variables"),
         )),
     }
 }

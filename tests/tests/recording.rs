@@ -102,7 +102,7 @@ fn a_parameter_for_each_variable() {
     let variables = register(&recording, &mut optimizer).expect("registered");
     let mut parameters = recording.parameters().expect("read");
     parameters.pop();
-    let expected = "the number of parameters is 1, and must be 2, that of the variables";
+    let expected = "the number of parameters is 1, and must be 2, the number of variables";
     let error = run(&recording, &mut optimizer, &variables, &mut parameters, |_| {}).expect_err("too few");
     assert_eq!(error.to_string(), expected);
     let error = finalize(&mut optimizer, &variables, &mut parameters).expect_err("too few");

@@ -44,7 +44,7 @@ impl PolynomialDecay {
         Ok(PolynomialDecay { end_learning_rate, ..self })
     }
 
-    /// The exponent; 1 unless set.
+    /// Sets the exponent. Default: 1.
     ///
     /// # Errors
     /// [`Error::Argument`] if it is outside [0, inf).
@@ -53,7 +53,7 @@ impl PolynomialDecay {
         Ok(PolynomialDecay { power, ..self })
     }
 
-    /// Whether the length doubles, triples and so on each time its end is passed, which raises the learning rate
+    /// Sets whether the length becomes the next multiple of `decay_steps` when it is passed, which raises the learning rate
     /// again.
     #[must_use]
     pub fn cycle(self, cycle: bool) -> Self {
