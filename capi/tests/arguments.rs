@@ -110,13 +110,13 @@ fn tensors() {
     wrong(
         LionUpdate { variable: 2, ..right },
         LION_ERROR_NAME,
-        "there is no variable number 2; 2 are registered",
+        "variable id 2 does not exist; 2 variables are registered",
     );
-    let message = format!("there is no variable number {}; 2 are registered", u64::MAX);
+    let message = format!("variable id {} does not exist; 2 variables are registered", u64::MAX);
     wrong(LionUpdate { variable: u64::MAX, ..right }, LION_ERROR_NAME, &message);
     wrong(LionUpdate { reserved: 1, ..right }, LION_ERROR_VALUE, "updates[0].reserved is 1; expected 0");
     let no_gradient = LionUpdate { gradient: ptr::null(), ..right };
-    wrong(no_gradient, LION_ERROR_STEP, "no variable of the call has a gradient");
+    wrong(no_gradient, LION_ERROR_STEP, "no variable of the step has a gradient");
 
     let apart = "overlap; expected separate memory for what is written";
     let of_itself = LionUpdate { gradient: base.wrapping_add(7).cast_const().cast(), ..right };
@@ -144,7 +144,7 @@ fn tensors() {
         &format!("updates[0].parameter and updates[1].parameter {apart}"),
     );
     let twice = LionUpdate { parameter: base.wrapping_add(16).cast(), ..right };
-    refused(c.apply(&[right, twice]), LION_ERROR_STEP, r#"variable "a" is in the call twice"#);
+    refused(c.apply(&[right, twice]), LION_ERROR_STEP, r#"variable "a" is in the step twice"#);
     assert_eq!(memory[..8], [-0.5; 8]);
 }
 
@@ -170,7 +170,11 @@ fn texts_and_options() {
     refused(built(&wrong), LION_ERROR_VALUE, "weight_decay is -2, and must be in [0, inf)");
     let wrong = LionOptions { learning_rate: f64::NAN, ..options() };
     refused(built(&wrong), LION_ERROR_VALUE, "learning_rate is NaN, and must be in [0, inf)");
-    refused(json(r#"{"beta": 1}"#), LION_ERROR_NAME, r#"there is no option "beta"; nearest: beta_1, beta_2"#);
+    refused(
+        json(r#"{"beta": 1}"#),
+        LION_ERROR_NAME,
+        r#"option "beta" does not exist; nearest: beta_1, beta_2"#,
+    );
     refused(json("1"), LION_ERROR_VALUE, "the text is 1, and must be an object");
     assert_eq!(json("{"), LION_ERROR_FORMAT);
     let message = "clipnorm is 1 and clipvalue is 1, and at most one of clipnorm, global_clipnorm and clipvalue may be set";
@@ -219,7 +223,7 @@ fn texts_and_options() {
             lion_register(c.0, name.as_ptr(), shape.as_ptr(), rank, dtype, &raw const options, &raw mut id)
         }
     };
-    refused(register("a", 2, LION_F32, VARIABLE), LION_ERROR_NAME, r#"there is a variable "a" already"#);
+    refused(register("a", 2, LION_F32, VARIABLE), LION_ERROR_NAME, r#"variable "a" already exists"#);
     assert_eq!(register("", 2, LION_F32, VARIABLE), LION_ERROR_VALUE);
     refused(register("c", 1025, LION_F32, VARIABLE), LION_ERROR_VALUE, "rank is 1025; expected at most 1024");
     assert_eq!(register("c", 2, 9, VARIABLE), LION_ERROR_VALUE);

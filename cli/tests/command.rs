@@ -146,7 +146,8 @@ fn bad_patterns_are_bad_usage() {
         let done = run.with(&["--exclude-from-weight-decay", "fine", "--exclude-from-weight-decay", pattern]);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(2), "{said}");
-        let expected = format!("lion: --exclude-from-weight-decay: {pattern:?} is no regular expression");
+        let expected =
+            format!("lion: --exclude-from-weight-decay: {pattern:?} is not a usable regular expression");
         assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said:?}");
         assert!(done.stdout.is_empty() && !run.output().exists());
     }
@@ -167,12 +168,12 @@ fn bad_input() {
     for (text, expected) in [
         (&b"{\"beta_1\": 1.5}"[..], "beta_1 is 1.5, and must be in (0, 1]"),
         (b"{\"clipnorm\": 1.0, \"clipvalue\": 1.0}", "at most one of"),
-        (b"{\"momentum\": 1.0}", "momentum is not known here"),
+        (b"{\"momentum\": 1.0}", "momentum is not a known key"),
         (b"{\"beta_1\": 0.5,\n \"beta_1\": 0.5}", "twice"),
         (b"{", "not valid JSON"),
         (b"", "not valid JSON"),
         (b"\xff\xfe", "is UTF-16 text; expected Keras's JSON"),
-        (b"\xff", "is no JSON"),
+        (b"\xff", "is not valid JSON"),
         (b"[]", "must be an object"),
     ] {
         let config = file("config.json", text);
@@ -213,17 +214,14 @@ fn bad_runs() {
             vec![parameter(), tensor("grad/0/a", "F32", "[3]", 8, 20)],
             "grad/0/a: has the shape [3], and param/a has [2]",
         ),
-        (
-            vec![parameter(), tensor("param/a", "F32", "[2]", 8, 16)],
-            "param/a: there are two tensors of this name",
-        ),
+        (vec![parameter(), tensor("param/a", "F32", "[2]", 8, 16)], "param/a: duplicate tensor name"),
         (
             vec![
                 parameter(),
                 tensor("grad/0/a", "F32", "[2]", 8, 16),
                 tensor("grad/00/a", "F32", "[2]", 16, 24),
             ],
-            "this step has the gradient twice",
+            "duplicate gradient of this step",
         ),
         (vec![tensor("param/a", "F32", huge, 0, 8)], "param/a: f32 of shape [4611686018427387903] is"),
         (
@@ -266,10 +264,10 @@ fn bad_states() {
     refused(&golden("ema", "result.safetensors"), "is missing");
     refused(
         &golden("dynamic_everything", "result.safetensors"),
-        "dynamic_scale: is there, and the optimizer has none",
+        "dynamic_scale: is present, and the optimizer has none",
     );
     refused(&golden("names_like_steps", "result.safetensors"), "the optimizer has no such variable");
-    refused(&run.input, "is no checkpoint: its metadata has no iterations");
+    refused(&run.input, "is not a checkpoint: its metadata has no iterations");
     refused("/nowhere/state", "cannot open: ");
     let state = golden("everything", "result.safetensors");
     assert!(run.with(&["--state", &state]).status.success());

@@ -318,7 +318,7 @@ fn a_checkpoint_of_another_optimizer() {
         sharded.restore(&index, &mut updates).expect_err("another").to_string()
     });
     assert!(
-        found.iter().all(|it| it.contains("dynamic_scale: is there, and the optimizer has none")),
+        found.iter().all(|it| it.contains("dynamic_scale: is present, and the optimizer has none")),
         "{found:?}"
     );
 }

@@ -110,7 +110,7 @@ fn what_no_rank_may_do() {
             Settings::new(3),
             r#"variable "a" has a constraint, which needs the whole variable; found the range "#,
         ),
-        ([variables(), variables()].concat(), Settings::new(3), r#"there is a variable "a" already"#),
+        ([variables(), variables()].concat(), Settings::new(3), r#"variable "a" already exists"#),
         (
             vec![Variable::new("a", &[usize::MAX, 2], Dtype::F32)],
             Settings::new(3),

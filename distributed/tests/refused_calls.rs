@@ -38,7 +38,7 @@ fn a_wrong_call_on_one_rank() {
             |rank: &mut Rank, odd| rank.apply(if odd { short } else { gradient }).expect_err("refused");
         refused(odd, &plain, wrong, &length);
 
-        let none = format!("rank {odd}: no variable of the call has a gradient");
+        let none = format!("rank {odd}: no variable of the step has a gradient");
         let wrong = |rank: &mut Rank, odd: bool| {
             let ids = rank.sharded.ids().to_vec();
             let without = Update::without_gradient(ids[0], &mut rank.a);
@@ -60,7 +60,7 @@ fn a_wrong_call_on_one_rank() {
         };
         refused(odd, &plain, wrong, &leaves);
 
-        let twice = format!("rank {odd}: variable \"b\" is in the call twice");
+        let twice = format!("rank {odd}: variable \"b\" is in the step twice");
         let wrong = |rank: &mut Rank, odd: bool| {
             let ids = rank.sharded.ids().to_vec();
             let given = [gradient.into()];
@@ -75,7 +75,7 @@ fn a_wrong_call_on_one_rank() {
         refused(odd, &plain, wrong, &twice);
 
         let missing = format!(
-            "rank {odd}: variable \"b\" is not in the call, and its moving average needs it: Update::without_gradient \
+            "rank {odd}: variable \"b\" is not in the step, and its moving average needs it: Update::without_gradient \
              names a variable that has no gradient"
         );
         let wrong = |rank: &mut Rank, odd: bool| {

@@ -12,7 +12,7 @@ use lion::{Error, Schedule};
 const STEPS: u64 = 1000;
 const PEAK: f64 = 1e-3;
 
-/// The picture's edges, and those of the plot in it.
+/// The size of the picture, and the borders of its plot.
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 200.0;
 const LEFT: f64 = 44.0;
@@ -20,7 +20,7 @@ const RIGHT: f64 = 470.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 172.0;
 
-/// Read on white and on black.
+/// Readable on white and on black.
 const COLORS: [&str; 3] = ["#3b82f6", "#f97316", "#10b981"];
 const GREY: &str = "#808080";
 
@@ -108,7 +108,7 @@ fn pictures() -> Result<Vec<(&'static str, Curves)>, Error> {
     ])
 }
 
-/// No blank line within: Markdown would end the picture there.
+/// It has no blank line, as Markdown would end the picture there.
 fn picture(curves: &Curves) -> Result<String, std::fmt::Error> {
     let mut svg = String::new();
     let labels: Vec<_> = curves.iter().map(|(label, _)| *label).collect();
@@ -138,7 +138,7 @@ fn picture(curves: &Curves) -> Result<String, std::fmt::Error> {
     Ok(svg)
 }
 
-/// A point for each call, but for those that lie on the line between their neighbours.
+/// Returns a point for each step, without those on the line between their neighbours.
 fn path(schedule: &Schedule) -> Result<String, std::fmt::Error> {
     let point = |step: u64| {
         let x = LEFT + (RIGHT - LEFT) * step as f64 / STEPS as f64;

@@ -5,9 +5,9 @@ use crate::optimizer::backend_of;
 use crate::options::Value;
 use crate::{Config, Error, Lion, pattern};
 
-/// A [`Lion`] to be: what it computes, which is a [`Config`], and apart from that how it is fast.
+/// Builds a [`Lion`] from a [`Config`], which says what it computes, and a backend and profile, which affect speed only.
 ///
-/// Setters never fail. [`check`](Self::check) and [`build`](Self::build) say what is wrong.
+/// Setters never fail. [`check`](Self::check) and [`build`](Self::build) return the errors.
 ///
 /// ```
 /// use lion::{Builder, Config, Lion, schedule::CosineDecay};
@@ -20,7 +20,7 @@ use crate::{Config, Error, Lion, pattern};
 ///     .build()?;
 /// assert_eq!(optimizer.config().global_clipnorm, Some(1.0));
 ///
-/// // From Keras's file, with an option that it does not have.
+/// // From Keras's JSON, with an option that Keras's files do not hold.
 /// let config = Config::from_json(&optimizer.config().to_json()?)?;
 /// let again = Builder::from(config).exclude_from_weight_decay("bias|norm").build()?;
 /// assert_eq!(again.config(), optimizer.config());
@@ -30,7 +30,7 @@ use crate::{Config, Error, Lion, pattern};
 #[must_use]
 pub struct Builder {
     pub(crate) config: Config,
-    /// The first option by name that the config has refused: the error comes again when it is asked for.
+    /// The first option that the config refused in [`set`](Self::set); `check` returns its error.
     refused: Option<(String, Value)>,
     backend: Option<Backend>,
     profile: Option<Profile>,
@@ -43,7 +43,7 @@ impl From<Config> for Builder {
 }
 
 impl Builder {
-    /// Sets an option by its name. A wrong name or value is the error of [`check`](Self::check).
+    /// Sets an option by name. [`check`](Self::check) reports a wrong name or value.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Self {
         let value = value.into();
         if self.config.set(name, value.clone()).is_err() {
@@ -52,33 +52,33 @@ impl Builder {
         self
     }
 
-    /// No weight decay for variables in whose name the regular expression is found, anywhere: `bias$`, not `.*bias$`.
-    /// Call it again for more. The syntax is that of the crate `regex`.
+    /// Excludes variables from weight decay if the regular expression matches anywhere in their name: `bias$`, not
+    /// `.*bias$`. Call it again to add expressions. The syntax is that of the crate `regex`.
     pub fn exclude_from_weight_decay(mut self, pattern: impl Into<String>) -> Self {
         self.config.exclude_from_weight_decay.push(pattern.into());
         self
     }
 
-    /// Keeps a moving average of each parameter that keeps this much of itself in a call, in [0, 1].
+    /// Keeps a moving average (EMA) of each parameter, with this momentum in [0, 1].
     pub fn ema(self, momentum: f64) -> Self {
         self.use_ema(true).ema_momentum(momentum)
     }
 
-    /// The instruction set; without this it is what `LION_ISA` names, or the profile, or else the machine's fastest. The result is
+    /// Sets the instruction set. The default is `LION_ISA`, then the profile's, then the machine's fastest. The result is
     /// the same, bit for bit.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = Some(backend);
         self
     }
 
-    /// One plan for all work: threads, chunk, prefetching, and the instruction set where [`backend`](Self::backend) does
-    /// not name one. The result is the same, bit for bit.
+    /// Uses one plan for all work: threads, chunk, prefetch, and the instruction set unless [`backend`](Self::backend)
+    /// sets one. The result is the same, bit for bit.
     pub fn plan(self, plan: Plan) -> Self {
         self.profile(Profile::fixed(plan))
     }
 
-    /// A plan for each kind of work; without this, what [`Profile::load`] finds on this machine. The result is the same,
-    /// bit for bit.
+    /// Sets a plan for each kind of work. The default is the profile that [`Profile::load`] finds on this machine. The
+    /// result is the same, bit for bit.
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = Some(profile);
         self
@@ -87,7 +87,7 @@ impl Builder {
     /// Checks every option.
     ///
     /// # Errors
-    /// Those of [`Config::set`] for the first option by name that it refused, and those of [`Config::check`].
+    /// The error of the first [`set`](Self::set) that failed, and those of [`Config::check`].
     pub fn check(&self) -> Result<(), Error> {
         if let Some((name, value)) = &self.refused {
             Config::default().set(name, value.clone())?;
@@ -95,10 +95,10 @@ impl Builder {
         self.config.check()
     }
 
-    /// The optimizer.
+    /// Builds the optimizer.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check); a backend, here or in `LION_ISA`, that this machine lacks.
+    /// Those of [`check`](Self::check), and a backend, set here or in `LION_ISA`, that this machine does not have.
     pub fn build(self) -> Result<Lion, Error> {
         self.check()?;
         let patterns = self.config.exclude_from_weight_decay.iter();
@@ -107,7 +107,7 @@ impl Builder {
         let profile = match self.profile {
             Some(profile) => profile,
             None => {
-                // A wrong name is an error here, and only a warning where profiles are looked for.
+                // A wrong name is an error here. `Profile::load` only warns.
                 Backend::from_env()?;
                 Profile::load()
             }

@@ -1,5 +1,5 @@
-//! The ranges of options. Numbers are f64 in Python and in JSON and f32 where they are used: a number must be in its
-//! range as both.
+//! Range checks of options. Numbers are f64 in Python and in JSON, and f32 in the kernels. A number must be in its range
+//! as both.
 
 use std::borrow::Cow;
 
@@ -8,12 +8,12 @@ use lion_kernels::with_ieee_state;
 use crate::options::Value;
 use crate::{Error, pattern};
 
-/// Which values of its type an option takes.
+/// The values of its type that an option allows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Range {
-    /// Every one.
+    /// Every value.
     Any,
-    /// Numbers, with the interval as text.
+    /// Numbers in an interval, given as text and as a test.
     Numbers(&'static str, fn(f64) -> bool),
     /// Whole numbers, both ends included.
     Whole(u64, u64),
@@ -28,7 +28,7 @@ impl Range {
     pub(crate) const FRACTION: Self = Range::Numbers("in [0, 1]", |x| (0.0..=1.0).contains(&x));
     pub(crate) const POSITIVE_FRACTION: Self = Range::Numbers("in (0, 1]", |x| x > 0.0 && x <= 1.0);
 
-    /// The range in words; none if the type says it all.
+    /// Returns the range in words, or `None` if every value of the type is allowed.
     pub(crate) fn text(self) -> Option<Cow<'static, str>> {
         match self {
             Range::Any => None,
@@ -40,7 +40,7 @@ impl Range {
         }
     }
 
-    /// Checks the value of an option, whose type is right. A schedule is checked in each step.
+    /// Checks an option's value, which has the right type. A schedule's values are checked in each step.
     pub(crate) fn check(self, name: &str, value: &Value) -> Result<(), Error> {
         match (self, value) {
             (Range::Numbers(interval, within), &Value::Float(number)) => {
@@ -66,7 +66,7 @@ impl Range {
     }
 }
 
-/// The nearest f32, the even one of two, whatever rounding the host has set.
+/// Rounds to the nearest f32, ties to even, whatever rounding mode the host has set.
 pub(crate) fn single(value: f64) -> f32 {
     with_ieee_state(|| value as f32)
 }
@@ -92,7 +92,7 @@ pub(crate) fn positive_fraction(name: &str, value: f64) -> Result<f64, Error> {
 }
 
 fn check(name: &str, value: f64, interval: &'static str, within: fn(f64) -> bool) -> Result<f64, Error> {
-    // Widened in the same state: a host may have the processor take a subnormal f32 for zero.
+    // Both conversions run in the IEEE state: a host may have set the processor to flush subnormals to zero.
     let (single, widened) = with_ieee_state(|| (value as f32, f64::from(value as f32)));
     if !within(value) {
         Err(Error::argument(name, value, interval))

@@ -1,15 +1,18 @@
-//! Checkpoints: all that an optimizer knows between two calls, as data and as a file.
+//! Checkpoints: an optimizer's whole state between two steps, as data and as a file.
 //!
-//! A checkpoint is one safetensors file. Its tensors are `param/<name>`, `momentum/<name>`, and where the options call
-//! for them `ema/<name>` and `accumulator/<name>`; its metadata has, as decimal text, `iterations`, with a dynamic loss
-//! scale `dynamic_scale` and `step_counter`, and further `config` (Keras's JSON) and `format_version`. It is written
-//! as [`tensor_file::write`] does it: a crash leaves the old file whole, or the new one.
+//! A checkpoint is one safetensors file. Its tensors are `param/<name>`, `momentum/<name>`, and if the options need them
+//! `ema/<name>` and `accumulator/<name>`. Its metadata has `iterations` and, with a dynamic loss scale, `dynamic_scale`
+//! and `step_counter`, all as decimal text; and `config` (Keras's JSON) and `format_version`. Writing is atomic, by
+//! [`tensor_file::write`]: after a crash the old file or the new one is there, complete.
 //!
-//! Version 2 of the format adds what formats that move fewer bytes need: `low/<name>` in I16, the low halves of a bf16
-//! parameter; a momentum in I8 with its scales, `momentum_scale/<name>` in F32, one for each 64 elements; and in the
-//! metadata `seed`, that of stochastic rounding. And it adds shards: the metadata's `shards` is a JSON object with an entry for each variable of which
-//! the file holds some elements only: `"name": [shape, start, end]`, in row-major order. Its tensors are flat then. A file
-//! that needs no more than version 1 says that it is of version 1.
+//! Version 2 of the format adds:
+//! - `low/<name>` in I16: the low halves of a bf16 parameter;
+//! - a momentum in I8 with `momentum_scale/<name>` in F32: one scale per 64 elements;
+//! - `seed` in the metadata: the seed of stochastic rounding;
+//! - `shards` in the metadata: a JSON object with an entry `"name": [shape, start, end]` for each variable of which the
+//!   file holds only a range of elements, in row-major order. The tensors of such a variable are flat.
+//!
+//! A file that needs none of these is of version 1.
 
 mod import;
 mod momentum;
@@ -32,11 +35,11 @@ use self::shards::{Shard, Shards};
 
 pub use import::{MomentumMapping, import_momentum};
 
-/// The latest version of the layout: this library reads all up to it, and writes the first that holds what there is.
+/// The latest version of the format. This library reads every version up to it, and writes the lowest that suffices.
 pub const FORMAT_VERSION: u32 = 2;
 
-/// What an optimizer knows between two calls. Its tensors are borrowed from the optimizer that it is of, or owned where
-/// it has been read from a file.
+/// An optimizer's state between two steps. Its tensors are borrowed from the optimizer, or owned if it was read from a
+/// file.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -56,60 +59,59 @@ pub const FORMAT_VERSION: u32 = 2;
 /// ```
 #[derive(Debug, Default)]
 pub struct Checkpoint<'a> {
-    /// The variables; sorted by the bytes of their names where they have been read from a file.
+    /// The variables, sorted by the bytes of their names if they were read from a file.
     pub variables: Vec<SavedVariable<'a>>,
-    /// The number of calls so far.
+    /// The number of steps so far.
     pub iterations: u64,
     /// The state of a dynamic loss scale.
     pub dynamic: Option<LossScaleState>,
     /// The options, as Keras's JSON.
     pub config_json: Option<String>,
-    /// The seed of stochastic rounding. A run goes on with its own: [`Lion::restore`](crate::Lion::restore) refuses
-    /// another.
+    /// The seed of stochastic rounding. [`Lion::restore`](crate::Lion::restore) refuses a seed other than the optimizer's.
     pub seed: Option<u64>,
 }
 
 /// The state of a dynamic loss scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossScaleState {
-    /// What losses are multiplied by. It may have come to zero or to infinity.
+    /// The factor of the loss. It can be zero or infinite.
     pub scale: f32,
-    /// The number of finite calls since the scale last changed.
+    /// The number of finite steps since the scale last changed.
     pub step_counter: u64,
 }
 
-/// A variable in a checkpoint. All its tensors have its shape, or those of a shard the shard's elements.
+/// A variable in a checkpoint. Its tensors have its shape; the tensors of a shard are flat and have the shard's elements.
 #[derive(Debug)]
 pub struct SavedVariable<'a> {
     /// The variable's name, which may hold dots and slashes.
     pub name: String,
-    /// Its extents; none for a scalar.
+    /// Its shape; empty for a scalar.
     pub shape: Vec<usize>,
-    /// The elements, in row-major order, that the tensors are of; all where `None`.
+    /// The range of elements that the tensors hold, in row-major order; `None` means all.
     pub shard: Option<Range<usize>>,
-    /// The parameter, where the checkpoint holds it.
+    /// The parameter, if the checkpoint holds it.
     pub parameter: Option<Tensor<'a>>,
-    /// The momentum, which a variable that is overwritten by its gradient does not have.
+    /// The momentum; `None` for a variable that is overwritten with its gradient.
     pub momentum: Option<Tensor<'a>>,
     /// The low halves of a bf16 parameter, in i16.
     pub low: Option<Tensor<'a>>,
     /// The moving average of the parameter, in f32.
     pub ema: Option<Tensor<'a>>,
-    /// The sum of the gradients that wait for an update, in f32.
+    /// The sum of the gradients since the last update, in f32.
     pub accumulator: Option<Tensor<'a>>,
 }
 
 /// The elements of a tensor, borrowed or owned.
 #[derive(Debug)]
 pub enum Tensor<'a> {
-    /// They live elsewhere.
+    /// Borrowed elements.
     Borrowed(TensorRef<'a>),
-    /// They live here.
+    /// Owned elements.
     Owned(TensorBuf),
 }
 
 impl Tensor<'_> {
-    /// The elements.
+    /// Returns the elements.
     pub fn to_ref(&self) -> TensorRef<'_> {
         match self {
             Tensor::Borrowed(tensor) => *tensor,
@@ -117,7 +119,7 @@ impl Tensor<'_> {
         }
     }
 
-    /// The format of the elements.
+    /// Returns the dtype of the elements.
     pub fn dtype(&self) -> Dtype {
         self.to_ref().dtype()
     }
@@ -130,7 +132,7 @@ impl<'a, T: Into<TensorRef<'a>>> From<T> for Tensor<'a> {
 }
 
 impl SavedVariable<'_> {
-    /// A variable without tensors.
+    /// Creates a variable without tensors.
     pub fn new(name: &str, shape: &[usize]) -> Self {
         SavedVariable {
             name: name.into(),
@@ -146,7 +148,7 @@ impl SavedVariable<'_> {
 }
 
 impl Checkpoint<'_> {
-    /// Writes the file, atomically: after a crash or an error there is the old file whole, or the new one.
+    /// Writes the file atomically: after a crash or an error the old file or the new one is there, complete.
     ///
     /// # Errors
     /// Those of [`tensor_file::write`].
@@ -154,7 +156,7 @@ impl Checkpoint<'_> {
         self.write_with(path, &[])
     }
 
-    /// Writes the file with more metadata, under keys that a checkpoint does not have.
+    /// Writes the file with additional metadata, under keys that a checkpoint does not use.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -180,7 +182,7 @@ impl Checkpoint<'_> {
         let version = if is_1 { "1" } else { "2" };
         let (iterations, seed) = (self.iterations.to_string(), self.seed.map(|seed| seed.to_string()));
         let mut metadata = vec![("format_version", version), ("iterations", &iterations)];
-        // As f64, so that whoever reads it as one has the same number; as f32 it is the same too.
+        // Written as f64, so that reading it as f64 or as f32 gives the same number.
         let dynamic = self
             .dynamic
             .map(|state| (format!("{:?}", f64::from(state.scale)), state.step_counter.to_string()));
@@ -194,17 +196,17 @@ impl Checkpoint<'_> {
         tensor_file::write(path, &entries, &metadata)
     }
 
-    /// Reads a file, all of it, and checks it.
+    /// Reads and checks a whole file.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read; [`Error::File`] where it is no safetensors file, has a tensor of another
-    /// name, format or shape than a checkpoint's, or metadata that is not a checkpoint's.
+    /// [`Error::Io`] if it cannot be read. [`Error::File`] if it is not a safetensors file, or if a tensor's name, dtype or
+    /// shape, or the metadata, is not valid in a checkpoint.
     pub fn read(path: impl AsRef<Path>) -> Result<Checkpoint<'static>, Error> {
         Self::read_part(path, |_, held| held)
     }
 
-    /// Reads some elements of a file, and checks it. `wanted` is asked, for the name of a variable and the elements that the
-    /// file has of it, which of them to read. A variable of which none are wanted is left out.
+    /// Checks a file and reads a part of it. `wanted` gets the name of a variable and the elements that the file has, and
+    /// returns the elements to read. A variable with an empty range is left out.
     ///
     /// # Errors
     /// As [`read`](Self::read), and [`Error::File`] for elements that the file does not have.
@@ -224,7 +226,7 @@ impl Checkpoint<'_> {
         }
         let whole = "a whole number that is not negative";
         let iterations = number(&file, "iterations", whole)?
-            .ok_or_else(|| wrong("is no checkpoint: its metadata has no iterations".into()))?;
+            .ok_or_else(|| wrong("is not a checkpoint: its metadata has no iterations".into()))?;
         let scale = number::<f32>(&file, "dynamic_scale", "a number that is not negative")?;
         let dynamic = match (scale, number(&file, "step_counter", whole)?) {
             (Some(scale), _) if scale.is_nan() || scale < 0.0 => {
@@ -244,7 +246,7 @@ impl Checkpoint<'_> {
         Ok(checkpoint)
     }
 
-    /// The options, if the checkpoint has them.
+    /// Parses the options, if the checkpoint has them.
     ///
     /// # Errors
     /// Those of [`Config::from_json`].
@@ -253,7 +255,7 @@ impl Checkpoint<'_> {
     }
 }
 
-/// What the metadata has under `key`.
+/// Parses the number that the metadata has under `key`.
 fn number<T: std::str::FromStr>(file: &TensorFile, key: &str, allowed: &str) -> Result<Option<T>, Error> {
     let Some(text) = file.metadata(key) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| {
@@ -265,7 +267,7 @@ fn number<T: std::str::FromStr>(file: &TensorFile, key: &str, allowed: &str) -> 
 /// The tensors of a variable in a file.
 type FileTensors<'f> = Vec<(Part, &'f TensorInfo)>;
 
-/// Checks all before it reads any.
+/// Checks all tensors, and then reads them.
 fn read_variables(
     file: &TensorFile,
     mut shards: Shards,
@@ -275,16 +277,15 @@ fn read_variables(
     for tensor in file.tensors() {
         let wrong = |reason: String| file.error(Some(tensor.name()), reason);
         let Some((part, name)) = Part::of_name(tensor.name()).filter(|(_, name)| !name.is_empty()) else {
-            return Err(wrong(format!("is no tensor of a checkpoint: these are {}", Part::names())));
+            return Err(wrong(format!("is not a tensor of a checkpoint; expected {}", Part::names())));
         };
         part.check_dtype(tensor.dtype()).map_err(wrong)?;
         found.entry(name).or_default().push((part, tensor));
     }
     if let Some(name) = shards.keys().find(|name| !found.contains_key(name.as_str())) {
-        return Err(file.error(
-            None,
-            format!("the metadata's {} has {name:?}, of which no tensor is there", shards::KEY),
-        ));
+        return Err(
+            file.error(None, format!("the metadata's {} has {name:?}, which has no tensor", shards::KEY))
+        );
     }
     for (name, tensors) in &found {
         check_shapes(file, tensors, shards.get(*name))?;
@@ -303,7 +304,7 @@ fn read_variables(
             }
             variable.shard = Some(part.clone());
         }
-        // A range that is not of the file's elements is the error of the first read.
+        // If the range is outside the file's elements, the first read returns an error.
         let places = part.start.wrapping_sub(held.start)..part.end.wrapping_sub(held.start);
         let scale = tensors.iter().find(|(part, _)| *part == Part::Scale).map(|(_, scale)| *scale);
         for (part, tensor) in tensors {
@@ -320,8 +321,8 @@ fn read_variables(
     found.into_iter().filter_map(|found| read(found).transpose()).collect()
 }
 
-/// Whether the tensors of a variable have one shape, that of its shard if it is one; and whether codes of momentum have
-/// their scales.
+/// Checks that the tensors of a variable have the same shape, or the shape of its shard, and that an 8-bit momentum has its
+/// scales.
 fn check_shapes(file: &TensorFile, tensors: &FileTensors<'_>, shard: Option<&Shard>) -> Result<(), Error> {
     let mut first: Option<&TensorInfo> = None;
     let of = |wanted| tensors.iter().find(|(part, _)| *part == wanted).map(|(_, tensor)| *tensor);

@@ -1,23 +1,23 @@
-//! Which clip is on, what it needs to know, and what it does to the norm.
+//! Gradient clipping: by value, by norm, by global norm.
 
 use lion_kernels::{Clip, GradientStatistics};
 
 use crate::Config;
 
-/// The clip that is on.
+/// The optimizer's way to clip gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ClipMode {
     Off,
-    /// Each tensor by its own norm.
+    /// Clips each tensor by its own norm.
     Norm(f32),
-    /// All tensors by their joint norm. A double, because Keras divides before it rounds.
+    /// Clips all tensors by their joint norm. An f64, because Keras divides before it rounds.
     Global(f64),
-    /// Each element.
+    /// Clips each element.
     Value(f32),
 }
 
 impl ClipMode {
-    /// A valid config has at most one.
+    /// Returns the mode of a valid config, which sets at most one of the three limits.
     pub(crate) fn new(config: &Config) -> Self {
         match (config.clipnorm, config.global_clipnorm, config.clipvalue) {
             (Some(limit), _, _) => ClipMode::Norm(limit as f32),
@@ -27,8 +27,8 @@ impl ClipMode {
         }
     }
 
-    /// The clip that all tensors of a call have in common, as far as it is known; `norm` is their joint norm. It is used
-    /// whether it exceeds the limit or not: Keras's arithmetic rounds in either case.
+    /// Returns the clip that all tensors of a step share, if it is known. `norm` is their joint norm. The clip applies
+    /// even if the norm is within the limit, because Keras's arithmetic rounds in either case.
     fn joint(self, norm: Option<f32>) -> Option<Clip> {
         match self {
             ClipMode::Off | ClipMode::Norm(_) => None,
@@ -37,32 +37,32 @@ impl ClipMode {
         }
     }
 
-    /// The clip of a tensor of its own, where it has one; the statistics are the tensor's.
+    /// Returns the clip of one tensor by its own norm, from the tensor's statistics.
     pub(crate) fn own(self, tensor: Option<&GradientStatistics>) -> Option<Clip> {
         let ClipMode::Norm(limit) = self else { return None };
-        let tensor = tensor.expect("a call that clips each tensor by its norm has measured them");
+        let tensor = tensor.expect("a step that clips each tensor by its norm has their statistics");
         Some(Clip::Norm { limit, norm: tensor.norm() })
     }
 }
 
-/// What a call finds out about its gradients.
+/// The statistics of all gradients of a step, and the clip that follows from them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GradientSummary {
-    /// Of all gradients that take part in clipping, unscaled and averaged, in the order of registration.
+    /// Of all gradients that are clipped, after unscaling and averaging, merged in the order of registration.
     all: GradientStatistics,
-    /// The joint norm of those, when all have been added.
+    /// The joint norm of those, set by [`finish`](Self::finish).
     norm: f32,
-    /// What clips all of them alike.
+    /// The clip that all tensors share.
     pub(crate) clip: Option<Clip>,
-    /// Elements that are not finite, of all gradients that were looked at.
+    /// The number of infinite and NaN elements of all gradients that have statistics.
     pub(crate) non_finite: u64,
-    /// The squares of each tensor's norm after it was clipped on its own.
+    /// The sum of the squares of the tensors' norms, each after its own clip.
     clipped_squares: f64,
-    /// Whether a tensor was clipped on its own.
+    /// Whether a tensor's own clip changed it.
     clipped_one: bool,
 }
 
-/// The joint norm before and after clipping, and whether clipping changed it, as far as they are known.
+/// The joint norm before and after clipping, and whether clipping changed a gradient; `None` if unknown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ClipMetrics {
     pub(crate) before: Option<f32>,
@@ -71,16 +71,16 @@ pub(crate) struct ClipMetrics {
 }
 
 impl GradientSummary {
-    /// Of a call that has not looked at its gradients.
-    pub(crate) fn before(clipping: ClipMode) -> Self {
-        GradientSummary { clip: clipping.joint(None), ..GradientSummary::default() }
+    /// Returns the summary of a step without statistics.
+    pub(crate) fn before(mode: ClipMode) -> Self {
+        GradientSummary { clip: mode.joint(None), ..GradientSummary::default() }
     }
 
-    /// Adds the next gradient that takes part in clipping.
-    pub(crate) fn add(&mut self, clipping: ClipMode, tensor: &GradientStatistics) {
+    /// Adds the statistics of the next gradient that is clipped.
+    pub(crate) fn add(&mut self, mode: ClipMode, tensor: &GradientStatistics) {
         self.all = self.all.merge(tensor);
         self.non_finite += tensor.non_finite;
-        if let ClipMode::Norm(limit) = clipping {
+        if let ClipMode::Norm(limit) = mode {
             let norm = tensor.norm();
             let within = norm <= limit;
             let clipped = if norm > limit { limit } else { norm };
@@ -89,16 +89,16 @@ impl GradientSummary {
         }
     }
 
-    /// When all have been added.
-    pub(crate) fn finish(&mut self, clipping: ClipMode) {
+    /// Computes the joint norm and the shared clip, after the last gradient has been added.
+    pub(crate) fn finish(&mut self, mode: ClipMode) {
         self.norm = self.all.norm();
-        self.clip = clipping.joint(Some(self.norm));
+        self.clip = mode.joint(Some(self.norm));
     }
 
-    /// For a call whose gradients were all measured.
-    pub(crate) fn norms(&self, clipping: ClipMode) -> ClipMetrics {
+    /// Returns the norms of a step that has the statistics of all gradients.
+    pub(crate) fn norms(&self, mode: ClipMode) -> ClipMetrics {
         let norm = self.norm;
-        let (after, clipped) = match clipping {
+        let (after, clipped) = match mode {
             ClipMode::Off => (Some(norm), Some(false)),
             ClipMode::Norm(_) => (Some((self.clipped_squares as f32).sqrt()), Some(self.clipped_one)),
             ClipMode::Global(limit) => {
@@ -110,7 +110,7 @@ impl GradientSummary {
                 (after, Some(!within))
             }
             ClipMode::Value(limit) => {
-                // The squares of finite elements have a finite sum; beside a NaN an infinity is not seen.
+                // Squares of finite f32 have a finite sum in f64. A NaN in the sum hides an infinity.
                 let above = self.all.max_abs > limit || self.all.sum_of_squares == f64::INFINITY;
                 let unknown = !above && self.all.sum_of_squares.is_nan();
                 (None, if unknown { None } else { Some(above) })

@@ -1,4 +1,4 @@
-//! The options as a whole, and the files that hold them.
+//! [`Config`]: all options together, and the files that hold them.
 
 mod file;
 mod find;
@@ -8,14 +8,14 @@ use crate::Error;
 
 pub use crate::options::Config;
 
-/// A loss scale that halves where a gradient is not finite, and doubles where none has been for long: the arguments of
-/// `keras.optimizers.LossScaleOptimizer`, with its names and defaults.
+/// Dynamic loss scaling: the scale halves if a gradient is not finite, and doubles after a number of finite steps. The
+/// fields are the arguments of `keras.optimizers.LossScaleOptimizer`, with its names and defaults.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DynamicLossScale {
-    /// The scale of the first call, in (0, inf); 2^15 by default.
+    /// The scale of the first step, in (0, inf). Default: 2^15.
     pub initial_scale: f64,
-    /// After how many finite calls the scale doubles; 2000 by default. With 0 it never does, as in Keras.
+    /// The number of finite steps after which the scale doubles. Default: 2000. With 0 it never doubles, as in Keras.
     pub dynamic_growth_steps: u64,
     /// Keras's name of the instance.
     pub name: String,

@@ -6,7 +6,7 @@ use lion_kernels::with_ieee_state;
 use crate::variable::elements;
 use crate::{Error, check};
 
-/// What a parameter is made to fulfil after each update: Keras's constraints, and a closure of the caller.
+/// A constraint that is applied to a parameter after each update: one of Keras's, or the caller's closure.
 ///
 /// ```
 /// use lion::Constraint;
@@ -20,9 +20,9 @@ use crate::{Error, check};
 /// ```
 ///
 /// # Norms
-/// As in Keras, the squares are f32, and so are the root and all that comes after. The sum is f64, in the order of the
-/// elements in memory, and is rounded once; that of Keras is in the order of its backend, so that the last bits may
-/// differ. All runs serially: the same bits on every machine.
+/// As in Keras, the squares, the root and all that follows are f32. The sum is f64, in memory order, and rounded once.
+/// Keras sums in its backend's order, so the last bits may differ. Everything runs serially, with the same bits on every
+/// machine.
 #[derive(Clone)]
 pub struct Constraint(Rule);
 
@@ -37,12 +37,12 @@ enum Rule {
     Closure(Arc<Function>),
 }
 
-/// Over which axes a norm is taken; the parameter has one norm for each place on the others.
+/// The axes that a norm is taken over. The parameter has one norm for each index along the other axes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Axes {
-    /// One norm over everything.
+    /// All axes: one norm.
     All,
-    /// Over these; negative ones count from the end.
+    /// These axes; negative ones count from the end.
     Of(Vec<isize>),
 }
 
@@ -64,7 +64,7 @@ impl From<Vec<isize>> for Axes {
     }
 }
 
-/// Keeps Keras's norms from dividing by zero: `keras.config.epsilon()`, unless somebody changes it.
+/// Prevents division by a norm of zero: the default of `keras.config.epsilon()`.
 const EPSILON: f32 = 1e-7;
 
 impl Constraint {
@@ -76,7 +76,7 @@ impl Constraint {
     /// Keras's `MaxNorm`: `w * (clip(norm, 0, max_value) / (epsilon + norm))`.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `max_value` is outside [0, inf).
+    /// [`Error::Argument`] if `max_value` is outside [0, inf).
     pub fn max_norm(max_value: f64, axes: impl Into<Axes>) -> Result<Self, Error> {
         let max = check::single(check::not_negative("max_value", max_value)?);
         Ok(Constraint(Rule::MaxNorm { max, axes: axes.into(), epsilon: EPSILON }))
@@ -90,7 +90,7 @@ impl Constraint {
     /// Keras's `MinMaxNorm`: `w * ((rate * clip(norm, min_value, max_value) + (1 - rate) * norm) / (epsilon + norm))`.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `min_value` is outside [0, inf), `max_value` outside [min_value, inf) or `rate`
+    /// [`Error::Argument`] if `min_value` is outside [0, inf), `max_value` outside [min_value, inf) or `rate`
     /// outside [0, 1].
     pub fn min_max_norm(
         min_value: f64,
@@ -116,16 +116,16 @@ impl Constraint {
         }))
     }
 
-    /// The caller's own, on the shape and the values in row-major order.
+    /// Creates a constraint from a closure, which gets the shape, and the values in row-major order.
     pub fn from_fn(function: impl Fn(&[usize], &mut [f32]) + Send + Sync + 'static) -> Self {
         Constraint(Rule::Closure(Arc::new(function)))
     }
 
-    /// With another epsilon than 1e-7, for a Keras whose `keras.config.set_epsilon` was called. Without effect where
-    /// there is no norm.
+    /// Sets the epsilon, 1e-7 by default, as `keras.config.set_epsilon` does. It has no effect on constraints without a
+    /// norm.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside (0, inf).
+    /// [`Error::Argument`] if it is outside (0, inf).
     pub fn epsilon(mut self, value: f64) -> Result<Self, Error> {
         let value = check::single(check::positive("epsilon", value)?);
         if let Rule::MaxNorm { epsilon, .. }
@@ -137,16 +137,16 @@ impl Constraint {
         Ok(self)
     }
 
-    /// Makes the values, in row-major order, fulfil the constraint.
+    /// Applies the constraint to the values, in row-major order.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shape is not that of the values, [`Error::Argument`] where it lacks an axis or an
-    /// axis is there twice, [`Error::OutOfMemory`]. The values are then as they were.
+    /// [`Error::Shape`] if the number of values does not match the shape; [`Error::Argument`] if an axis is outside the
+    /// shape or repeated; [`Error::OutOfMemory`]. On an error the values are unchanged.
     pub fn apply(&self, shape: &[usize], values: &mut [f32]) -> Result<(), Error> {
         self.apply_with(shape, values, &mut Vec::new())
     }
 
-    /// How many norms it takes of a parameter of this shape, which is how long the scratch memory gets.
+    /// Returns the number of norms for a parameter of this shape: the length of the scratch memory.
     pub(crate) fn norms(&self, shape: &[usize]) -> Result<usize, Error> {
         match &self.0 {
             Rule::NonNegative | Rule::Closure(_) => Ok(0),
@@ -157,12 +157,12 @@ impl Constraint {
         }
     }
 
-    /// Whether it looks at each element alone, so that a part of a variable can be made to fulfil it.
+    /// Returns whether each element is constrained on its own, so that it can apply to a part of a variable.
     pub(crate) fn is_elementwise(&self) -> bool {
         matches!(self.0, Rule::NonNegative)
     }
 
-    /// [`apply`](Self::apply) with memory that is used again.
+    /// [`apply`](Self::apply) with scratch memory that the caller keeps.
     pub(crate) fn apply_with(
         &self,
         shape: &[usize],
@@ -212,7 +212,7 @@ impl fmt::Debug for Constraint {
     }
 }
 
-/// f32's own `max` and `min` would prefer a number to NaN.
+/// Keeps NaN, which `f32::max` would replace by the limit.
 fn at_least(value: f32, limit: f32) -> f32 {
     if value <= limit { limit } else { value }
 }
@@ -221,7 +221,7 @@ fn at_most(value: f32, limit: f32) -> f32 {
     if value > limit { limit } else { value }
 }
 
-/// Gives each element its norm's factor.
+/// Computes each norm, turns it into a factor, and applies that to the norm's elements.
 fn by_norm(
     shape: &[usize],
     values: &mut [f32],
@@ -255,9 +255,9 @@ fn by_norm(
     Ok(())
 }
 
-/// Which norm each element of a row-major array belongs to.
+/// Maps each element of a row-major array to the index of its norm.
 struct Layout {
-    /// The sides, and how far the norm's index moves along each: not at all along the axes of the norm.
+    /// For each axis its length, and the stride of the norm's index along it: 0 along the axes of the norm.
     sides: Vec<(usize, usize)>,
     norms: usize,
 }
@@ -271,8 +271,8 @@ impl Layout {
                 let place = index.and_then(|index| summed.get_mut(usize::try_from(index).ok()?));
                 match place {
                     Some(summed) if !*summed => *summed = true,
-                    Some(_) => return Err(Error::argument("axis", axis, "there once")),
-                    // numpy lets a single number have an axis, and so a bias of one.
+                    Some(_) => return Err(Error::argument("axis", axis, "given once")),
+                    // numpy accepts axis 0 for a scalar, and so for a bias of one element.
                     None if shape.is_empty() && axes.len() == 1 && (axis == 0 || axis == -1) => {}
                     None => {
                         let allowed = format!("an axis of the shape {shape:?}");
@@ -289,7 +289,7 @@ impl Layout {
             .map(|(&side, summed)| {
                 let stride = if summed { 0 } else { norms };
                 if !summed {
-                    // Only the shape of nothing can have a product that is too large, and it has no norms.
+                    // The product can overflow only if an axis is empty; then the norms are not used.
                     norms = norms.saturating_mul(side);
                 }
                 (side, stride)
@@ -299,7 +299,7 @@ impl Layout {
         Ok(Layout { sides, norms })
     }
 
-    /// In the order of memory.
+    /// Calls `visit` with each element and the index of its norm, in memory order.
     fn for_each(&self, values: &mut [f32], mut visit: impl FnMut(&mut f32, usize)) {
         let Some((&(row, stride), outer)) = self.sides.split_last() else {
             values.iter_mut().for_each(|value| visit(value, 0));

@@ -1,12 +1,12 @@
-//! Which elements of the variables a step has been given so far.
+//! The elements that the parts of a step have covered so far.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::VariableId;
 
-/// Disjoint ranges of each variable, in order; neighbours are joined. Of a variable without elements, whether it was
-/// given.
+/// Disjoint, sorted ranges for each variable; adjacent ranges are joined. A variable without elements has an entry once it
+/// was given.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Coverage {
     ranges: BTreeMap<VariableId, Vec<Range<usize>>>,
@@ -17,7 +17,7 @@ impl Coverage {
         self.ranges.is_empty()
     }
 
-    /// What has been given of a variable.
+    /// Returns the covered ranges of a variable.
     pub(crate) fn of(&self, variable: VariableId) -> &[Range<usize>] {
         self.ranges.get(&variable).map_or(&[], Vec::as_slice)
     }
@@ -26,14 +26,14 @@ impl Coverage {
         self.ranges.contains_key(&variable)
     }
 
-    /// The part of what has been given that a range overlaps.
+    /// Returns the first covered range that overlaps `range`.
     pub(crate) fn overlap(&self, variable: VariableId, range: &Range<usize>) -> Option<Range<usize>> {
         let given = self.of(variable);
         let next = given.partition_point(|known| known.end <= range.start);
         given.get(next).filter(|known| known.start < range.end).cloned()
     }
 
-    /// Adds a range that overlaps none.
+    /// Adds a range that overlaps no covered range.
     pub(crate) fn add(&mut self, variable: VariableId, range: Range<usize>) {
         let given = self.ranges.entry(variable).or_default();
         if range.is_empty() {
@@ -52,7 +52,7 @@ impl Coverage {
         }
     }
 
-    /// The parts of `all` that have not been given.
+    /// Returns the parts of `all` that are not covered.
     pub(crate) fn gaps<'a>(
         &'a self,
         variable: VariableId,

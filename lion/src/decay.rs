@@ -1,12 +1,12 @@
-//! [`DecayScale`]: what weight decay is multiplied by.
+//! [`DecayScale`]: the factor of weight decay.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What weight decay is multiplied by in a step: `p = p - (p * weight_decay) * scale`.
+/// The factor of weight decay in a step: `p = p - (p * weight_decay) * scale`.
 ///
-/// Keras multiplies by the learning rate. Relative to the largest learning rate, the decay follows the schedule and is as
-/// strong whatever the rate's size. Corrected, it is `learning_rate^2 / to`, so that it falls with the steps themselves
+/// Keras uses the learning rate. `Relative` divides it by the largest learning rate: the decay follows the schedule, but
+/// not the size of the rate. `Corrected` uses `learning_rate^2 / to`, so that the decay falls faster than the rate
 /// (Defazio, "Why Gradients Rapidly Increase Near the End of Training", 2025). Both are computed in f64 from the f32
 /// numbers and rounded once.
 ///
@@ -22,17 +22,17 @@ pub enum DecayScale {
     /// The learning rate: `lr`.
     #[default]
     LearningRate,
-    /// The learning rate over this number, in (0, inf), mostly the largest learning rate: `relative:TO`.
+    /// The learning rate divided by this number, in (0, inf), usually the largest learning rate: `relative:TO`.
     Relative(f64),
-    /// The square of the learning rate over this number, in (0, inf): `corrected:TO`.
+    /// The square of the learning rate divided by this number, in (0, inf): `corrected:TO`.
     Corrected(f64),
 }
 
 impl DecayScale {
-    /// Its names, in errors.
+    /// The allowed names, for errors.
     pub(crate) const ALLOWED: &str = "lr, relative:TO or corrected:TO, with TO in (0, inf)";
 
-    /// The scale at a learning rate.
+    /// Returns the scale at a learning rate.
     pub fn at(self, learning_rate: f32) -> f32 {
         lion_kernels::with_ieee_state(|| self.evaluate(learning_rate))
     }
@@ -62,12 +62,12 @@ impl FromStr for DecayScale {
     type Err = String;
 
     /// # Errors
-    /// The text and what is allowed.
+    /// Returns the text and the allowed values.
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("decay_scale is {text:?}, and must be {}", Self::ALLOWED);
         let number = |text: &str| {
             let to = text.parse::<f64>().ok()?;
-            // In range as the f32 that it is used as, too.
+            // It must also be in range as an f32, in which it is used.
             let single = f64::from(crate::check::single(to));
             [to, single].iter().all(|to| *to > 0.0 && to.is_finite()).then_some(to)
         };

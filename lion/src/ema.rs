@@ -1,4 +1,4 @@
-//! When the moving average of the parameters moves, by how much, and when it is written back.
+//! The parameters' EMA: its update schedule, and when it overwrites the parameters.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use lion_kernels::Ema;
 
 use crate::{Config, Error};
 
-/// Which calls move the average of the parameters where gradients are accumulated. Without accumulation every call
-/// updates, and the two are the same.
+/// The steps that update the parameters' average if gradients are accumulated. Without accumulation every step updates
+/// the parameters, and both cadences are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum EmaCadence {
-    /// Every call, as in Keras, those too that only accumulate and so change no parameter.
+    /// Every step, as in Keras, also those that only accumulate and change no parameter.
     #[default]
     EveryCall,
-    /// Only calls that update.
+    /// Only the steps that update the parameters.
     EveryUpdate,
 }
 
@@ -22,7 +22,7 @@ impl EmaCadence {
     pub const ALL: &'static [Self] = &[EmaCadence::EveryCall, EmaCadence::EveryUpdate];
 }
 
-/// The name by which options have it.
+/// Writes the name that options use.
 impl fmt::Display for EmaCadence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -32,7 +32,7 @@ impl fmt::Display for EmaCadence {
     }
 }
 
-/// The settings of the average.
+/// The settings of the parameters' average.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EmaSettings {
     momentum: f32,
@@ -43,18 +43,18 @@ pub(crate) struct EmaSettings {
 impl EmaSettings {
     pub(crate) fn new(config: &Config, cadence: EmaCadence) -> Option<Self> {
         let frequency = config.ema_overwrite_frequency;
-        let averaging = EmaSettings { momentum: config.ema_momentum as f32, frequency, cadence };
-        config.use_ema.then_some(averaging)
+        let settings = EmaSettings { momentum: config.ema_momentum as f32, frequency, cadence };
+        config.use_ema.then_some(settings)
     }
 
-    /// What a call in window number `window` does, which is the window's last or not.
-    pub(crate) fn at(self, window: u64, last: bool) -> Result<Option<Ema>, Error> {
+    /// Returns how a step of this accumulation cycle updates the average; `last` says whether it ends the cycle.
+    pub(crate) fn at(self, cycle: u64, last: bool) -> Result<Option<Ema>, Error> {
         if self.cadence == EmaCadence::EveryUpdate && !last {
             return Ok(None);
         }
-        // The average starts at zero: the first window replaces it.
-        let momentum = if window == 0 { 0.0 } else { self.momentum };
-        let overwrite = self.frequency.is_some_and(|every| window % every == every - 1);
+        // The average starts at zero; the first cycle replaces it.
+        let momentum = if cycle == 0 { 0.0 } else { self.momentum };
+        let overwrite = self.frequency.is_some_and(|every| cycle % every == every - 1);
         Ok(Some(Ema::new(momentum)?.overwrite(overwrite)))
     }
 }

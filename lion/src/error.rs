@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 pub use kind::ErrorKind;
 
-/// Why a call did nothing. Each message is one line that says what was wrong, where, what was found and what is
-/// allowed. It is the whole account: [`source`](std::error::Error::source) gives nothing that it has printed.
-/// [`kind`](Self::kind) sorts errors for who must react to them.
+/// An error. The call changed nothing.
+///
+/// Each message is one line: the thing, the value found, the values allowed. It is complete;
+/// [`source`](std::error::Error::source) repeats none of it. [`kind`](Self::kind) sorts errors by who must react.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -18,44 +19,44 @@ pub enum Error {
     Argument {
         /// Keras's name of the argument; in a file, with the keys that lead to it.
         name: String,
-        /// What was given.
+        /// The value given.
         value: String,
-        /// What is allowed.
+        /// The values allowed.
         allowed: Cow<'static, str>,
     },
-    /// More than one way to clip.
+    /// More than one kind of clipping.
     #[error("{found}, and at most one of clipnorm, global_clipnorm and clipvalue may be set")]
     SeveralClips {
-        /// Which are set, and to what.
+        /// The clips that are set, with their values.
         found: String,
     },
-    /// A key that nothing reads.
-    #[error("{key} is not known here; known: {known}")]
+    /// An unknown key.
+    #[error("{key} is not a known key; known: {known}")]
     UnknownKey {
         /// The key, with the keys that lead to it.
         key: String,
-        /// The keys that would be read.
+        /// The known keys.
         known: String,
     },
-    /// A name that no option has.
-    #[error("there is no option {name}; nearest: {nearest}")]
+    /// An unknown option.
+    #[error("option {name} does not exist; nearest: {nearest}")]
     UnknownOption {
         /// The name.
         name: String,
-        /// The names of options that it may mean.
+        /// The names of options that are similar.
         nearest: String,
     },
-    /// An option that may not change after the optimizer is built.
-    #[error("{name} is {value} for good, as the optimizer is built; {changing} may change")]
+    /// A change of an option that is fixed once the optimizer is built.
+    #[error("{name} is {value} and cannot change after build; {changing} can change")]
     FixedOption {
         /// The option.
         name: &'static str,
-        /// What it is.
+        /// Its value.
         value: String,
-        /// The options that may change.
+        /// The options that can change.
         changing: String,
     },
-    /// A key that has no default and is not there.
+    /// A missing key that has no default.
     #[error("{key} is missing, and must be {allowed}")]
     MissingKey {
         /// The key, with the keys that lead to it.
@@ -63,38 +64,38 @@ pub enum Error {
         /// What is allowed.
         allowed: Cow<'static, str>,
     },
-    /// A class or function of a file that is neither Keras's nor of this crate.
+    /// A class or function in a file that belongs neither to Keras nor to this crate.
     #[error("{name} is {found}, which is not Keras's own; expected {allowed}")]
     Custom {
         /// The key, with the keys that lead to it.
         name: String,
         /// The class or function.
         found: String,
-        /// What is allowed, and what to do.
+        /// The classes allowed, and a remedy.
         allowed: Cow<'static, str>,
     },
-    /// A file that is in place of an optimizer's and holds none.
+    /// A model or training config without an optimizer.
     #[error("{place} holds no optimizer: {reason}")]
     NoOptimizer {
         /// The key, with the keys that lead to it.
         place: String,
-        /// Why that may be, and what to do.
+        /// The likely cause.
         reason: &'static str,
     },
-    /// Text that is no JSON.
+    /// Text that is not valid JSON.
     #[error("{place}: {reason}")]
     Json {
-        /// The key under which the trouble is.
+        /// The key under which parsing failed.
         place: String,
-        /// What is wrong, with line and column.
+        /// The parser's message, with line and column.
         reason: String,
     },
-    /// A value that lives in the program alone.
+    /// A value that cannot be serialised (a closure).
     #[error("{name} is {what}, which cannot be written to a file")]
     NotSerializable {
         /// The argument.
         name: String,
-        /// What it is.
+        /// Its kind.
         what: &'static str,
     },
     /// A value that Keras cannot load.
@@ -102,38 +103,38 @@ pub enum Error {
     NotOfKeras {
         /// The argument.
         name: &'static str,
-        /// What it is.
+        /// Its value.
         what: String,
     },
-    /// A shape that is not that of the values.
-    #[error("the shape {shape:?} does not have the {elements} elements of the values")]
+    /// A shape that does not match the number of values.
+    #[error("the shape {shape:?} does not match the {elements} values")]
     Shape {
         /// The shape.
         shape: Vec<usize>,
-        /// How many values there are.
+        /// The number of values.
         elements: usize,
     },
-    /// Memory that could not be had.
+    /// Memory could not be allocated.
     #[error("no memory for {elements} {what}")]
     OutOfMemory {
-        /// What it was wanted for.
+        /// The kind of elements.
         what: &'static str,
-        /// How many were wanted.
+        /// The number of elements.
         elements: usize,
     },
-    /// From the kernels.
+    /// A kernel's error.
     #[error(transparent)]
     Kernels(#[from] lion_kernels::Error),
-    /// A tensor of a variable that a kernel refuses.
+    /// A kernel's error about a tensor of a variable.
     #[error("variable {name:?}: {reason}")]
     Tensor {
         /// The variable.
         name: String,
-        /// What is wrong with its tensor.
+        /// The kernel's error.
         reason: lion_kernels::Error,
     },
     /// A second variable of the same name.
-    #[error("there is a variable {name:?} already")]
+    #[error("variable {name:?} already exists")]
     DuplicateName {
         /// The name.
         name: String,
@@ -146,52 +147,52 @@ pub enum Error {
         /// Its shape.
         shape: Vec<usize>,
     },
-    /// A variable that this optimizer has not registered. An id is a number: that of another optimizer's variable is an
-    /// error where there is none of that number here.
-    #[error("there is no variable number {index}; {registered} are registered")]
+    /// A variable id that this optimizer does not have. An id is a number, so another optimizer's id is detected only if
+    /// it is out of range here.
+    #[error("variable id {index} does not exist; {registered} variables are registered")]
     UnknownVariable {
-        /// The variable's number.
+        /// The id.
         index: usize,
-        /// How many there are.
+        /// The number of registered variables.
         registered: usize,
     },
-    /// A variable that a call names twice.
-    #[error("variable {name:?} is in the call twice")]
+    /// A variable that a step names twice.
+    #[error("variable {name:?} is in the step twice")]
     RepeatedVariable {
         /// The variable.
         name: String,
     },
-    /// A tensor of another length than the variable's shape has.
+    /// A tensor whose length does not match the variable's shape.
     #[error("variable {name:?}: the {tensor} has {found} elements, and its shape has {expected}")]
     Length {
         /// The variable.
         name: String,
-        /// Which tensor.
+        /// The kind of tensor.
         tensor: &'static str,
         /// Its length.
         found: usize,
         /// The number of elements of the variable's shape.
         expected: usize,
     },
-    /// A call in which no variable has a gradient.
-    #[error("no variable of the call has a gradient")]
+    /// A step without any gradient.
+    #[error("no variable of the step has a gradient")]
     NoGradients,
-    /// A step in parts in which only variables that are overwritten with their gradient have one, and that was not begun
-    /// so.
+    /// A step in parts that was not begun with `only_overwrites`, but has gradients only for variables that are
+    /// overwritten with them.
     #[error(
         "every gradient of the step overwrites its variable: begin such a step with BeginOptions::only_overwrites"
     )]
     OnlyOverwrites,
-    /// A variable that a call leaves out, though its moving average needs it.
+    /// A variable that a step leaves out, though its moving average needs it.
     #[error(
-        "variable {name:?} is not in the call, and its moving average needs it: Update::without_gradient names a \
+        "variable {name:?} is not in the step, and its moving average needs it: Update::without_gradient names a \
          variable that has no gradient"
     )]
     MissingVariable {
         /// The variable.
         name: String,
     },
-    /// Elements that a step leaves out, though the moving average needs them.
+    /// Elements that a step leaves out, though their moving average needs them.
     #[error(
         "variable {name:?}: elements {}..{} are not in the step, and their moving average needs them: \
          Update::without_gradient gives those that have no gradient",
@@ -203,29 +204,29 @@ pub enum Error {
         /// Its elements.
         range: Range<usize>,
     },
-    /// A range that is not within its variable, or within what the optimizer holds of it.
+    /// A range outside its variable, or outside the shard that the optimizer holds.
     #[error("variable {name:?}: the range {}..{} must be within {}..{}", range.start, range.end, allowed.start, allowed.end)]
     Range {
         /// The variable.
         name: String,
         /// The range.
         range: Range<usize>,
-        /// What is allowed.
+        /// The elements allowed.
         allowed: Range<usize>,
     },
-    /// A range of a variable that must be given as a whole.
+    /// A range of a variable that must be given whole.
     #[error("variable {name:?} {reason}, which needs the whole variable; found the range {}..{}", range.start, range.end)]
     NeedsWhole {
         /// The variable.
         name: String,
-        /// What is special about it.
+        /// The reason.
         reason: &'static str,
         /// The range.
         range: Range<usize>,
     },
-    /// Elements that a step or a call gives twice.
+    /// Elements that a step has twice.
     #[error(
-        "variable {name:?}: the range {}..{} is given, and {}..{} has been in this step already",
+        "variable {name:?}: the range {}..{} overlaps {}..{}, which this step has already",
         range.start, range.end, given.start, given.end
     )]
     RepeatedElements {
@@ -233,10 +234,10 @@ pub enum Error {
         name: String,
         /// The second range.
         range: Range<usize>,
-        /// What was there before.
+        /// The first range.
         given: Range<usize>,
     },
-    /// A range that cuts a block of elements which belong together.
+    /// A range that cuts a block of elements.
     #[error(
         "variable {name:?}: the range {}..{} cuts a block of its {of}; expected multiples of {block} or the end",
         range.start, range.end
@@ -244,9 +245,9 @@ pub enum Error {
     CutBlock {
         /// The variable.
         name: String,
-        /// What the block is of: statistics, momentum or random numbers.
+        /// The kind of block: statistics, momentum or random numbers.
         of: &'static str,
-        /// Elements of a block.
+        /// The number of elements of a block.
         block: usize,
         /// The range.
         range: Range<usize>,
@@ -254,69 +255,67 @@ pub enum Error {
     /// Statistics of gradients that do not fit the step.
     #[error("the statistics are {what}, and must be {allowed}")]
     Statistics {
-        /// What was found.
+        /// The statistics found.
         what: String,
-        /// What is allowed.
+        /// The statistics allowed.
         allowed: String,
     },
-    /// A step that has begun, in the way of something else.
-    #[error("the step of step {step} has begun: finish or abandon it first")]
+    /// An open step, which must end first.
+    #[error("step {step} is open: finish or abandon it first")]
     OpenStep {
-        /// The number of the call.
+        /// The number of the step.
         step: u64,
     },
-    /// A step that is not the one that has begun.
+    /// A step that is not open.
     #[error("this step is not open: it was finished or abandoned, or is of another optimizer")]
     NoStep,
-    /// A gradient in a step that was begun for others.
+    /// A gradient that the step was not begun for.
     #[error("variable {name:?} has a gradient, and the step was begun {begun}")]
     UnexpectedGradient {
         /// The variable.
         name: String,
-        /// How it was begun.
+        /// How the step was begun.
         begun: &'static str,
     },
-    /// A question about the momentum of a variable that is overwritten with its gradient.
+    /// A request for the momentum of a variable that is overwritten with its gradient.
     #[error("variable {name:?} is overwritten with its gradient, and has no momentum")]
     NoMomentum {
         /// The variable.
         name: String,
     },
     /// A regular expression that cannot be used.
-    #[error(
-        "exclude_from_weight_decay is {pattern}, which is no regular expression that can be used: {reason}"
-    )]
+    #[error("exclude_from_weight_decay is {pattern}, which is not a usable regular expression: {reason}")]
     Pattern {
         /// The expression, or the start of a long one.
         pattern: String,
-        /// What is wrong with it.
+        /// The parser's message.
         reason: String,
     },
-    /// A group that this optimizer has not, with the same limit as for variables.
-    #[error("there is no group number {index}; {groups} are there, with the optimizer's own")]
+    /// A group id that this optimizer does not have; see [`UnknownVariable`](Self::UnknownVariable).
+    #[error("group id {index} does not exist; the optimizer has {groups}, with its own")]
     UnknownGroup {
-        /// The group's number.
+        /// The id.
         index: usize,
-        /// How many there are.
+        /// The number of groups, with the optimizer's own.
         groups: usize,
     },
-    /// A variable of a format that no parameter has here.
+    /// A parameter in an unsupported dtype.
     #[error("variable {name:?} is {dtype}, and must be one of f32, f16, bf16")]
     ParameterDtype {
         /// The variable.
         name: String,
-        /// Its format.
+        /// Its dtype.
         dtype: lion_kernels::Dtype,
     },
-    /// A momentum of a format that no momentum has.
+    /// A momentum in an unsupported dtype.
     #[error("variable {name:?}: the momentum's dtype is {dtype}, and must be one of f32, f16, bf16, q8")]
     MomentumDtype {
         /// The variable.
         name: String,
-        /// The format.
+        /// The dtype.
         dtype: lion_kernels::Dtype,
     },
-    /// A variable that is not bf16, with an option that is for bf16 parameters.
+    /// A variable that is not bf16, with an option for bf16 parameters only.
     #[error(
         "variable {name:?} is {dtype}, and {option} is for bf16 parameters; VariableOptions::nearest_rounding \
          leaves a variable out"
@@ -324,56 +323,56 @@ pub enum Error {
     NotBf16 {
         /// The variable.
         name: String,
-        /// Its format.
+        /// Its dtype.
         dtype: lion_kernels::Dtype,
         /// The option.
         option: &'static str,
     },
-    /// A parameter of another format than was registered.
+    /// A parameter whose dtype is not the registered one.
     #[error("variable {name:?}: the {tensor} is {found}, and was registered as {expected}")]
     Dtype {
         /// The variable.
         name: String,
-        /// Which tensor: the parameter, or the source that it is read from.
+        /// The kind of tensor: the parameter, or the source that it is read from.
         tensor: &'static str,
-        /// The format of the call.
+        /// The dtype given.
         found: lion_kernels::Dtype,
-        /// The format of the registration.
+        /// The dtype registered.
         expected: lion_kernels::Dtype,
     },
-    /// A checkpoint that is not of this optimizer.
+    /// A checkpoint that does not match this optimizer.
     #[error("{}: {}", one_line(tensor), one_line(reason))]
     State {
-        /// What it is about: a tensor by its name in a checkpoint, or a key of the metadata.
+        /// A tensor's name in the checkpoint, or a key of the metadata.
         tensor: String,
-        /// What is wrong.
+        /// The mismatch.
         reason: String,
     },
-    /// A file that is not what it must be.
+    /// A file whose content is not valid.
     #[error("{}{}", place(file, tensor), one_line(reason))]
     File {
         /// The file.
         file: PathBuf,
-        /// The tensor in it, where it is about one.
+        /// The tensor in it, if the error is about one.
         tensor: Option<String>,
-        /// What is wrong.
+        /// The defect.
         reason: String,
     },
-    /// A file that could not be read or written.
+    /// A file could not be read or written.
     #[error("{}{action}: {reason}", place(file, tensor))]
     Io {
         /// The file.
         file: PathBuf,
-        /// The tensor in it, where it is about one.
+        /// The tensor in it, if the error is about one.
         tensor: Option<String>,
-        /// What could not be done.
+        /// The action that failed.
         action: &'static str,
-        /// Why.
+        /// The system's error.
         reason: std::io::Error,
     },
 }
 
-/// The front of a message: the file, and the tensor if there is one, each with a colon.
+/// Returns the start of a message: the file, and the tensor if there is one, each with a colon.
 fn place(file: &Path, tensor: &Option<String>) -> String {
     let mut place = one_line(&file.to_string_lossy());
     place.push_str(": ");
@@ -384,14 +383,14 @@ fn place(file: &Path, tensor: &Option<String>) -> String {
     place
 }
 
-/// A text of a file's making in a message: without line ends and what else controls a terminal, and not endless.
+/// Escapes control characters and truncates text from a file.
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 400;
     let mut line = String::new();
     for character in text.chars().take(LONGEST) {
         let hidden = character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
         if hidden {
-            // A string takes everything.
+            // Writing to a string cannot fail.
             let _ = write!(line, "{}", character.escape_default());
         } else {
             line.push(character);
@@ -412,7 +411,7 @@ impl Error {
         Error::Argument { name: name.into(), value: value.to_string(), allowed: allowed.into() }
     }
 
-    /// Says in which call a hyperparameter is outside its range.
+    /// Adds the step in which a hyperparameter is outside its range.
     pub(crate) fn in_step(mut self, step: u64) -> Self {
         if let Error::Argument { name, .. } = &mut self {
             *name = format!("{name} of step {step}");
@@ -420,7 +419,7 @@ impl Error {
         self
     }
 
-    /// Names the value that an error is about, if nothing has named it yet.
+    /// Names the value that an error is about, if it has no name yet.
     pub(crate) fn named(mut self, what: &str) -> Self {
         if let Error::Argument { name, .. } | Error::Custom { name, .. } = &mut self
             && name.is_empty()
@@ -430,7 +429,7 @@ impl Error {
         self
     }
 
-    /// Says under which key of a file the trouble is. A name that is empty is that of the value at the key itself.
+    /// Puts a key of the file before the name. An empty name stands for the value at the key itself.
     pub(crate) fn under(mut self, path: &str) -> Self {
         if let Error::Argument { name, .. }
         | Error::NotSerializable { name, .. }

@@ -1,14 +1,14 @@
-//! Recognises a file by its first bytes, for errors that say what a file is if it is not what was expected.
+//! Recognises a file by its first bytes, for errors that name the kind of an unexpected file.
 
-/// As many bytes as [`kind`] can use.
+/// The number of bytes that [`kind`] looks at.
 pub(crate) const LONGEST: usize = 64;
 
-/// What a file is, and what to do.
+/// The kind of a file, and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
-    /// With its article.
+    /// The kind, with its article.
     pub(crate) what: String,
-    /// Empty where there is nothing to say.
+    /// The remedy, or empty.
     pub(crate) advice: &'static str,
 }
 
@@ -16,7 +16,7 @@ const DOWNLOAD: &str =
     "it was downloaded in place of the file: check the address, and whether it asks for a login";
 const UNPACK: &str = "unpack it first";
 
-/// Rows: how a file begins, what it is, what to do.
+/// Rows: the first bytes, the kind, the remedy.
 const SIGNATURES: [(&[u8], &str, &str); 16] = [
     (b"version https://git-lfs", "a git-lfs pointer", "git lfs pull fetches the file that it stands for"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", ""),
@@ -40,8 +40,8 @@ const SIGNATURES: [(&[u8], &str, &str); 16] = [
     (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
 ];
 
-/// Returns what a file of these first bytes is, if that is known. A safetensors file can begin with any two bytes: ask
-/// only if it is not one.
+/// Returns the kind of a file with these first bytes, if it is known. Do not call it for a valid safetensors file, which
+/// can begin with any two bytes.
 pub(crate) fn kind(first: &[u8]) -> Option<Kind> {
     let first = first.get(..LONGEST).unwrap_or(first);
     let known = |what: &str, advice| Some(Kind { what: what.into(), advice });
@@ -73,7 +73,7 @@ pub(crate) fn kind(first: &[u8]) -> Option<Kind> {
 }
 
 impl Kind {
-    /// As an error's reason, with what was expected.
+    /// Returns an error's reason that names the expected kind of file.
     pub(crate) fn instead_of(&self, expected: &str) -> String {
         let Kind { what, advice } = self;
         match *advice {

@@ -1,27 +1,27 @@
-//! Parameter groups: hyperparameters of their own for some of the variables.
+//! Parameter groups: hyperparameter overrides for some of the variables.
 
 use lion_kernels::LionStep;
 
 use crate::{Config, DecayScale, Error, Hyperparameter, check};
 
-/// A group of the optimizer that made it. The default is the optimizer's own hyperparameters.
+/// The id of a group. The default is the group with the optimizer's own hyperparameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub(crate) usize);
 
 impl GroupId {
-    /// The group's number, in the order in which groups were added: for bindings to other languages. 0 is the optimizer's
-    /// own hyperparameters.
+    /// Returns the group's number, in the order in which groups were added, for bindings to other languages. 0 is the
+    /// group with the optimizer's own hyperparameters.
     pub fn index(self) -> usize {
         self.0
     }
 
-    /// The group of that number. Calls refuse a number that the optimizer does not have.
+    /// Returns the group of that number. The optimizer refuses a number that it does not have.
     pub fn from_index(index: usize) -> Self {
         GroupId(index)
     }
 }
 
-/// In what a group of variables differs from the optimizer's own hyperparameters: in nothing at first.
+/// Hyperparameter overrides for a group. Default: none.
 ///
 /// ```
 /// use lion::{Dtype, Group, Lion, Update, VariableOptions};
@@ -68,42 +68,42 @@ impl Default for Group {
 }
 
 impl Group {
-    /// The optimizer's own hyperparameters.
+    /// Returns a group without overrides.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What the optimizer's learning rate is multiplied by, in f32; in [0, inf).
+    /// Multiplies the optimizer's learning rate, in f32, by a number in [0, inf).
     pub fn learning_rate_multiplier(self, multiplier: f64) -> Self {
         Group { multiplier, ..self }
     }
 
-    /// A `beta_1` of its own, in (0, 1].
+    /// Sets the group's `beta_1`, in (0, 1].
     pub fn beta_1(self, beta_1: impl Into<Hyperparameter>) -> Self {
         Group { beta_1: Some(beta_1.into()), ..self }
     }
 
-    /// A `beta_2` of its own, in [0, 1].
+    /// Sets the group's `beta_2`, in [0, 1].
     pub fn beta_2(self, beta_2: impl Into<Hyperparameter>) -> Self {
         Group { beta_2: Some(beta_2.into()), ..self }
     }
 
-    /// A weight decay of its own, in [0, inf).
+    /// Sets the group's weight decay, in [0, inf).
     pub fn weight_decay(self, weight_decay: impl Into<Hyperparameter>) -> Self {
         Group { weight_decay: Decay::Own(weight_decay.into()), ..self }
     }
 
-    /// No weight decay, whatever the optimizer has.
+    /// Switches weight decay off for the group.
     pub fn no_weight_decay(self) -> Self {
         Group { weight_decay: Decay::Off, ..self }
     }
 
-    /// Whether it does not decay elements that the step moves away from zero, whatever the optimizer does.
+    /// Sets whether the group skips the decay of elements that the step moves away from zero.
     pub fn cautious_decay(self, cautious: bool) -> Self {
         Group { cautious_decay: Some(cautious), ..self }
     }
 
-    /// A scale of the weight decay of its own, of the group's learning rate.
+    /// Sets the group's scale of weight decay, which uses the group's learning rate.
     pub fn decay_scale(self, scale: DecayScale) -> Self {
         Group { decay_scale: Some(scale), ..self }
     }
@@ -125,7 +125,7 @@ impl Group {
         Ok(())
     }
 
-    /// The group's hyperparameters in a call in which those of the optimizer are `own`.
+    /// Returns the group's hyperparameters in a step; `own` are the optimizer's.
     pub(crate) fn step_hyperparameters(&self, own: &StepHyperparameters, step: u64) -> StepHyperparameters {
         StepHyperparameters {
             learning_rate: own.learning_rate * self.multiplier as f32,
@@ -142,26 +142,26 @@ impl Group {
     }
 }
 
-/// The hyperparameters of one call, for the variables of one group.
+/// The hyperparameters of one step, for the variables of one group.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct StepHyperparameters {
     /// The learning rate, with the group's multiplier.
     pub learning_rate: f32,
-    /// The share of the momentum in the step's direction.
+    /// The weight of the old momentum in the step's direction.
     pub beta_1: f32,
-    /// The share of the momentum that it keeps.
+    /// The weight of the old momentum in the new momentum.
     pub beta_2: f32,
     /// The weight decay of variables that are not excluded from it.
     pub weight_decay: Option<f32>,
-    /// Whether elements that the step moves away from zero do not decay.
+    /// Whether elements that the step moves away from zero are not decayed.
     pub cautious_decay: bool,
-    /// What the weight decay is multiplied by.
+    /// The factor of weight decay.
     pub decay_scale: DecayScale,
 }
 
 impl StepHyperparameters {
-    /// Whether these are the same numbers, to the sign of a zero.
+    /// Returns whether these are the same numbers, bit for bit.
     pub(crate) fn same(&self, other: &StepHyperparameters) -> bool {
         let same = |one: f32, other: f32| one.to_bits() == other.to_bits();
         same(self.learning_rate, other.learning_rate)
@@ -172,7 +172,7 @@ impl StepHyperparameters {
             && self.decay_scale == other.decay_scale
     }
 
-    /// Under the IEEE default floating-point state.
+    /// Evaluates the optimizer's own hyperparameters. Requires the IEEE default floating-point state.
     pub(crate) fn new(config: &Config, step: u64) -> Self {
         StepHyperparameters {
             learning_rate: config.learning_rate.evaluate(step),
@@ -184,7 +184,7 @@ impl StepHyperparameters {
         }
     }
 
-    /// Checked once more, because a schedule's values are known only now.
+    /// Checks the hyperparameters, as a schedule's values are known only now, and builds the group's step.
     pub(crate) fn group_step(&self, step: u64) -> Result<GroupStep, Error> {
         self.checked_group_step().map_err(|error| error.in_step(step))
     }
@@ -212,7 +212,7 @@ impl StepHyperparameters {
     }
 }
 
-/// A group's step, for variables with and without weight decay.
+/// A group's kernel settings, for variables with and without weight decay.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GroupStep {
     pub(crate) hyperparameters: StepHyperparameters,

@@ -1,7 +1,8 @@
-//! The host's threads: calls run on them, and not on rayon's, if the host gives a function that does so.
+//! Runs steps on the host program's threads instead of rayon's.
 //!
-//! A program that has its own threads (an engine, another language's runtime) would otherwise have two pools that fight
-//! for the cores. The function is asked to run a number of workers; which thread runs a worker, and when, changes no bit.
+//! A program with its own threads (an engine, another language's runtime) would otherwise have two pools that compete for
+//! the cores. The host gives a function that runs a number of workers. The thread and time of a worker do not affect the
+//! result.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use lion_kernels::{Error, Plan, Task, run, run_on};
 
 use crate::Lion;
 
-/// Runs workers on the host's threads: calls its second argument with 0, 1, … up to its first, and returns when all have
-/// returned.
+/// The host's function: calls its second argument once with each number below its first, on any threads, and returns when
+/// all calls have returned.
 pub type ParallelFor = dyn Fn(usize, &(dyn Fn(usize) + Sync)) + Send + Sync;
 
-/// A host's function and how many threads it has. A clone shares the function.
+/// The host's function and its number of threads. A clone shares the function.
 #[derive(Clone)]
 pub(crate) struct HostThreads {
     threads: usize,
@@ -22,7 +23,7 @@ pub(crate) struct HostThreads {
 }
 
 impl HostThreads {
-    /// Runs the tasks as the plan says, on the host's threads if there are any.
+    /// Runs the tasks as the plan says, on the host's threads if it gave a function.
     #[inline]
     pub(crate) fn run(host: Option<&Self>, plan: &Plan, tasks: &mut [Task<'_>]) -> Result<(), Error> {
         match host {
@@ -39,13 +40,13 @@ impl fmt::Debug for HostThreads {
 }
 
 impl Lion {
-    /// Runs the work of calls on the host's threads, from the next call on: `parallel_for(workers, work)` calls `work(0)`
-    /// to `work(workers - 1)`, on any threads, and returns when all have returned. `threads` is how many it has. The
-    /// result is the same, bit for bit.
+    /// Runs steps on the host's threads, from the next step on. `parallel_for(workers, work)` calls `work(0)` to
+    /// `work(workers - 1)`, on any threads, and returns when all have returned. `threads` is the number of the host's
+    /// threads. The result is the same, bit for bit.
     ///
-    /// A call asks for at most as many workers as the [`Profile`](crate::Profile) allows, and for none if handing work
-    /// over does not pay. A worker that the host runs twice or not at all is no error: what is left when `parallel_for`
-    /// returns is done on the calling thread.
+    /// A step asks for at most as many workers as the [`Profile`](crate::Profile) allows, and for none if a single thread
+    /// is faster. The host may run a worker twice or not at all: the calling thread does the rest when `parallel_for`
+    /// returns.
     ///
     /// ```
     /// use lion::{Dtype, Lion, Plan, Update};
@@ -73,7 +74,7 @@ impl Lion {
         self.host = Some(HostThreads { threads, parallel_for: Arc::new(parallel_for) });
     }
 
-    /// Runs the work of calls on rayon's threads again.
+    /// Runs steps on rayon's threads again.
     pub fn clear_parallel_for(&mut self) {
         self.host = None;
     }

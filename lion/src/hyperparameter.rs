@@ -2,7 +2,7 @@ use lion_kernels::with_ieee_state;
 
 use crate::{Error, Schedule};
 
-/// A number that stays, or one that follows the calls of the optimizer.
+/// A constant, or a schedule that follows the steps.
 ///
 /// ```
 /// use lion::{Hyperparameter, Schedule, schedule::CosineDecay};
@@ -15,19 +15,19 @@ use crate::{Error, Schedule};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hyperparameter {
-    /// Kept as f64, as Keras's files have it, and rounded to f32 where it is used.
+    /// A constant: f64, as in Keras's files, and rounded to f32 when it is used.
     Constant(f64),
-    /// By the number of the call.
+    /// A value for each step.
     Scheduled(Schedule),
 }
 
 impl Hyperparameter {
-    /// The value in call number `step`, from 0.
+    /// Returns the value in a step, counted from 0.
     pub fn at(&self, step: u64) -> f32 {
         with_ieee_state(|| self.evaluate(step))
     }
 
-    /// [`at`](Self::at) where the floating-point state is known to be the IEEE default, which is not looked at again.
+    /// [`at`](Self::at) for callers that are in the IEEE default floating-point state.
     pub(crate) fn evaluate(&self, step: u64) -> f32 {
         match self {
             Hyperparameter::Constant(value) => *value as f32,
@@ -35,7 +35,7 @@ impl Hyperparameter {
         }
     }
 
-    /// Checks what can be known now; a schedule's values are known when their step comes.
+    /// Checks a constant. A schedule's values are checked in each step.
     pub(crate) fn check(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! JSON as Python writes it: read without surprises, every key accounted for.
+//! Strict reading of JSON as Python writes it: no duplicate and no unknown keys.
 
 mod keras_object;
 mod plain;
@@ -14,11 +14,11 @@ use crate::options::{self, Setting};
 
 pub(crate) use keras_object::KerasObject;
 
-/// The module that files give to what Keras lacks.
+/// The module that files give to classes and options that Keras does not have.
 pub(crate) const LION_MODULE: &str = "lion";
 
-/// Reads a text, with or without a byte order mark. Unlike serde_json's own reading into a [`Value`], a key that is there
-/// twice is an error, and an error knows under which key it is.
+/// Parses a text, with or without a byte order mark. Unlike serde_json's own parsing into a [`Value`], it refuses duplicate
+/// keys, and its errors name the key.
 pub(crate) fn parse(text: &str) -> Result<Value, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut path = Vec::new();
@@ -39,7 +39,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, Error> {
     })
 }
 
-/// The entries of an object, in the order of their keys.
+/// Parses a text that is an object, and returns its entries in the order of their keys.
 pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Error> {
     match parse(text)? {
         Value::Object(entries) => Ok(entries),
@@ -47,13 +47,13 @@ pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Error> {
     }
 }
 
-/// More than a config has.
+/// The number of keys that an error shows: more than a config nests.
 const DEEPEST_SHOWN: usize = 8;
 
-/// Python writes these tokens, which JSON does not have.
+/// Returns the token at the error if it is a non-finite number, which Python writes and JSON does not allow.
 fn non_finite(text: &str, error: &serde_json::Error) -> Option<&'static str> {
     let line = text.lines().nth(error.line().checked_sub(1)?)?.as_bytes();
-    // The column is that of the token's first byte, or of the first after a minus.
+    // The column is at the token's first byte, or at the first byte after a minus.
     let at = error.column().saturating_sub(3);
     let near = line.get(at..)?;
     (0..4).find_map(|skip| {
@@ -62,7 +62,7 @@ fn non_finite(text: &str, error: &serde_json::Error) -> Option<&'static str> {
     })
 }
 
-/// The path is left as it is where an error comes up, so that it says where.
+/// Builds a [`Value`]. After an error `path` holds the keys that lead to it.
 struct Tree<'a> {
     path: &'a mut Vec<String>,
 }
@@ -119,7 +119,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
         while let Some(key) = entries.next_key::<String>()? {
             self.path.push(key.clone());
             if map.contains_key(&key) {
-                return Err(A::Error::custom("the key is there twice"));
+                return Err(A::Error::custom("duplicate key"));
             }
             let value = entries.next_value_seed(Tree { path: self.path })?;
             self.path.pop();
@@ -129,8 +129,8 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// The entries of an object, each taken once; what is left at the end is an error. Numbers and lists that Keras has
-/// wrapped come without their wrapper. Errors name the key within the object: whoever read the object adds where it is, by
+/// Reads the entries of an object, each once. [`finish`](Self::finish) refuses entries that were not read. Numbers and
+/// lists come without Keras's wrappers. Errors name the key within the object; the caller adds the object's own path by
 /// [`Error::under`].
 #[derive(Debug)]
 pub(crate) struct ObjectReader {
@@ -166,7 +166,7 @@ impl ObjectReader {
         self.entries.remove(key)
     }
 
-    /// What is under `key`; nothing where the key is absent or null.
+    /// Reads the value under `key`; `None` if the key is absent or null.
     pub(crate) fn option<T: Setting>(&mut self, key: &'static str) -> Result<Option<T>, Error> {
         match self.value(key) {
             None | Some(Value::Null) => Ok(None),
@@ -174,7 +174,7 @@ impl ObjectReader {
         }
     }
 
-    /// What is under `key`, or the default where the key is absent. A null is a wrong type.
+    /// Reads the value under `key`, or returns the default if the key is absent. A null has the wrong type.
     pub(crate) fn or<T: Setting>(&mut self, key: &'static str, default: T) -> Result<T, Error> {
         match self.value(key) {
             None => Ok(default),
@@ -182,12 +182,12 @@ impl ObjectReader {
         }
     }
 
-    /// What is under `key`, which has no default.
+    /// Reads the value under `key`, which has no default.
     pub(crate) fn required<T: Setting>(&mut self, key: &'static str) -> Result<T, Error> {
         convert(key, &self.required_value(key, T::what())?)
     }
 
-    /// The value under `key`, which has no default and is of some kind.
+    /// Takes the value under `key`, which has no default. `allowed` describes it in the error.
     pub(crate) fn required_value(
         &mut self,
         key: &'static str,
@@ -196,7 +196,7 @@ impl ObjectReader {
         self.value(key).ok_or_else(|| Error::MissingKey { key: key.into(), allowed: allowed.into() })
     }
 
-    /// The list of numbers under `key`, which has no default.
+    /// Reads the list of numbers under `key`, which has no default.
     pub(crate) fn numbers(&mut self, key: &'static str) -> Result<Vec<f64>, Error> {
         const WHAT: &str = "a list of numbers";
         match self.required_value(key, WHAT)? {
@@ -208,7 +208,7 @@ impl ObjectReader {
         }
     }
 
-    /// That nothing is left.
+    /// Returns an error if an entry has not been read.
     pub(crate) fn finish(self) -> Result<(), Error> {
         match self.entries.keys().next() {
             None => Ok(()),
@@ -217,7 +217,7 @@ impl ObjectReader {
     }
 }
 
-/// A value that is not what it must be.
+/// Returns the error of a value that is not allowed.
 pub(crate) fn wrong(key: &str, value: &Value, allowed: impl Into<Cow<'static, str>>) -> Error {
     Error::argument(key, excerpt(value), allowed)
 }
@@ -226,20 +226,20 @@ fn convert<T: Setting>(key: &str, value: &Value) -> Result<T, Error> {
     options::Value::of_json(value).as_ref().and_then(T::of).ok_or_else(|| wrong(key, value, T::what()))
 }
 
-/// A number that Keras wants as a Python float, which `1` is not: the writer gives it a point. Only finite numbers
-/// are written, as a config is checked first.
+/// Returns a number that is written with a decimal point, since Keras expects a Python float and `1` is an int. Only
+/// finite numbers are written, as a config is checked first.
 pub(crate) fn float(value: f64) -> Value {
     Value::from(value)
 }
 
-/// A number of steps, which Keras's own files have as an integer.
+/// Returns a number of steps, which Keras writes as an integer.
 pub(crate) fn steps(value: f64) -> Value {
-    // Up to here every integer is an f64.
+    // Up to 2^53 every integer is exact in f64.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT { Value::from(value as i64) } else { float(value) }
 }
 
-/// A value in an error: one line, and a short one.
+/// Returns a value as an error shows it: one short line.
 pub(crate) fn excerpt(value: &Value) -> String {
     match value {
         Value::Object(_) => "an object".into(),
@@ -249,7 +249,7 @@ pub(crate) fn excerpt(value: &Value) -> String {
     }
 }
 
-/// A key in an error: quoted where it could be taken for something else.
+/// Returns a key as an error shows it: quoted unless it is a plain name.
 fn shown(key: &str) -> String {
     let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
     if plain && key.len() <= LONGEST { key.into() } else { format!("{:?}", shorten(key)) }

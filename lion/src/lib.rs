@@ -1,7 +1,7 @@
-//! The Lion optimizer of Keras on SIMD kernels: the same bits on every backend, at the speed of memory.
+//! Keras's Lion optimizer on SIMD kernels: the same bits on every backend, at memory bandwidth.
 //!
-//! An optimizer owns the state of named variables; parameters and gradients stay where they are, as slices of f32,
-//! f16 or bf16 in any mixture:
+//! An optimizer owns the state of named variables. Parameters and gradients stay in the caller's memory, as slices of
+//! f32, f16 or bf16 in any mixture:
 //!
 //! ```
 //! use lion::{Dtype, Lion, Update};
@@ -10,8 +10,8 @@
 //! let mut optimizer = Lion::builder().learning_rate(0.01).build()?;
 //! let slope = optimizer.register("slope", &[], Dtype::F32)?;
 //! let mut parameter = [0.0_f32];
-//! for call in 0..1000 {
-//!     let x = (call % 7) as f32 - 3.0;
+//! for step in 0..1000 {
+//!     let x = (step % 7) as f32 - 3.0;
 //!     let gradient = [2.0 * (parameter[0] * x - 3.0 * x) * x];
 //!     optimizer.apply(&mut [Update::new(slope, &mut parameter[..], &gradient[..])])?;
 //! }
@@ -70,7 +70,7 @@ pub use statistics::{Gradient, Statistics};
 pub use update::Update;
 pub use variable::{VariableId, VariableOptions, VariableStateMut, VariableView};
 
-/// What a training program names: `use lion::prelude::*;`.
+/// The names that most training programs use: `use lion::prelude::*;`.
 pub mod prelude {
     pub use crate::schedule::{
         CosineDecay, CosineDecayRestarts, ExponentialDecay, InverseTimeDecay, LinearWarmup,

@@ -1,17 +1,17 @@
-//! The factor between the loss that is differentiated and the loss that is meant.
+//! Static and dynamic loss scaling.
 
 use crate::Config;
 
-/// Keras's `loss_scale_factor`, or the state of its `LossScaleOptimizer`, which switches that factor off.
+/// Keras's `loss_scale_factor`, or the state of its `LossScaleOptimizer`, which disables that factor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum LossScale {
     Off,
     Static(f32),
     Dynamic {
         scale: f32,
-        /// Finite calls since the scale last changed.
+        /// Finite steps since the scale last changed.
         counter: u64,
-        /// After how many of them it doubles; with 0 never.
+        /// The number of finite steps after which it doubles; 0 means never.
         growth: u64,
     },
 }
@@ -40,7 +40,7 @@ impl LossScale {
         matches!(self, LossScale::Dynamic { .. })
     }
 
-    /// After a call whose gradients were finite. The scale has no upper end, as in Keras: it can become infinite.
+    /// Counts a step with finite gradients. The scale has no upper bound, as in Keras: it can become infinite.
     pub(crate) fn succeeded(&mut self) {
         if let LossScale::Dynamic { scale, counter, growth } = self {
             if counter.checked_add(1) == Some(*growth) {
@@ -52,7 +52,7 @@ impl LossScale {
         }
     }
 
-    /// Instead of a call in which one was not. The scale has no lower end, as in Keras: it can become zero.
+    /// Halves the scale after a step with a non-finite gradient. It has no lower bound, as in Keras: it can become zero.
     pub(crate) fn overflowed(&mut self) {
         if let LossScale::Dynamic { scale, counter, .. } = self {
             *counter = 0;

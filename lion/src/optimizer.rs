@@ -1,13 +1,15 @@
-//! The optimizer: the variables with their state, and the call that moves them.
+//! The optimizer: its variables with their state, and the step that updates them.
 
 mod accessors;
 mod batch;
 mod check;
 mod context;
+mod order;
 mod passes;
 mod step;
 
 use std::collections::HashMap;
+use std::mem;
 
 use lion_autotune::{Dtypes, Operation, Profile};
 use lion_kernels::{Backend, Dtype, GradientStatistics, GradientTransform, Task, with_ieee_state};
@@ -15,6 +17,7 @@ use regex::Regex;
 
 use self::check::Completeness;
 use self::context::{ConstraintScratch, StepContext};
+use self::order::CallerOrder;
 use self::passes::clear_accumulators_beside;
 use self::step::OpenStep;
 use crate::accumulation::AccumulationCycle;
@@ -47,9 +50,9 @@ use crate::{
 /// # Ok::<(), lion::Error>(())
 /// ```
 ///
-/// A clone has the same variables, under the same ids, and a copy of their state.
+/// A clone has the same variables with the same ids, and a copy of their state.
 ///
-/// A call has the optimizer for itself: the compiler refuses two at a time, and threads that share it behind a mutex
+/// A step needs exclusive access: the compiler refuses two at a time, and threads that share the optimizer behind a mutex
 /// wait for each other.
 ///
 /// ```compile_fail,E0499
@@ -64,43 +67,44 @@ use crate::{
 pub struct Lion {
     pub(crate) config: Config,
     profile: Profile,
-    /// The threads of calls, if not rayon's.
+    /// The host's threads; `None` means rayon's.
     pub(crate) host: Option<HostThreads>,
-    /// For what no profile is about.
+    /// The instruction set for work that has no plan in the profile.
     backend: Backend,
     patterns: Vec<Regex>,
     clip_mode: ClipMode,
     cycle: AccumulationCycle,
     ema: Option<EmaSettings>,
     loss_scale: LossScale,
-    /// The first is the optimizer's own hyperparameters.
+    /// The groups; the first has the optimizer's own hyperparameters.
     groups: Vec<Group>,
     variables: Vec<Variable>,
     state: State,
     names: HashMap<String, VariableId>,
     iterations: u64,
-    /// The step that has begun and is neither finished nor abandoned.
+    /// The open step in parts.
     open: Option<OpenStep>,
-    /// Steps begun so far.
+    /// The number of steps in parts begun so far.
     begun: u64,
     watch: Watch,
     scratch: Scratch,
 }
 
-/// What a call works in, kept so that calls need not allocate.
+/// The working memory of steps, kept so that steps do not allocate.
 #[derive(Debug, Default)]
 struct Scratch {
-    /// By group.
+    /// The kernel settings of each group.
     steps: Vec<GroupStep>,
-    /// Of each variable's gradient, where the call looks ahead.
+    /// The statistics of each variable's gradient, in a step that needs them.
     measured: Vec<GradientStatistics>,
     statistics: Statistics,
-    /// Empty between calls.
+    /// Empty between steps.
     tasks: Vec<Task<'static>>,
+    order: CallerOrder,
     constraint: ConstraintScratch,
 }
 
-/// What a step in parts needs until it is finished; the rest is memory.
+/// Copies only what an open step in parts needs; the rest is reusable memory.
 impl Clone for Scratch {
     fn clone(&self) -> Self {
         Scratch { steps: self.steps.clone(), measured: self.measured.clone(), ..Self::default() }
@@ -110,12 +114,12 @@ impl Clone for Scratch {
 pub use self::step::{Abandoned, BeginOptions, StepId};
 
 impl Lion {
-    /// The options, at Keras's defaults.
+    /// Returns a builder with Keras's defaults.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// An optimizer with these options, and what a [`Builder`] has beside them at its defaults.
+    /// Builds an optimizer with these options, and the default backend and profile.
     ///
     /// # Errors
     /// As [`Builder::build`].
@@ -123,7 +127,7 @@ impl Lion {
         Builder::from(config).build()
     }
 
-    /// All has been checked.
+    /// Requires that all arguments have been checked.
     pub(crate) fn new(
         config: Config,
         ema_cadence: EmaCadence,
@@ -153,19 +157,19 @@ impl Lion {
         })
     }
 
-    /// Adds a variable with nothing special about it. Its state is zero.
+    /// Adds a variable with default options. Its state is zero.
     ///
     /// # Errors
-    /// A name that is taken or empty, a shape too large, or memory that cannot be had.
+    /// A name that is empty or exists already, a shape that is too large, or out of memory.
     pub fn register(&mut self, name: &str, shape: &[usize], dtype: Dtype) -> Result<VariableId, Error> {
         self.register_with(name, shape, dtype, VariableOptions::default())
     }
 
-    /// Adds a variable. Its state is zero, also where calls have been made before.
+    /// Adds a variable. Its state is zero, also after earlier steps.
     ///
     /// # Errors
-    /// As [`register`](Self::register), and a constraint along an axis that the shape does not have, or a group that
-    /// this optimizer has not.
+    /// As [`register`](Self::register), and a constraint along an axis that the shape does not have, or a group that this
+    /// optimizer does not have.
     pub fn register_with(
         &mut self,
         name: &str,
@@ -181,7 +185,7 @@ impl Lion {
             return Err(Error::DuplicateName { name: name.into() });
         }
         self.require_group(options.group)?;
-        let wanted = StateSpec {
+        let spec = StateSpec {
             momentum_dtype: self.config.momentum_dtype,
             stochastic_rounding: self.config.stochastic_rounding,
             split_master: self.config.split_master,
@@ -190,7 +194,7 @@ impl Lion {
             accumulator: self.cycle.steps.is_some(),
         };
         let id = VariableId(self.variables.len());
-        let variable = Variable::new(name, shape, dtype, options, wanted)?;
+        let variable = Variable::new(name, shape, dtype, options, spec)?;
         self.state.push(&variable).map_err(|source| variable.error(source))?;
         self.variables.push(variable);
         self.names.insert(name.into(), id);
@@ -200,46 +204,63 @@ impl Lion {
     /// Adds a group of hyperparameters, for [`VariableOptions::group`].
     ///
     /// # Errors
-    /// [`Error::Argument`] for one outside its range.
+    /// [`Error::Argument`] for a hyperparameter outside its range.
     pub fn add_group(&mut self, group: Group) -> Result<GroupId, Error> {
         group.validate()?;
         self.groups.push(group);
         Ok(GroupId(self.groups.len() - 1))
     }
 
-    /// Applies gradients to the variables of the call, each named at most once and in any order, as one call of
-    /// Keras's `optimizer.apply`. In a call that names none nothing happens.
+    /// Does one step: applies the gradients to the variables, like Keras's `optimizer.apply`. Each variable occurs at most
+    /// once. Without updates nothing happens.
     ///
-    /// The updates are put in the order of registration. The work is cut among the threads of the rayon pool that this
-    /// is called in, as the [`Profile`] says.
+    /// The updates may be in any order, and the list keeps its order. The threads of the current rayon pool share the work
+    /// as the [`Profile`] says.
     ///
-    /// With a moving average a call must name every variable, but those overwritten with their gradient: use
-    /// [`Update::without_gradient`] for one that has none.
+    /// With a moving average a step must name every variable that is not overwritten with its gradient. Use
+    /// [`Update::without_gradient`] for a variable that has no gradient.
     ///
     /// # Errors
-    /// Tensors that do not fit their variables; a variable named twice, or left out where the average needs it; no
-    /// gradient at all; a hyperparameter outside its range, which a schedule gives in this call; memory that cannot be
-    /// had. Nothing has been changed then.
+    /// A tensor does not match its variable; a variable occurs twice, or is missing although its average needs it; no
+    /// update has a gradient; a schedule gives a hyperparameter outside its range; out of memory. On an error nothing has
+    /// changed.
     ///
     /// # Panics
-    /// Where a schedule's or constraint's closure does. A schedule's runs before anything is changed. A constraint's
-    /// runs when all variables have been moved, in the order of registration: where it panics, those registered after
-    /// its own have been moved and not constrained, and the call has not been counted.
+    /// Panics if a schedule's or constraint's closure panics. A schedule's closure runs before anything changes. A
+    /// constraint's closure runs after all variables have been updated, in the order of registration: if it panics, later
+    /// variables are updated and not constrained, the step is not counted, and the list may have another order.
     ///
     /// # Floating-point state
-    /// The call computes under the IEEE default state, closures included, whatever state the host has set on the calling
-    /// thread or on those of the pool.
+    /// The step, closures included, computes under the IEEE default state, whatever state the host has set on the calling
+    /// thread or on the pool's threads.
     pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         with_ieee_state(|| self.apply_in_ieee_state(updates))
     }
 
     fn apply_in_ieee_state(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         self.require_no_step()?;
-        // No variables: nothing happens.
         if updates.is_empty() {
             return Ok(Metrics::empty(self.learning_rate(), self.loss_scale.factor()));
         }
-        // All that can be wrong, while nothing has been changed.
+        self.in_registration_order(updates, Self::apply_in_order)
+    }
+
+    /// Sorts the updates by variable and element, does the work on them, and puts them back in the caller's order.
+    fn in_registration_order<'u, T>(
+        &mut self,
+        updates: &mut [Update<'u>],
+        work: impl FnOnce(&mut Self, &mut [Update<'u>]) -> T,
+    ) -> T {
+        let mut order = mem::take(&mut self.scratch.order);
+        order.sort(updates, |update| (update.variable, update.start()));
+        let result = work(self, updates);
+        order.restore(updates);
+        self.scratch.order = order;
+        result
+    }
+
+    fn apply_in_order(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
+        // All checks come before the first change.
         self.check(updates, Completeness::Whole)?;
         let mut context = self.step_context(self.only_overwrites(updates)?)?;
         let learning_rate = self.evaluate()?;
@@ -258,27 +279,26 @@ impl Lion {
         Ok(self.count(&context, learning_rate, stalls.as_ref()))
     }
 
-    /// Does the call's work on the variables, or parts of them, that are given.
+    /// Does the step's work on the given variables or ranges.
     fn run(&mut self, context: &StepContext, updates: &mut [Update<'_>]) -> Result<(), Error> {
-        // A dynamic loss scale skips the call where a gradient is not finite.
+        // A dynamic loss scale skips a step with a non-finite gradient.
         if context.outcome == Outcome::Skipped {
             return self.copy_sources(updates);
         }
-        // Each variable, in one pass: overwriting with the gradient, or else unscaling, accumulation, clipping,
-        // decay, step, average; and then its constraint.
+        // One pass per variable does everything: overwriting with the gradient, or unscaling, accumulation, clipping,
+        // decay, step and average. A second pass applies constraints.
         if self.update_variables(context, updates)? {
             self.run_deferred(context, updates)?;
         }
         Ok(())
     }
 
-    /// Counts a call that has done its work.
+    /// Counts a step that has done its work.
     fn count(&mut self, context: &StepContext, learning_rate: f32, stalls: Option<&Stalls>) -> Metrics {
         match context.outcome {
             Outcome::Skipped => self.loss_scale.overflowed(),
             _ => {
                 self.iterations = self.iterations.saturating_add(1);
-                // A dynamic loss scale has had a finite call.
                 self.loss_scale.succeeded();
             }
         }
@@ -286,19 +306,21 @@ impl Lion {
         Metrics { stalled_fraction: stalls.map(Stalls::fraction), ..context.metrics(learning_rate) }
     }
 
-    /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
-    /// gradients are ignored, and nothing is counted.
+    /// Overwrites each parameter with its moving average, for the end of training. Without an average nothing happens.
+    /// Gradients are ignored, and no step is counted.
     ///
     /// # Errors
-    /// As [`apply`](Self::apply). Nothing has been changed then.
+    /// As [`apply`](Self::apply). On an error nothing has changed.
     pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.require_no_step()?;
-        self.check(updates, if updates.is_empty() { Completeness::Part } else { Completeness::Whole })?;
-        self.overwrite_with_averages(updates)
+        let completeness = if updates.is_empty() { Completeness::Part } else { Completeness::Whole };
+        self.in_registration_order(updates, |optimizer, updates| {
+            optimizer.check(updates, completeness)?;
+            optimizer.overwrite_with_averages(updates)
+        })
     }
 
-    /// The step of each group, with its hyperparameters as schedules have them in this call. Gives the learning
-    /// rate.
+    /// Evaluates the hyperparameters of each group for this step. Returns the learning rate.
     fn evaluate(&mut self) -> Result<f32, Error> {
         let step = self.iterations;
         let own = StepHyperparameters::new(&self.config, step);
@@ -311,7 +333,7 @@ impl Lion {
                     .map_err(|error| if index == 0 { error } else { error.under(&format!("group {index}")) })
             };
             match steps.get_mut(index) {
-                // Mostly they are the numbers of the last call, which have been checked.
+                // They are usually the last step's numbers, which have been checked.
                 Some(known) if known.hyperparameters.same(&hyperparameters) => {}
                 Some(known) => *known = checked()?,
                 None => steps.push(checked()?),
@@ -320,7 +342,7 @@ impl Lion {
         Ok(own.learning_rate)
     }
 
-    /// Whether only variables that are overwritten with their gradient have one.
+    /// Returns whether only variables that are overwritten with their gradient have one.
     fn only_overwrites(&self, updates: &[Update<'_>]) -> Result<bool, Error> {
         let mut gradients = updates.iter().filter(|update| update.gradient.is_some()).peekable();
         match gradients.peek() {
@@ -329,7 +351,7 @@ impl Lion {
         }
     }
 
-    /// What kind of call this is.
+    /// Decides what the step does.
     fn step_context(&self, only_overwrites: bool) -> Result<StepContext, Error> {
         let ends_cycle = self.cycle.ends(self.iterations);
         let outcome = match only_overwrites {
@@ -372,10 +394,10 @@ impl Lion {
     }
 }
 
-/// The instruction set for what a profile is not about.
+/// Returns the instruction set for work that has no plan in the profile.
 ///
 /// # Errors
-/// One that this machine lacks: a plan may have been made for another.
+/// An instruction set that this machine does not have: the plan may be from another machine.
 pub(crate) fn backend_of(profile: &Profile) -> Result<Backend, Error> {
     let plan = profile.plan(Operation::Step, Dtypes::all(Dtype::F32), 0);
     Ok(plan.backend.ensure_available()?)

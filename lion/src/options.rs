@@ -1,17 +1,17 @@
-//! The options of a [`Lion`], by name: THE table of them, and what follows from it.
+//! The table of all options of a [`Lion`], and access to them by name.
 //!
-//! A row of the table is a name, a type, a default, a range, what Keras knows of it, and whether it may change after the
-//! optimizer is built. From a row follow a field of [`Config`] with its default and check, a setter of
-//! [`Builder`], a key of the JSON, and the option by name: [`Config::set`], [`Config::get`],
-//! [`Lion::set`]. A row has its sample values in `tests/tests/options.rs`, which fails without them.
+//! A row of the table has a name, a type, a default, a range, Keras's form of the option, and whether it can change after
+//! the optimizer is built. Each row makes a field of [`Config`] with its default and check, a setter of [`Builder`], a key
+//! of the JSON, and an option for [`Config::set`], [`Config::get`] and [`Lion::set`]. `tests/tests/options.rs` has sample
+//! values for each row, and fails if they are missing.
 //!
-//! The table holds what is computed. Backend and profile change the speed alone, and belong to the builder.
+//! The table holds the options that affect results. Backend and profile affect speed only, and belong to the builder.
 //!
-//! # An option that Keras lacks
-//! [`Config::to_json`] and [`Config::to_bare_json`] refuse such an option, as Keras would compute something else:
-//! [`Error::NotOfKeras`]. [`Config::to_lion_json`] writes it in an object `lion` beside Keras's keys, from which
-//! [`Config::from_json`] reads it. At its default an option is in neither. `exclude_from_weight_decay` is a method in
-//! Keras, and so left out where the others are refused.
+//! # Options that Keras does not have
+//! [`Config::to_json`] and [`Config::to_bare_json`] refuse such an option with [`Error::NotOfKeras`], as Keras would
+//! compute something else. [`Config::to_lion_json`] writes it to an object `lion` beside Keras's keys, and
+//! [`Config::from_json`] reads it from there. An option at its default is not written. `exclude_from_weight_decay` is a
+//! method in Keras, so `to_json` leaves it out instead of refusing it.
 
 mod nearest;
 mod setting;
@@ -31,9 +31,9 @@ pub use value::Value;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Row {
-    /// Keras's name of it, or ours.
+    /// Its name: Keras's, if Keras has the option.
     pub name: &'static str,
-    /// Whether it may change after the optimizer is built, by [`Lion::set`].
+    /// Whether [`Lion::set`] can change it after the optimizer is built.
     pub changes: bool,
     pub(crate) keras: Keras,
     range: Range,
@@ -42,53 +42,53 @@ pub struct Row {
     assign: fn(&mut Config, &Value) -> Option<()>,
 }
 
-/// What Keras knows of an option.
+/// Keras's form of an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keras {
-    /// A key of its config.
+    /// A key of the config of Keras's Lion.
     Key,
-    /// A key, at which Keras takes a 0 as off, and so a false.
+    /// A key for which Keras reads 0 and false as off.
     KeyZeroIsOff,
-    /// A key, at which Keras takes a false as off.
+    /// A key for which Keras reads false as off.
     KeyFalseIsOff,
-    /// A key, at which Keras takes a null as the default.
+    /// A key for which Keras reads null as the default.
     KeyNullIsDefault,
-    /// A key of the `LossScaleOptimizer` around a Lion, or that there is one.
+    /// A key of the `LossScaleOptimizer` around a Lion, or its presence.
     LossScaleOptimizer,
-    /// A method of the optimizer. No config of Keras has it.
+    /// A method of the optimizer, which no config holds.
     Method,
-    /// Nothing.
+    /// An option that Keras does not have.
     Lacks,
 }
 
 impl Keras {
-    /// Whether this is a key of the config of Keras's Lion.
+    /// Returns whether this is a key of the config of Keras's Lion.
     pub(crate) fn is_key(self) -> bool {
         use Keras::{Key, KeyFalseIsOff, KeyNullIsDefault, KeyZeroIsOff};
         matches!(self, Key | KeyZeroIsOff | KeyFalseIsOff | KeyNullIsDefault)
     }
 
-    /// Whether this is a key of the object `lion` in a config.
+    /// Returns whether this is a key of the object `lion` in a config.
     pub(crate) fn is_key_of_lion(self) -> bool {
         matches!(self, Keras::Method | Keras::Lacks)
     }
 }
 
-/// Whether an option may change after the optimizer is built.
+/// Whether an option can change after the optimizer is built.
 const CHANGES: bool = true;
 const FIXED: bool = false;
 
-/// Rows: documentation, name, what the builder's setter takes (none if the builder writes the setter itself), type,
-/// default; range, what Keras knows of it, whether it changes. After them the numbers of the loss scale, each with the
-/// field that holds it.
+/// Rows: documentation, name, the argument type of the builder's setter (none if the setter is written by hand), type,
+/// default; range, Keras's form, whether it can change. Then the numbers of the dynamic loss scale, each with its field.
 macro_rules! options {
     (
         $($(#[$doc:meta])+ $name:ident $(($given:ty))?: $type:ty = $default:expr,
             $range:expr, $keras:ident, $changes:ident;)+
         dynamic_loss_scale { $($part:ident: $field:ident, $part_type:ty, $part_range:expr;)+ }
     ) => {
-        /// What an optimizer computes: the arguments of `keras.optimizers.Lion`, with its names and defaults, and what
-        /// Keras lacks. Numbers are f64, as in Keras's files, and become f32 where they are used.
+        /// The options that affect an optimizer's results: the arguments of `keras.optimizers.Lion`, with its names and
+        /// defaults, and options that Keras does not have. Numbers are f64, as in Keras's files, and are rounded to f32
+        /// when they are used.
         ///
         /// ```
         /// use lion::{Config, schedule::CosineDecay};
@@ -119,7 +119,7 @@ macro_rules! options {
             }
         }
 
-        /// All options, in the order in which they are checked.
+        /// The table of all options, in the order in which they are checked.
         pub const TABLE: &[Row] = &[
             $(Row {
                 name: stringify!($name),
@@ -149,7 +149,7 @@ macro_rules! options {
     };
 }
 
-/// A setter of the builder, if the row says what it takes.
+/// A setter of the builder, if the row gives its argument type.
 macro_rules! setter {
     ($(#[$doc:meta])+ $name:ident: $type:ty) => {};
     ($(#[$doc:meta])+ $name:ident($given:ty): $type:ty) => {
@@ -169,51 +169,51 @@ options! {
     global_clipnorm(f64): Option<f64> = None, Range::POSITIVE, KeyZeroIsOff, FIXED;
     /// Clips each element of each gradient to this magnitude, in (0, inf). At most one of the clips may be set.
     clipvalue(f64): Option<f64> = None, Range::POSITIVE, KeyZeroIsOff, FIXED;
-    /// How far a step moves each element, in [0, inf). 0.001 unless set.
+    /// The learning rate: the distance that a step moves each element, in [0, inf). Default: 0.001.
     learning_rate(impl Into<Hyperparameter>): Hyperparameter = 1e-3.into(), Range::NOT_NEGATIVE, Key, CHANGES;
-    /// The share of the old momentum in the direction of a step, in (0, 1]. 0.9 unless set.
+    /// The weight of the old momentum in the direction of a step, in (0, 1]. Default: 0.9.
     beta_1(impl Into<Hyperparameter>): Hyperparameter = 0.9.into(), Range::POSITIVE_FRACTION, Key, CHANGES;
-    /// The share of the old momentum in the new one, in [0, 1]. 0.99 unless set.
+    /// The weight of the old momentum in the new momentum, in [0, 1]. Default: 0.99.
     beta_2(impl Into<Hyperparameter>): Hyperparameter = 0.99.into(), Range::FRACTION, Key, CHANGES;
-    /// Decoupled weight decay, in [0, inf): an update takes `learning_rate * weight_decay` of each element. None
-    /// unless set; 0 is not none, as it rewrites a parameter of -0 as +0.
+    /// Decoupled weight decay, in [0, inf): an update subtracts `learning_rate * weight_decay` times each element.
+    /// Default: none. 0 differs from none: it turns a parameter of -0 into +0.
     weight_decay(impl Into<Hyperparameter>): Option<Hyperparameter> = None,
         Range::NOT_NEGATIVE, KeyFalseIsOff, CHANGES;
-    /// Whether a moving average of each parameter is kept. Not unless set.
+    /// Keeps a moving average (EMA) of each parameter. Default: false.
     use_ema(bool): bool = false, Range::Any, Key, FIXED;
-    /// How much of itself the moving average keeps in a step, in [0, 1]. 0.99 unless set.
+    /// The momentum of the moving average, in [0, 1]. Default: 0.99.
     ema_momentum(f64): f64 = 0.99, Range::FRACTION, Key, FIXED;
-    /// Writes the average back to the parameter after every so many updates, at least 1. Never unless set.
+    /// Overwrites the parameter with its average after this many updates, at least 1. Default: never.
     ema_overwrite_frequency(u64): Option<u64> = None, Range::Whole(1, u64::MAX), KeyZeroIsOff, FIXED;
-    /// Divides gradients by the factor that [`Lion::scale_loss`] multiplies the loss by, in (0, inf). Not used with a
+    /// Divides gradients by this factor, in (0, inf); [`Lion::scale_loss`] multiplies the loss by it. Ignored with a
     /// dynamic loss scale.
     loss_scale_factor(f64): Option<f64> = None, Range::POSITIVE, Key, FIXED;
-    /// Averages the gradients of this many calls for one update, in [2, 2^24]: the integers that f32, in which the mean
-    /// is taken, tells apart.
+    /// Averages the gradients of this many steps for one update, in [2, 2^24]. The mean is computed in f32, which holds
+    /// every integer up to 2^24.
     gradient_accumulation_steps(u32): Option<u32> = None, Range::Whole(2, 1 << 24), KeyZeroIsOff, FIXED;
-    /// Keras's name of the optimizer, which only its files show. `lion` unless set.
+    /// Keras's name of the optimizer, used in files only. Default: `lion`.
     name(impl Into<String>): String = "lion".into(), Range::Any, KeyNullIsDefault, FIXED;
-    /// Finds the loss scale at run time, as Keras's `LossScaleOptimizer` does: calls with a gradient that is not
-    /// finite are skipped and halve it. `loss_scale_factor` then has no effect.
+    /// Adapts the loss scale during training, as Keras's `LossScaleOptimizer` does: a step with a non-finite gradient is
+    /// skipped and halves the scale. `loss_scale_factor` then has no effect.
     dynamic_loss_scale(DynamicLossScale): Option<DynamicLossScale> = None, Range::Any, LossScaleOptimizer, FIXED;
-    /// No weight decay for variables in whose name one of these regular expressions is found, anywhere: `bias$`, not
-    /// `.*bias$`. The syntax is that of the crate `regex`. At most 256 of them.
+    /// Excludes variables from weight decay if one of these regular expressions matches anywhere in their name: `bias$`,
+    /// not `.*bias$`. The syntax is that of the crate `regex`. At most 256 expressions.
     exclude_from_weight_decay: Vec<String> = Vec::new(), Range::Patterns, Method, FIXED;
-    /// Which calls move the average where gradients are accumulated. Keras's way unless set: every call.
+    /// The steps that update the moving average if gradients are accumulated. Default: every step, as in Keras.
     ema_cadence(EmaCadence): EmaCadence = EmaCadence::EveryCall, Range::Any, Lacks, FIXED;
-    /// The format of momentum, for variables that do not choose one. The parameter's own unless set.
+    /// The dtype of momentum, for variables that do not set one. Default: the parameter's dtype.
     momentum_dtype(Dtype): Option<Dtype> = None, Range::Any, Lacks, FIXED;
-    /// Rounds bf16 parameters at random when a step stores them, drawn from this seed, so that they move on average
-    /// also where a step is less than half their last place. The draws depend on seed, name, call and element alone.
-    /// Excludes `split_master`. Rounded to nearest unless set.
+    /// Stores bf16 parameters with stochastic rounding from this seed, so that steps below half a unit in the last place
+    /// still move them on average. The random numbers depend only on seed, name, step and element. Excludes
+    /// `split_master`. Default: rounding to nearest.
     stochastic_rounding(u64): Option<u64> = None, Range::Any, Lacks, FIXED;
-    /// Keeps the low halves of bf16 parameters in the state: the two are an f32 parameter, bit for bit. Excludes
-    /// `stochastic_rounding`. Not unless set.
+    /// Keeps the low halves of bf16 parameters in the state. Both halves together are an f32 parameter, bit for bit.
+    /// Excludes `stochastic_rounding`. Default: false.
     split_master(bool): bool = false, Range::Any, Lacks, FIXED;
-    /// Does not decay elements that the step moves away from zero ("cautious" weight decay, Chen et al., 2025). Decays all
-    /// unless set.
+    /// Skips the decay of elements that the step moves away from zero ("cautious" weight decay, Chen et al., 2025).
+    /// Default: false.
     cautious_decay(bool): bool = false, Range::Any, Lacks, CHANGES;
-    /// What weight decay is multiplied by. The learning rate unless set.
+    /// The factor of weight decay. Default: the learning rate.
     decay_scale(DecayScale): DecayScale = DecayScale::LearningRate, Range::Any, Lacks, CHANGES;
 
     dynamic_loss_scale {
@@ -224,10 +224,10 @@ options! {
 }
 
 impl Row {
-    /// The option of that name.
+    /// Returns the option of that name.
     ///
     /// # Errors
-    /// [`Error::UnknownOption`], with the names that are nearest.
+    /// [`Error::UnknownOption`], with the nearest names.
     pub fn find(name: &str) -> Result<&'static Self, Error> {
         TABLE.iter().find(|row| row.name == name).ok_or_else(|| Error::UnknownOption {
             name: excerpt(&name.into()),
@@ -235,27 +235,27 @@ impl Row {
         })
     }
 
-    /// The type of its values, such as "a number".
+    /// Returns the type of its values in words, such as "a number".
     pub fn what(&self) -> Cow<'static, str> {
         (self.what)()
     }
 
-    /// The range of its values in words, if the type does not say it all.
+    /// Returns the range of its values in words, or `None` if every value of the type is allowed.
     pub fn range(&self) -> Option<Cow<'static, str>> {
         self.range.text()
     }
 
-    /// Its default.
+    /// Returns its default.
     pub fn default(&self) -> Value {
         self.get(&Config::default())
     }
 
-    /// Whether Keras has it.
+    /// Returns whether Keras has it.
     pub fn is_known_to_keras(&self) -> bool {
         self.keras != Keras::Lacks
     }
 
-    /// Whether a schedule may be in the place of a number.
+    /// Returns whether it takes a schedule as well as a number.
     pub(crate) fn takes_schedule(&self) -> bool {
         self.what() == Hyperparameter::what()
     }
@@ -264,12 +264,12 @@ impl Row {
         (self.get)(config)
     }
 
-    /// Sets it if the value has its type.
+    /// Sets it, or returns `None` if the value has another type.
     pub(crate) fn assign(&self, config: &mut Config, value: &Value) -> Option<()> {
         (self.assign)(config, value)
     }
 
-    /// Checks its value, which may have been set as a field: then the type allows more than the option does.
+    /// Checks its value. A field that was set directly can hold values of its type that the option does not allow.
     fn check(&self, config: &Config) -> Result<(), Error> {
         let value = self.get(config);
         match self.assign(&mut Config::default(), &value) {
@@ -278,7 +278,7 @@ impl Row {
         }
     }
 
-    /// Checks that it may change if it does.
+    /// Returns an error if its value changes and the option is fixed.
     fn check_change(&self, from: &Config, to: &Config) -> Result<(), Error> {
         let value = self.get(from);
         if self.changes || self.get(to) == value {
@@ -288,7 +288,7 @@ impl Row {
         Err(Error::FixedOption { name: self.name, value: value.to_string(), changing: changing.join(", ") })
     }
 
-    /// What a value of another type must be.
+    /// Describes the values allowed, for the error of a value of another type.
     pub(crate) fn expected(&self) -> Cow<'static, str> {
         match self.range {
             Range::Whole(..) => self.range.text().unwrap_or_default(),
@@ -298,7 +298,7 @@ impl Row {
 }
 
 impl Config {
-    /// Sets an option by its name.
+    /// Sets an option by name.
     ///
     /// ```
     /// let mut config = lion::Config::default();
@@ -306,13 +306,14 @@ impl Config {
     /// let error = config.set("weight_decay", "much").unwrap_err();
     /// assert_eq!(error.to_string(), r#"weight_decay is "much", and must be a number or a serialized schedule"#);
     /// let error = config.set("wieght_decay", 0.1).unwrap_err();
-    /// assert_eq!(error.to_string(), r#"there is no option "wieght_decay"; nearest: weight_decay"#);
+    /// assert_eq!(error.to_string(), r#"option "wieght_decay" does not exist; nearest: weight_decay"#);
     /// # Ok::<(), lion::Error>(())
     /// ```
     ///
     /// # Errors
     /// [`Error::UnknownOption`]; [`Error::Argument`] for a value of another type or outside its range;
-    /// [`Error::Pattern`]. The config is then as it was. [`check`](Self::check) finds options that exclude each other.
+    /// [`Error::Pattern`]. On an error the config is unchanged. [`check`](Self::check) finds options that exclude each
+    /// other.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) -> Result<(), Error> {
         let (row, value) = (Row::find(name)?, value.into());
         let mut changed = self.clone();
@@ -322,7 +323,7 @@ impl Config {
         Ok(())
     }
 
-    /// Sets the options of a JSON object, by their names, each to a value as [`Value::from_json`] reads it.
+    /// Sets options from a JSON object of names and values, each read as by [`Value::from_json`].
     ///
     /// ```
     /// let mut config = lion::Config::default();
@@ -335,7 +336,7 @@ impl Config {
     /// ```
     ///
     /// # Errors
-    /// Those of [`set`](Self::set), and text that is not such an object. The config is then as it was.
+    /// Those of [`set`](Self::set), and text that is not such an object. On an error the config is unchanged.
     pub fn set_json(&mut self, text: &str) -> Result<(), Error> {
         let mut changed = self.clone();
         for (name, value) in json::object(text)? {
@@ -347,7 +348,7 @@ impl Config {
         Ok(())
     }
 
-    /// The value of an option by its name.
+    /// Returns the value of an option by name.
     ///
     /// # Errors
     /// [`Error::UnknownOption`].
@@ -355,11 +356,11 @@ impl Config {
         Ok(Row::find(name)?.get(self))
     }
 
-    /// Checks every option against its range, and those that exclude each other.
+    /// Checks that every option is in its range, and that options do not exclude each other.
     ///
     /// # Errors
     /// [`Error::Argument`] with the name, the value and the range of the first option that is outside its range,
-    /// [`Error::Pattern`], [`Error::SeveralClips`]. A schedule is checked in each step.
+    /// [`Error::Pattern`], [`Error::SeveralClips`]. A schedule's values are checked in each step.
     pub fn check(&self) -> Result<(), Error> {
         one_clip(&[
             ("clipnorm", self.clipnorm),
@@ -374,7 +375,7 @@ impl Config {
 }
 
 impl Lion {
-    /// Sets an option by its name, from the next step on, if its [`Row`] says that it may change.
+    /// Sets an option by name, from the next step on, if its [`Row`] says that it can change.
     ///
     /// ```
     /// let mut optimizer = lion::Lion::builder().build()?;
@@ -382,26 +383,26 @@ impl Lion {
     /// let error = optimizer.set("use_ema", true).unwrap_err();
     /// assert_eq!(
     ///     error.to_string(),
-    ///     "use_ema is false for good, as the optimizer is built; learning_rate, beta_1, beta_2, weight_decay, cautious_decay, decay_scale may change",
+    ///     "use_ema is false and cannot change after build; learning_rate, beta_1, beta_2, weight_decay, cautious_decay, decay_scale can change",
     /// );
     /// # Ok::<(), lion::Error>(())
     /// ```
     ///
     /// # Errors
-    /// Those of [`set_config`](Self::set_config), and of [`Config::set`]. The option is then as it was.
+    /// Those of [`set_config`](Self::set_config) and of [`Config::set`]. On an error the option is unchanged.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) -> Result<(), Error> {
         let mut config = self.config().clone();
         config.set(name, value)?;
-        // Named first, as a number of the loss scale is a change of the loss scale too.
+        // This option is checked first, as a number of the loss scale changes the option `dynamic_loss_scale` too.
         Row::find(name)?.check_change(self.config(), &config)?;
         self.set_config(config)
     }
 
-    /// Sets all options that may change, from the next step on. What the others are must be what they were.
+    /// Sets all options that can change, from the next step on. The other options must have their old values.
     ///
     /// # Errors
-    /// [`Error::FixedOption`] for an option that may not change, and those of [`Config::check`]. Every option is then as
-    /// it was.
+    /// [`Error::FixedOption`] for a changed option that is fixed, and those of [`Config::check`]. On an error every option
+    /// is unchanged.
     pub fn set_config(&mut self, config: Config) -> Result<(), Error> {
         config.check()?;
         TABLE.iter().try_for_each(|row| row.check_change(&self.config, &config))?;

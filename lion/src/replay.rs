@@ -1,10 +1,9 @@
-//! Recorded runs: the parameters that a training began with and the gradients of each of its calls, in one file.
+//! Recorded runs: a training's initial parameters and the gradients of each step, in one file.
 //!
-//! A run has tensors `param/<name>` and `grad/<step>/<name>`, with the step in decimal, from 0; where one is not there,
-//! the gradient is missing in that call. Names may hold dots and slashes. The run has one call more than its last step.
+//! A run has tensors `param/<name>` and `grad/<step>/<name>`. The step is in decimal, from 0. A variable without a tensor
+//! for a step has no gradient in it. Names may contain dots and slashes.
 //!
-//! The variables are in the order of the bytes of their names. That order is part of the result: it is the one in which
-//! a norm over all gradients is summed.
+//! The variables are sorted by the bytes of their names. The order affects results: a joint norm is summed in it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,20 +13,19 @@ use lion_kernels::{Dtype, Role, TensorRef};
 use crate::tensor_file::{TensorFile, TensorInfo};
 use crate::{Error, Lion, TensorBuf, Update, VariableId};
 
-/// A recorded run, open for reading: all of its names, shapes and formats have been checked, its elements are read a
-/// step at a time.
+/// A recorded run, open for reading. Its names, shapes and dtypes have been checked; its elements are read step by step.
 #[derive(Debug)]
 pub struct Recording {
     file: TensorFile,
     variables: Vec<TensorInfo>,
-    /// For each call, the gradients that there are, by the index of their variable.
+    /// For each step its gradients, each with the index of its variable.
     steps: Vec<Vec<(usize, TensorInfo)>>,
 }
 
-/// The gradients of one call, in memory that is used again for the next.
+/// The gradients of one step, in memory that is reused for the next.
 #[derive(Debug, Default)]
 pub struct Gradients {
-    /// By variable: whether there is one, and the memory for it.
+    /// For each variable whether it has a gradient, and the memory for it.
     buffers: Vec<(bool, Option<TensorBuf>)>,
 }
 
@@ -35,18 +33,18 @@ const PARAMETER: &str = "param/";
 const GRADIENT: &str = "grad/";
 
 impl Recording {
-    /// Opens a run and checks all that its header says.
+    /// Opens a run and checks its header.
     ///
     /// # Errors
-    /// Those of [`TensorFile::open`]; [`Error::File`] for a tensor of another name, a gradient without a parameter
-    /// or of another shape, and a step without any gradient.
+    /// Those of [`TensorFile::open`]; [`Error::File`] for a tensor of another name, a gradient without a parameter or with
+    /// another shape, and a step without any gradient.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let file = TensorFile::open(path)?;
-        // The file's order is that of the names with their prefix, and so that of the names.
+        // The file's tensors are sorted by name, so the variables are too.
         let is_parameter = |tensor: &&TensorInfo| tensor.name().starts_with(PARAMETER);
         let variables: Vec<_> = file.tensors().iter().filter(is_parameter).cloned().collect();
         if variables.is_empty() {
-            return Err(file.error(None, "is no recorded run: it has no tensor param/<name>"));
+            return Err(file.error(None, "is not a recorded run: it has no tensor param/<name>"));
         }
         if let Some(tensor) = file.tensors().iter().find(|tensor| !tensor.dtype().fits(Role::Gradient)) {
             let reason = format!("is {}, and must be one of f32, f16, bf16", tensor.dtype());
@@ -76,10 +74,10 @@ impl Recording {
                 return Err(wrong(reason));
             }
             if steps.entry(step).or_default().insert(index, tensor.clone()).is_some() {
-                return Err(wrong("this step has the gradient twice".into()));
+                return Err(wrong("duplicate gradient of this step".into()));
             }
         }
-        // So that the number of calls is not a matter of trust.
+        // Every step must have a gradient, so that a hostile step number cannot make the run long.
         if let Some((expected, _)) = (0..).zip(steps.keys()).find(|(expected, step)| expected != *step) {
             let last = steps.keys().next_back().copied().unwrap_or_default();
             let reason = format!("the run goes to step {last}, and step {expected} has no gradient");
@@ -89,22 +87,22 @@ impl Recording {
         Ok(Recording { file, variables, steps })
     }
 
-    /// The number of calls.
+    /// Returns the number of steps.
     pub fn steps(&self) -> usize {
         self.steps.len()
     }
 
-    /// The number of variables.
+    /// Returns the number of variables.
     pub fn len(&self) -> usize {
         self.variables.len()
     }
 
-    /// Whether there is no variable; never so in a run that has been opened.
+    /// Returns whether the run has no variables, which `open` refuses.
     pub fn is_empty(&self) -> bool {
         self.variables.is_empty()
     }
 
-    /// Name, shape and format of each variable, in the order of the run.
+    /// Returns name, shape and dtype of each variable, in the order of the run.
     pub fn variables(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
         self.variables.iter().map(|variable| (name_of(variable), variable.shape(), variable.dtype()))
     }
@@ -112,15 +110,15 @@ impl Recording {
     /// Reads the initial value of each variable, in the order of the run.
     ///
     /// # Errors
-    /// A file that cannot be read, and memory that cannot be had.
+    /// A file that cannot be read, and out of memory.
     pub fn parameters(&self) -> Result<Vec<TensorBuf>, Error> {
         self.variables.iter().map(|variable| self.file.read_values(variable)).collect()
     }
 
-    /// Reads the gradients of a call in place of those that `gradients` has. A call that the run does not have has none.
+    /// Reads the gradients of a step into `gradients`, and replaces the old ones. A step after the last has none.
     ///
     /// # Errors
-    /// A file that cannot be read, and memory that cannot be had.
+    /// A file that cannot be read, and out of memory.
     pub fn read_gradients(&self, step: usize, gradients: &mut Gradients) -> Result<(), Error> {
         gradients.buffers.resize_with(self.variables.len(), Default::default);
         gradients.buffers.iter_mut().for_each(|(present, _)| *present = false);
@@ -131,7 +129,7 @@ impl Recording {
             match buffer.as_mut().filter(|values| fits(values)) {
                 Some(values) => self.file.read(tensor, values.to_mut())?,
                 None => {
-                    // Before the new one is made.
+                    // Freed before the new buffer is allocated.
                     *buffer = None;
                     *buffer = Some(self.file.read_values(tensor)?);
                 }
@@ -141,19 +139,19 @@ impl Recording {
         Ok(())
     }
 
-    /// The path of the run.
+    /// Returns the path of the run.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Says of an error in which call it came up.
+    /// Adds file and step to an error.
     fn in_step(&self, step: usize, error: Error) -> Error {
         self.file.error(None, format!("step {step}: {error}"))
     }
 }
 
 impl Gradients {
-    /// The gradient of the variable of that index, if it is not missing.
+    /// Returns the gradient of the variable of that index, if it has one.
     pub fn get(&self, variable: usize) -> Option<TensorRef<'_>> {
         match self.buffers.get(variable) {
             Some((true, Some(values))) => Some(values.to_ref()),
@@ -162,8 +160,8 @@ impl Gradients {
     }
 }
 
-/// Adds the run's variables to an optimizer, in the order of the run. With `split_master` an f32 variable of the run is a
-/// bf16 one with low halves.
+/// Adds the run's variables to an optimizer, in the order of the run. With `split_master` an f32 variable of the run
+/// becomes bf16 with low halves.
 ///
 /// # Errors
 /// Those of [`Lion::register`].
@@ -176,10 +174,10 @@ pub fn register(recording: &Recording, optimizer: &mut Lion) -> Result<Vec<Varia
     recording.variables().map(register).collect()
 }
 
-/// The initial value of each variable, in the format that it is registered in. Sets the low halves of those that have some.
+/// Returns the initial value of each variable, in its registered dtype. Sets the low halves in the optimizer.
 ///
 /// # Errors
-/// A file that cannot be read, and memory that cannot be had.
+/// A file that cannot be read, and out of memory.
 pub fn initial_parameters(
     recording: &Recording,
     optimizer: &mut Lion,
@@ -198,12 +196,12 @@ pub fn initial_parameters(
     recording.variables.iter().zip(variables).map(initial).collect()
 }
 
-/// Applies an optimizer to every call of a run: `variables` and `parameters` are in the order of the run. `after` is told
-/// how many calls have been made.
+/// Applies an optimizer to every step of a run. `variables` and `parameters` are in the order of the run. `after` gets the
+/// number of steps done so far.
 ///
 /// # Errors
-/// A file that cannot be read, what [`Lion::apply`] refuses, with the file and the step, and [`Error::Argument`] where
-/// there are not as many parameters as variables.
+/// A file that cannot be read; the errors of [`Lion::apply`], with file and step; [`Error::Argument`] if the numbers of
+/// parameters and variables differ.
 pub fn run(
     recording: &Recording,
     optimizer: &mut Lion,
@@ -229,11 +227,10 @@ pub fn run(
     Ok(())
 }
 
-/// Sets each parameter to its moving average, where the optimizer keeps one: Keras's `finalize_variable_values`.
+/// Overwrites each parameter with its moving average, if the optimizer keeps one: Keras's `finalize_variable_values`.
 ///
 /// # Errors
-/// Those of [`Lion::finalize_variable_values`], and [`Error::Argument`] where there are not as many parameters as
-/// variables.
+/// Those of [`Lion::finalize_variable_values`], and [`Error::Argument`] if the numbers of parameters and variables differ.
 pub fn finalize(
     optimizer: &mut Lion,
     variables: &[VariableId],
@@ -253,12 +250,12 @@ fn check_number(variables: &[VariableId], parameters: &[TensorBuf]) -> Result<()
         (expected, found) => Err(Error::argument(
             "the number of parameters",
             found,
-            format!("{expected}, that of the variables"),
+            format!("{expected}, the number of variables"),
         )),
     }
 }
 
-/// The name of the variable whose parameter a tensor is.
+/// Returns the variable's name from the name of its parameter's tensor.
 fn name_of(parameter: &TensorInfo) -> &str {
     parameter.name().strip_prefix(PARAMETER).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
-//! Learning rates that follow the calls of the optimizer.
+//! Learning rate schedules: Keras's six, and more.
 //!
-//! Keras's six and more. Each is built by a constructor that checks its arguments, and becomes a [`Schedule`]:
+//! Each has a constructor that checks its arguments, and converts to a [`Schedule`]:
 //!
 //! ```
 //! use lion::Schedule;
@@ -16,12 +16,12 @@
 //! ```
 //!
 //! # Numbers
-//! Steps are calls of the optimizer, from 0, whether they update or accumulate. Keras computes in f32. Here the step,
-//! the hyperparameters and the quotient of step and length are f32 as there, so that a staircase has its steps where
-//! Keras's are; the rest is f64, by functions that give the same bits on every machine, and is rounded once to f32.
-//! That is within 8 units in the last place of Keras or 1e-6, but where [`CosineDecayRestarts`] in f32 picks the wrong
-//! cycle. No value is negative or NaN, but a closure's; one that grows without bound ends as infinity. The optimizer
-//! refuses such values when their step comes.
+//! Steps count from 0, whether they update or accumulate. Keras computes schedules in f32. Here the step, the
+//! hyperparameters and the quotient of step and length are f32 too, so that the levels of a staircase change at Keras's
+//! steps. The rest is computed in f64, by functions that give the same bits on every machine, and rounded once to f32. The
+//! result is within 8 units in the last place or 1e-6 of Keras's, except for steps at which Keras's
+//! [`CosineDecayRestarts`] picks the wrong cycle. Only a closure can give a negative value or NaN. A value that grows
+//! without bound becomes infinite. The optimizer refuses such values in their step.
 
 mod constant;
 mod cosine_decay;
@@ -56,25 +56,25 @@ pub use polynomial_decay::PolynomialDecay;
 pub use schedule_fn::ScheduleFn;
 pub use warmup_stable_decay::{DecayShape, WarmupStableDecay};
 
-/// What the file of a schedule gives; the table does the rest.
+/// The functions that each schedule implements. The table below adds the rest.
 trait ScheduleImpl: Sized {
-    /// The value in call number `step`.
+    /// Returns the value in a step.
     fn at(&self, step: u64) -> f64;
 
-    /// The entries of Keras's `get_config()`, but for the name.
+    /// Writes the entries of Keras's `get_config()`, except the name.
     fn write(&self, config: &mut Map<String, Value>) -> Result<(), Error>;
 
-    /// The reverse.
+    /// Reads the entries that [`write`](Self::write) writes.
     fn read(config: &mut ObjectReader) -> Result<Self, Error>;
 }
 
 const KERAS: &str = "keras.optimizers.schedules";
 
-/// What can stand in a file in place of a custom schedule, and what in a program.
+/// The remedy for a file with a custom schedule.
 const IN_ITS_PLACE: &str = "a schedule of keras.optimizers.schedules or of lion: write it as one of these, or set it in \
                             the program with Schedule::from_fn";
 
-/// Rows: class, the module that files give it, the name that Keras gives an instance.
+/// Rows: the class, its module in files, Keras's default name of an instance.
 macro_rules! schedules {
     ($($class:ident, $module:ident, $name:literal;)+) => {
         #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ macro_rules! schedules {
         }
 
         impl Schedule {
-            /// The names of all schedules. No file can hold a [`ScheduleFn`].
+            /// The names of all schedules. Files cannot hold a [`ScheduleFn`].
             pub const CLASSES: &'static [&'static str] = &[$(stringify!($class)),+];
 
             fn value(&self, step: u64) -> f64 {
@@ -137,16 +137,16 @@ schedules! {
     ScheduleFn, LION_MODULE, "ScheduleFn";
 }
 
-/// A learning rate for each call of the optimizer: one of those in [`schedule`](self), or a closure.
+/// A learning rate for each step: one of the schedules in [`schedule`](self), or a closure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     kind: Kind,
-    /// Keras's name of the instance, where a file gave one.
+    /// Keras's name of the instance, if a file had one.
     name: Option<String>,
 }
 
 impl Schedule {
-    /// The caller's own schedule, from the number of the call to the value.
+    /// Creates a schedule from a function of the step.
     ///
     /// ```
     /// let halving = lion::Schedule::from_fn(|step| 1e-3 / 2_f32.powi((step / 1000) as i32));
@@ -156,22 +156,22 @@ impl Schedule {
         ScheduleFn::new(function).into()
     }
 
-    /// The value in call number `step`, from 0.
+    /// Returns the value in a step, counted from 0.
     pub fn at(&self, step: u64) -> f32 {
         with_ieee_state(|| self.value(step) as f32)
     }
 
-    /// The name of the class, as files have it.
+    /// Returns the name of the class in files.
     pub fn class_name(&self) -> &'static str {
         self.labels().1
     }
 
-    /// Whether Keras has this schedule.
+    /// Returns whether Keras has this schedule.
     pub(crate) fn is_of_keras(&self) -> bool {
         self.labels().0 == KERAS
     }
 
-    /// How many schedules are within one another.
+    /// Returns the depth of nested schedules.
     fn depth(&self) -> u32 {
         match &self.kind {
             Kind::LinearWarmup(warmup) => warmup.depth(),
@@ -179,7 +179,7 @@ impl Schedule {
         }
     }
 
-    /// As `keras.optimizers.schedules.serialize` gives it; those that Keras lacks have the module `lion`.
+    /// Writes the form of `keras.optimizers.schedules.serialize`. Schedules that Keras does not have get the module `lion`.
     pub(crate) fn write(&self) -> Result<Value, Error> {
         let (module, class, name) = self.labels();
         let mut config = Map::new();
@@ -188,7 +188,7 @@ impl Schedule {
         Ok(KerasObject::write(module, class, config))
     }
 
-    /// The reverse.
+    /// Reads the form that [`write`](Self::write) writes.
     pub(crate) fn read(value: Value) -> Result<Self, Error> {
         let mut wrapped = KerasObject::read(value)?;
         wrapped.check_origin(IN_ITS_PLACE)?;
@@ -207,28 +207,27 @@ impl Schedule {
     }
 }
 
-/// An f64 of Python as Keras computes with it.
+/// Rounds a number of Python to f32, in which Keras computes.
 fn single(value: f64) -> f64 {
     f64::from(value as f32)
 }
 
-/// The step as Keras computes with it.
+/// Rounds a step to f32, in which Keras computes.
 fn count(step: u64) -> f64 {
     f64::from(step as f32)
 }
 
-/// The quotient in f32, as Keras takes it: where it rounds to a whole number, so does Keras's, and `floor` and `ceil`
-/// of it agree.
+/// Divides in f32 as Keras does, so that `floor` and `ceil` of the quotient agree with Keras's.
 fn quotient(step: f64, steps: f64) -> f64 {
     f64::from((step as f32 / steps as f32).min(f32::MAX))
 }
 
-/// From `start` at the fraction 0 to `end` at 1.
+/// Interpolates from `start` at the fraction 0 to `end` at 1.
 fn line(start: f64, end: f64, fraction: f64) -> f64 {
     start + (end - start) * fraction
 }
 
-/// Half a period of the cosine, from 1 at the fraction 0 to 0 at 1.
+/// Returns half a period of a cosine: 1 at the fraction 0, and 0 at 1.
 fn half_cosine(fraction: f64) -> f64 {
     (1.0 + libm::cos(std::f64::consts::PI * fraction)) / 2.0
 }

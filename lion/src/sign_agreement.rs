@@ -1,11 +1,11 @@
-//! How often a step goes the way of the gradient of its call.
+//! The fraction of elements that a step moves against the sign of their gradient.
 
 use lion_kernels::TensorRef;
 
 use crate::stalled::{PART, for_each_part};
 
-/// The share of elements for which `momentum * beta_1 + gradient * (1 - beta_1)` has the sign of the gradient, which is
-/// that of a number above zero, below zero, or zero. NaN has none. Of no elements the share is 0.
+/// Returns the fraction of elements for which `momentum * beta_1 + gradient * (1 - beta_1)` has the sign of the gradient:
+/// both above zero, both below zero, or both zero. NaN agrees with nothing. Without elements the fraction is 0.
 pub(crate) fn fraction(
     momentum: TensorRef<'_>,
     gradient: TensorRef<'_>,

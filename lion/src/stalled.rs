@@ -1,14 +1,14 @@
-//! Parameters that are too coarse for the learning rate.
+//! Detects parameters whose update rounds to nothing at the current learning rate.
 
 use lion_kernels::TensorRef;
 
-/// The fraction of elements that a step of this size, up or down, leaves as they are: those for which it is below half
-/// a unit in the last place. NaN and infinities do not count.
+/// Returns the fraction of elements that a step of this size leaves unchanged in both directions, because it is below half
+/// a unit in the last place. NaN and infinities do not count as stalled.
 pub(crate) fn fraction(parameter: TensorRef<'_>, learning_rate: f32) -> f64 {
     fraction_of_sample(parameter, learning_rate, usize::MAX)
 }
 
-/// The same of at most `most` elements, at equal distances.
+/// Returns the same fraction for a sample of at most `most` elements at equal distances.
 pub(crate) fn fraction_of_sample(parameter: TensorRef<'_>, learning_rate: f32, most: usize) -> f64 {
     let stride = parameter.len().div_ceil(most.max(1)).max(1);
     let (mut stalled, mut sampled) = (0, 0);
@@ -28,10 +28,10 @@ pub(crate) fn fraction_of_sample(parameter: TensorRef<'_>, learning_rate: f32, m
     if sampled == 0 { 0.0 } else { stalled as f64 / sampled as f64 }
 }
 
-/// Elements that are handled at a time.
+/// The number of elements that are converted at a time.
 pub(crate) const PART: usize = 512;
 
-/// Calls `each` with the values of every `stride`-th element of a tensor, some at a time.
+/// Calls `each` with the values of every `stride`-th element of a tensor, at most [`PART`] at a time.
 pub(crate) fn for_each_part(tensor: TensorRef<'_>, stride: usize, mut each: impl FnMut(&[f32])) {
     let mut values = [0.0; PART];
     let count = tensor.len().div_ceil(stride);

@@ -1,12 +1,12 @@
-//! The state of all variables: an arena for each kind, in the order of registration.
+//! The state of all variables: one arena per kind, in the order of registration.
 
 use lion_kernels::{Arena, Dtype, Element, Error, TensorMut, TensorsMut};
 
 use crate::VariableId;
 use crate::variable::{Store, Variable, VariableStateMut, VariableView};
 
-/// Every variable has a tensor in each arena, of length zero where it lacks that state; in that of the low halves, if there
-/// are any.
+/// The arenas. Every variable has a tensor in each arena, of length zero if it does not have that kind of state. The arena
+/// of the low halves is empty until a variable has some.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     momentum: Arena,
@@ -16,7 +16,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Adds the state of one more variable, zero. Where it cannot be had, everything is as it was.
+    /// Adds the state of one more variable, filled with zeros. If allocation fails, nothing changes.
     pub(crate) fn push(&mut self, variable: &Variable) -> Result<(), Error> {
         let before = self.momentum.len();
         let pushed = self.try_push(variable);
@@ -38,7 +38,7 @@ impl State {
         Ok(())
     }
 
-    /// Few optimizers have low halves: there are no tensors before that of the first variable which has them.
+    /// Adds low halves. Few optimizers have them, so the arena stays empty until the first variable that does.
     fn push_low(&mut self, variable: &Variable) -> Result<(), Error> {
         let splits = variable.store == Store::Split;
         if splits || !self.low.is_empty() {
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// The state of each variable, in the order of registration.
+    /// Iterates over the state of each variable, in the order of registration.
     #[inline]
     pub(crate) fn states_mut(&mut self) -> StatesMut<'_> {
         StatesMut {
@@ -88,7 +88,7 @@ impl State {
     }
 }
 
-/// The state of the variables, one after the other.
+/// An iterator over the state of the variables.
 #[derive(Debug)]
 pub(crate) struct StatesMut<'a> {
     momentum: TensorsMut<'a>,
@@ -98,7 +98,7 @@ pub(crate) struct StatesMut<'a> {
 }
 
 impl<'a> StatesMut<'a> {
-    /// The state of the variable that comes after `skipped` others, which this is.
+    /// Skips `skipped` variables and returns the state of the next, which is `variable`.
     #[inline]
     pub(crate) fn nth(&mut self, skipped: usize, variable: &Variable) -> VariableStateMut<'a> {
         let next = |arena: &mut TensorsMut<'a>| {

@@ -1,9 +1,8 @@
-//! The statistics of a step's gradients, collected before the step from wherever the gradients are.
+//! The statistics of a step's gradients, collected before the step: the norm, and a count of non-finite elements.
 //!
-//! A sum of squares depends on its order, so the order is fixed: each variable's elements are cut into blocks of
-//! [`STATISTICS_BLOCK`], a block is summed as the kernels do it, and the blocks are added in their order, variable after variable.
-//! Whoever measures a block, on whatever thread or machine, gets the same bits; and what is handed in here is added in
-//! the same order, whatever order it came in.
+//! The result of a sum depends on its order, so the order is fixed. Each variable's elements are cut into blocks of
+//! [`STATISTICS_BLOCK`]. The kernels sum a block, and the blocks are added in their order, variable by variable. So every thread and
+//! machine gets the same bits, in whatever order the blocks were computed.
 
 use std::ops::Range;
 
@@ -13,31 +12,30 @@ use crate::clip::{ClipMode, GradientSummary};
 use crate::variable::Variable;
 use crate::{Error, VariableId};
 
-/// The statistics of the gradients of one step, block by block: [`Lion::statistics`](crate::Lion::statistics) makes an
-/// empty one, [`Lion::measure`](crate::Lion::measure) fills it.
+/// The statistics of the gradients of one step, by block. [`Lion::statistics`](crate::Lion::statistics) creates them empty,
+/// [`Lion::measure`](crate::Lion::measure) fills them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
-    /// The number of the call that they are for.
+    /// The number of the step that they are for.
     pub(crate) step: u64,
-    /// The first block of each variable, and the end of the last.
+    /// The index of each variable's first block, and the number of blocks.
     pub(crate) first_blocks: Vec<usize>,
     pub(crate) blocks: Vec<GradientStatistics>,
-    /// Which blocks have been measured; the others have no gradient.
+    /// Whether each block has been measured; the others have no gradient.
     pub(crate) measured: Vec<bool>,
 }
 
 impl Statistics {
-    /// The statistics of each of the variable's blocks, of 4,096 elements; the last may be shorter. A block without a
-    /// gradient is zero. `None` where there is no such variable.
+    /// Returns the statistics of the variable's blocks. Each has 4,096 elements; the last may be shorter. A block without a
+    /// gradient is zero. `None` if the variable does not exist.
     pub fn blocks(&self, variable: VariableId) -> Option<&[GradientStatistics]> {
         self.blocks.get(self.blocks_of(variable)?)
     }
 
-    /// Takes over blocks that were measured elsewhere, from block `first` of the variable on.
+    /// Adds blocks that were measured elsewhere, from block `first` of the variable on.
     ///
     /// # Errors
-    /// A variable that is not there, blocks beyond its last, and a block that has been measured already. Nothing is taken
-    /// over then.
+    /// An unknown variable, blocks beyond its last, or a block that has been measured already. Nothing is added then.
     pub fn set_blocks(
         &mut self,
         variable: VariableId,
@@ -49,7 +47,7 @@ impl Statistics {
         let end = first.saturating_add(blocks.len());
         if end > all.len() {
             return Err(Error::Statistics {
-                what: format!("blocks {first}..{end} of variable number {}", variable.0),
+                what: format!("blocks {first}..{end} of variable id {}", variable.0),
                 allowed: format!("within its {} blocks", all.len()),
             });
         }
@@ -57,7 +55,7 @@ impl Statistics {
         if self.measured[places.clone()].contains(&true) {
             return Err(Error::Statistics {
                 what: format!(
-                    "blocks {first}..{end} of variable number {}, some of them measured before",
+                    "blocks {first}..{end} of variable id {}, some of them measured before",
                     variable.0
                 ),
                 allowed: "given once in a step".into(),
@@ -68,10 +66,10 @@ impl Statistics {
         Ok(())
     }
 
-    /// Takes over all that another one has measured, of the same step.
+    /// Adds all blocks that `other` has measured for the same step.
     ///
     /// # Errors
-    /// Another call's, or another optimizer's number of blocks; a block that both have. Nothing is taken over then.
+    /// Statistics of another step or of another number of blocks, or a block that both have. Nothing is added then.
     pub fn merge(&mut self, other: &Statistics) -> Result<(), Error> {
         if (self.step, &self.first_blocks) != (other.step, &other.first_blocks) {
             return Err(Error::Statistics {
@@ -97,7 +95,7 @@ impl Statistics {
         Some(*self.first_blocks.get(variable.0)?..*self.first_blocks.get(end)?)
     }
 
-    /// Begins anew, for call number `call`.
+    /// Clears all blocks, for step number `step`.
     pub(crate) fn reset(&mut self, step: u64, variables: &[Variable]) -> Result<(), Error> {
         self.step = step;
         // Variables are only ever added.
@@ -111,8 +109,8 @@ impl Statistics {
         let mut total = 0_usize;
         self.first_blocks.push(0);
         for variable in variables {
-            // No more than elements that memory can hold.
-            total += variable.len.div_ceil(STATISTICS_BLOCK);
+            // A sum that is too large fails in `try_reserve`.
+            total = total.saturating_add(variable.len.div_ceil(STATISTICS_BLOCK));
             self.first_blocks.push(total);
         }
         let no_memory = |_| Error::OutOfMemory { what: "statistics", elements: total };
@@ -125,13 +123,13 @@ impl Statistics {
         Ok(())
     }
 
-    /// The places of the blocks of a range of a variable's elements.
+    /// Returns the indices of the blocks that a range of a variable's elements touches.
     pub(crate) fn places(&self, variable: VariableId, range: &Range<usize>) -> Range<usize> {
         let first = self.first_blocks[variable.0];
         first + range.start / STATISTICS_BLOCK..first + range.end.div_ceil(STATISTICS_BLOCK)
     }
 
-    /// The elements of the first block of a range that has been measured.
+    /// Returns the elements of the first measured block in a range.
     pub(crate) fn first_measured(
         &self,
         variable: VariableId,
@@ -144,34 +142,34 @@ impl Statistics {
         Some(block * STATISTICS_BLOCK..len.min((block + 1) * STATISTICS_BLOCK))
     }
 
-    /// What is known of all gradients, and of each variable's, in the order of registration. A gradient that overwrites its
-    /// variable counts for a dynamic loss scale only.
+    /// Merges the blocks, in the order of registration: into `each` for each variable, and into the summary of all. A
+    /// gradient that overwrites its variable counts for a dynamic loss scale only.
     pub(crate) fn summarize(
         &self,
-        clipping: ClipMode,
+        mode: ClipMode,
         dynamic: bool,
         variables: &[Variable],
         each: &mut Vec<GradientStatistics>,
     ) -> GradientSummary {
-        let mut found = GradientSummary::before(clipping);
+        let mut summary = GradientSummary::before(mode);
         each.clear();
         for (index, variable) in variables.iter().enumerate() {
             let whole = GradientStatistics::from_blocks(
                 &self.blocks[self.first_blocks[index]..self.first_blocks[index + 1]],
             );
             match variable.overwritten {
-                true if dynamic => found.non_finite += whole.non_finite,
+                true if dynamic => summary.non_finite += whole.non_finite,
                 true => {}
-                false => found.add(clipping, &whole),
+                false => summary.add(mode, &whole),
             }
             each.push(whole);
         }
-        found.finish(clipping);
-        found
+        summary.finish(mode);
+        summary
     }
 }
 
-/// A gradient, or the part of one, to be measured before a step.
+/// A gradient, or a part of one, for [`Lion::measure`](crate::Lion::measure).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Gradient<'a> {
@@ -181,13 +179,13 @@ pub struct Gradient<'a> {
 }
 
 impl<'a> Gradient<'a> {
-    /// All of a variable's gradient.
+    /// Wraps a variable's whole gradient.
     pub fn new(variable: VariableId, values: impl Into<TensorRef<'a>>) -> Self {
         Gradient { variable, range: None, values: values.into() }
     }
 
-    /// The values are those of some elements only, in row-major order. The range begins and ends on a multiple of 4,096
-    /// elements, or at the variable's end.
+    /// Declares that the values are a range of the variable's elements, in row-major order. The range begins and ends at a
+    /// multiple of 4,096 elements or at the variable's end.
     pub fn range(self, range: Range<usize>) -> Self {
         Gradient { range: Some(range), ..self }
     }

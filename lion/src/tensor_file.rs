@@ -1,15 +1,14 @@
-//! Tensors in a file: reading and writing the [safetensors](https://github.com/huggingface/safetensors) format.
+//! Reads and writes files in the [safetensors](https://github.com/huggingface/safetensors) format.
 //!
-//! A file is the length of its header, the header as JSON, and the elements of all tensors without a gap. Nothing in a
-//! header is believed before it has been held against the size of the file, so no file makes the reader allocate more
-//! than a small multiple of its header, and for the elements no more than the file has. Any bytes at all give a tensor
-//! file or an error.
+//! A file has the length of its header, the header as JSON, and the elements of all tensors without gaps. The reader checks
+//! every value of the header against the file's size before using it. It allocates at most a small multiple of the header,
+//! and for elements no more than the file holds. Any input gives a tensor file or an error.
 //!
-//! Tensors are read when they are asked for, at their position in the file, into memory that is already there. The file
-//! is not mapped: where another process cuts a file short, a read gives an error, and a mapping ends the process.
+//! Each tensor is read on request, at its position in the file, into the caller's memory. The file is not mapped: if
+//! another process truncates it, a read returns an error, but a mapping would kill the process.
 //!
-//! The code is this crate's own, and not that of the crate `safetensors`: that one keeps the last of two tensors of the
-//! same name, wants the whole file in memory or mapped, and does not say in an error which tensor it is about.
+//! This module does not use the crate `safetensors`, because that crate keeps the last of two tensors of the same name,
+//! needs the whole file in memory or mapped, and does not name the tensor in its errors.
 
 mod header;
 mod read;
@@ -24,33 +23,33 @@ use crate::Error;
 pub use read::{TensorFile, TensorInfo};
 pub use write::{Planned, write, write_streamed};
 
-/// A tensor to be written.
+/// A tensor to write.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     /// Its name, which no other tensor of the file may have.
     pub name: &'a str,
-    /// Its extents; none for a scalar.
+    /// Its shape; empty for a scalar.
     pub shape: &'a [usize],
-    /// Its elements, of a format of one stream.
+    /// Its elements, in a dtype of one stream.
     pub values: TensorRef<'a>,
 }
 
 /// The longest header that the format allows.
 const LONGEST_HEADER: u64 = 100_000_000;
-/// What to do with more tensors than that.
+/// The remedy for a longer header.
 const TOO_MANY: &str = ", which is about a million tensors: split a run into files of fewer steps, each with all \
                         param/<name> and from grad/0 on, and replay each with --state, the result of the one before it";
-/// The key of the header that is not a tensor.
+/// The key of the header that holds the metadata.
 const METADATA: &str = "__metadata__";
-/// The bytes before the header, which hold its length.
+/// The number of bytes before the header, which hold its length.
 const LENGTH: usize = size_of::<u64>();
 
-/// The file's name of a dtype of one stream.
+/// Returns the format's name of a dtype.
 fn name_of(dtype: Dtype) -> String {
     dtype.name().to_ascii_uppercase()
 }
 
-/// Every dtype that a file may have. A tensor of two streams is two tensors of a file.
+/// Iterates over the dtypes that a file can have. A dtype of two streams is stored as two tensors.
 fn dtypes() -> impl Iterator<Item = Dtype> {
     Dtype::ALL.iter().copied().filter(|dtype| dtype.streams().len() == 1)
 }
@@ -59,7 +58,7 @@ fn dtype_of(name: &str) -> Option<Dtype> {
     dtypes().find(|&dtype| name_of(dtype) == name)
 }
 
-/// The elements as the bytes that they are in memory.
+/// Returns the elements as bytes.
 fn bytes<'a>(values: &TensorRef<'a>) -> &'a [u8] {
     values.as_bytes(0).unwrap_or_default()
 }
@@ -68,14 +67,14 @@ fn bytes_mut<'a>(values: &'a mut TensorMut<'_>) -> &'a mut [u8] {
     values.as_bytes_mut(0).unwrap_or_default()
 }
 
-/// Turns elements in the order of this machine into those of the file, which is little-endian, or back.
+/// Swaps the elements' bytes between this machine's order and the file's, which is little-endian.
 fn reorder(bytes: &mut [u8], dtype: Dtype) {
     if cfg!(target_endian = "big") {
         bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
     }
 }
 
-/// Where in which file, for errors.
+/// The file, and the tensor in it, that an error is about.
 #[derive(Clone, Copy, Debug)]
 struct ErrorContext<'a> {
     path: &'a Path,

@@ -1,4 +1,4 @@
-//! How a call hands over the tensors of a variable.
+//! `Update`: one variable's parameter and gradient, passed to `apply`.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use lion_kernels::{Task, TensorMut, TensorRef};
 use crate::variable::{Variable, joined};
 use crate::{Error, VariableId};
 
-/// A variable's tensors in one call: the parameter, which the call moves, and its gradient, of any format.
+/// A variable's tensors in one step: the parameter, which the step updates, and its gradient, in any float dtype.
 ///
 /// ```
 /// use half::bf16;
@@ -16,7 +16,7 @@ use crate::{Error, VariableId};
 /// let mut optimizer = Lion::builder().learning_rate(0.25).build()?;
 /// let weights = optimizer.register("weights", &[2], Dtype::F32)?;
 ///
-/// // From one tensor into another, with a copy for the next forward pass.
+/// // Reads one tensor and writes another, with a bf16 copy for the next forward pass.
 /// let (before, mut after, mut working) = ([1.0_f32, 2.0], [0.0_f32; 2], [bf16::ZERO; 2]);
 /// let gradient = [bf16::ONE, bf16::NEG_ONE];
 /// let update = Update::out_of_place(weights, &before[..], &mut after[..], &gradient[..]);
@@ -28,7 +28,7 @@ use crate::{Error, VariableId};
 #[must_use]
 pub struct Update<'a> {
     pub(crate) variable: VariableId,
-    /// Of the variable's elements; all where there is none.
+    /// The range of the variable's elements; `None` means all.
     pub(crate) range: Option<Range<usize>>,
     pub(crate) source: Option<TensorRef<'a>>,
     pub(crate) parameter: TensorMut<'a>,
@@ -37,7 +37,7 @@ pub struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// Moves `parameter` in place.
+    /// Updates `parameter` in place.
     pub fn new(
         variable: VariableId,
         parameter: impl Into<TensorMut<'a>>,
@@ -46,8 +46,8 @@ impl<'a> Update<'a> {
         Update { gradient: Some(gradient.into()), ..Self::without_gradient(variable, parameter) }
     }
 
-    /// Reads the parameter from `source` and writes it to `parameter`, of the same format: in every call, also one
-    /// that does not move it.
+    /// Reads the parameter from `source` and writes it to `parameter`, of the same dtype, in every step, also in one that
+    /// does not change it.
     pub fn out_of_place(
         variable: VariableId,
         source: impl Into<TensorRef<'a>>,
@@ -57,8 +57,7 @@ impl<'a> Update<'a> {
         Update::new(variable, parameter, gradient).source(source)
     }
 
-    /// A variable that has no gradient in this call. Nothing is done to it, but that it takes part in the moving
-    /// average.
+    /// Names a variable without a gradient in this step. Only its moving average is updated.
     pub fn without_gradient(variable: VariableId, parameter: impl Into<TensorMut<'a>>) -> Self {
         Update {
             variable,
@@ -70,7 +69,7 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// All at once, as bindings to other languages have it: what the methods below add is an argument each.
+    /// Sets everything at once, for bindings to other languages.
     #[inline]
     pub fn from_tensors(
         variable: VariableId,
@@ -83,35 +82,34 @@ impl<'a> Update<'a> {
         Update { variable, range, source, parameter, gradient, copy }
     }
 
-    /// The tensors are those of some elements of the variable only, in row-major order.
+    /// Declares that the tensors are a range of the variable's elements, in row-major order.
     pub fn range(self, range: Range<usize>) -> Self {
         Update { range: Some(range), ..self }
     }
 
-    /// Reads the parameter from here, and not from where it is written.
+    /// Reads the parameter from `source` instead of from the tensor that is written.
     pub fn source(self, source: impl Into<TensorRef<'a>>) -> Self {
         Update { source: Some(source.into()), ..self }
     }
 
-    /// Also writes the parameter, as it is stored after the call, to a tensor of any format: in every call, also one
-    /// that does not move it.
+    /// Also writes the stored parameter to `copy`, in any dtype, in every step, also in one that does not change it.
     pub fn copy(self, copy: impl Into<TensorMut<'a>>) -> Self {
         Update { copy: Some(copy.into()), ..self }
     }
 
-    /// The first element.
+    /// Returns the first element.
     #[inline]
     pub(crate) fn start(&self) -> usize {
         self.range.as_ref().map_or(0, |range| range.start)
     }
 
-    /// Which elements of the variable the tensors are of. The update has been checked.
+    /// Returns the variable's elements that the tensors hold. Requires that the update has been checked.
     #[inline]
     pub(crate) fn elements(&self) -> Range<usize> {
         self.range.clone().unwrap_or(0..self.parameter.len())
     }
 
-    /// Whether the tensors are those of the variable, or of a range of it.
+    /// Checks that the tensors match the variable, or the range of it.
     pub(crate) fn check(&self, variable: &Variable) -> Result<(), Error> {
         let expected = match &self.range {
             None if variable.held.len() == variable.len => variable.len,
@@ -134,7 +132,7 @@ impl<'a> Update<'a> {
         Ok(())
     }
 
-    /// The parameter as it was, where it is now written. The lengths and formats have been checked.
+    /// Copies the source, if there is one, to the parameter. Requires that the update has been checked.
     pub(crate) fn copy_source(&mut self) {
         if let Some(source) = self.source {
             let alike = self.parameter.copy_from(source);
@@ -142,7 +140,7 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// Makes the copy that of the parameter as stored, with its low halves if it has some.
+    /// Returns the task that writes the stored parameter, with its low halves if it has some, to the copy.
     pub(crate) fn refresh_copy<'t>(
         &'t mut self,
         low: Option<&'t mut [i16]>,

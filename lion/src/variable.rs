@@ -1,4 +1,4 @@
-//! Variables: what an optimizer knows of a parameter between calls.
+//! Variables: the properties of a parameter that are fixed when it is registered.
 
 use std::ops::Range;
 
@@ -8,23 +8,23 @@ use lion_kernels::{
 
 use crate::{Constraint, Error, GroupId};
 
-/// A variable of the optimizer that registered it.
+/// The id of a variable of the optimizer that registered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VariableId(pub(crate) usize);
 
 impl VariableId {
-    /// The variable's place in the order of registration, from 0: for bindings to other languages.
+    /// Returns the variable's index in the order of registration, from 0, for bindings to other languages.
     pub fn index(self) -> usize {
         self.0
     }
 
-    /// The variable of that place. Calls refuse a place that the optimizer does not have.
+    /// Returns the id of that index. The optimizer refuses an index that it does not have.
     pub fn from_index(index: usize) -> Self {
         VariableId(index)
     }
 }
 
-/// What is special about a variable: nothing by default.
+/// Per-variable options.
 ///
 /// ```
 /// use lion::{Constraint, Dtype, Lion, VariableOptions};
@@ -41,53 +41,53 @@ impl VariableId {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct VariableOptions {
-    /// The momentum's format; the optimizer's choice, or else the parameter's format, where `None`.
+    /// The momentum's dtype. `None` means the optimizer's `momentum_dtype`, or else the parameter's dtype.
     pub momentum_dtype: Option<Dtype>,
-    /// No weight decay for this variable, whatever its name.
+    /// Excludes this variable from weight decay, whatever its name.
     pub exclude_from_weight_decay: bool,
-    /// The gradient is the variable's new value, as with Keras's `overwrite_with_gradient`, and over an accumulation
-    /// window the largest gradient and 0. Such a variable has neither momentum nor average, and takes no part in
-    /// unscaling, clipping and constraints; a dynamic loss scale does look whether its gradient is finite.
+    /// Overwrites the variable with its gradient, as Keras's `overwrite_with_gradient` does; over an accumulation cycle with
+    /// the maximum of the gradients and 0. Such a variable has neither momentum nor average, and is neither unscaled,
+    /// clipped nor constrained. A dynamic loss scale still checks that its gradient is finite.
     pub overwrite_with_gradient: bool,
-    /// What the variable is made to fulfil after each call in which it has a gradient.
+    /// The constraint applied after each step in which the variable has a gradient.
     pub constraint: Option<Constraint>,
-    /// Whose hyperparameters it has.
+    /// The group that gives the variable's hyperparameters.
     pub group: GroupId,
-    /// Leaves the variable out of the optimizer's `stochastic_rounding` and `split_master`, which are for bf16 parameters
-    /// alone: its parameter is rounded to nearest even, and has no low half.
+    /// Exempts the variable from the optimizer's `stochastic_rounding` and `split_master`, which are for bf16 parameters
+    /// only. Its parameter is rounded to nearest even, and has no low half.
     pub nearest_rounding: bool,
-    /// Of which elements, in row-major order, the optimizer keeps the state; of all where `None`. A shard's parameters
-    /// and gradients come by ranges within it, see [`Update::range`](crate::Update::range). It can have neither
-    /// [`overwrite_with_gradient`](Self::overwrite_with_gradient) nor a constraint other than
+    /// The range of elements, in row-major order, whose state this optimizer holds; `None` means all. Pass parameters and
+    /// gradients of a shard by ranges within it, see [`Update::range`](crate::Update::range). A shard excludes
+    /// [`overwrite_with_gradient`](Self::overwrite_with_gradient), and constraints other than
     /// [`Constraint::non_negative`].
     pub shard: Option<Range<usize>>,
 }
 
-/// A variable as [`Lion::variables`](crate::Lion::variables) shows it, with its state.
+/// A variable and its state, as [`Lion::variables`](crate::Lion::variables) returns it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct VariableView<'a> {
-    /// What updates name it by.
+    /// Its id, for updates.
     pub id: VariableId,
-    /// Its name, which no other has.
+    /// Its unique name.
     pub name: &'a str,
     /// Its shape; empty for a scalar.
     pub shape: &'a [usize],
-    /// The elements, in row-major order, that the state is of: all, or a shard.
+    /// The range of elements, in row-major order, that the state covers: all, or a shard.
     pub held: &'a Range<usize>,
-    /// The parameter's format.
+    /// The parameter's dtype.
     pub dtype: Dtype,
-    /// The momentum; `None` where the variable is overwritten with its gradient.
+    /// The momentum; `None` if the variable is overwritten with its gradient.
     pub momentum: Option<TensorRef<'a>>,
     /// The low halves of the parameter, with `split_master`.
     pub low: Option<&'a [i16]>,
-    /// The parameter's moving average, where the optimizer keeps one and the variable takes part.
+    /// The parameter's moving average, with `use_ema`; `None` if the variable is overwritten with its gradient.
     pub ema: Option<&'a [f32]>,
-    /// The gradients accumulated so far, where the optimizer accumulates.
+    /// The gradients accumulated so far, with `gradient_accumulation_steps`.
     pub accumulator: Option<&'a [f32]>,
 }
 
-/// A variable's state, to be restored from elsewhere; see [`Lion::state_mut`](crate::Lion::state_mut).
+/// A variable's mutable state; see [`Lion::state_mut`](crate::Lion::state_mut).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct VariableStateMut<'a> {
@@ -102,7 +102,7 @@ pub struct VariableStateMut<'a> {
 }
 
 impl<'a> VariableStateMut<'a> {
-    /// Takes away the state of the next `len` elements after `skipped` others, which are dropped.
+    /// Drops the state of `skipped` elements, and splits off the state of the next `len` elements.
     pub(crate) fn take(
         &mut self,
         skipped: usize,
@@ -136,18 +136,18 @@ impl<'a> VariableStateMut<'a> {
     }
 }
 
-/// How a variable's parameter is stored.
+/// The way a variable's parameter is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
     /// Rounded to nearest even.
     Nearest,
-    /// Rounded at random, by a key of the variable.
+    /// Stochastic rounding, with the variable's key.
     Stochastic(VariableKey),
     /// With its low halves in the state.
     Split,
 }
 
-/// A parameter with its low halves, if it has some.
+/// Joins a parameter with its low halves, if it has some.
 pub(crate) fn joined<'t>(
     parameter: TensorMut<'t>,
     low: Option<&'t mut [i16]>,
@@ -164,7 +164,7 @@ pub(crate) struct Variable {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) len: usize,
-    /// The elements that the state is of.
+    /// The range of elements that the state covers.
     pub(crate) held: Range<usize>,
     pub(crate) dtype: Dtype,
     pub(crate) store: Store,
@@ -172,21 +172,21 @@ pub(crate) struct Variable {
     pub(crate) decays: bool,
     pub(crate) overwritten: bool,
     pub(crate) constraint: Option<Constrained>,
-    /// None where there is no momentum.
+    /// `None` if the variable has no momentum.
     pub(crate) momentum_dtype: Option<Dtype>,
     pub(crate) averaged: bool,
     pub(crate) accumulated: bool,
 }
 
-/// A constraint that fits the variable's shape.
+/// A constraint that has been checked against the variable's shape.
 #[derive(Clone, Debug)]
 pub(crate) struct Constrained {
     pub(crate) constraint: Constraint,
-    /// How much memory for norms it needs.
+    /// The number of norms that it needs memory for.
     pub(crate) norms: usize,
 }
 
-/// What the optimizer wants kept of each variable.
+/// The kinds of state and the storage that the optimizer's options ask for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StateSpec {
     pub(crate) momentum_dtype: Option<Dtype>,
@@ -203,7 +203,7 @@ impl Variable {
         shape: &[usize],
         dtype: Dtype,
         options: VariableOptions,
-        wanted: StateSpec,
+        spec: StateSpec,
     ) -> Result<Self, Error> {
         let Some(len) = elements(shape) else {
             return Err(Error::ShapeTooLarge { name: name.into(), shape: shape.into() });
@@ -211,7 +211,7 @@ impl Variable {
         if !(dtype.fits(Role::Parameter) && dtype.streams().len() == 1) {
             return Err(Error::ParameterDtype { name: name.into(), dtype });
         }
-        let store = match (wanted.stochastic_rounding, wanted.split_master) {
+        let store = match (spec.stochastic_rounding, spec.split_master) {
             _ if options.nearest_rounding => Store::Nearest,
             (Some(seed), _) => Store::Stochastic(StochasticRounding::variable_key(seed, name)),
             (None, true) => Store::Split,
@@ -243,7 +243,7 @@ impl Variable {
                 shard
             }
         };
-        let momentum_dtype = options.momentum_dtype.or(wanted.momentum_dtype).unwrap_or(dtype);
+        let momentum_dtype = options.momentum_dtype.or(spec.momentum_dtype).unwrap_or(dtype);
         if !momentum_dtype.fits(Role::Momentum) {
             return Err(Error::MomentumDtype { name: name.into(), dtype: momentum_dtype });
         }
@@ -255,18 +255,18 @@ impl Variable {
             dtype,
             store,
             group: options.group,
-            decays: wanted.decays && !options.exclude_from_weight_decay,
+            decays: spec.decays && !options.exclude_from_weight_decay,
             overwritten: !trained,
             constraint: constraint.transpose()?,
             momentum_dtype: trained.then_some(momentum_dtype),
-            averaged: wanted.ema && trained,
-            accumulated: wanted.accumulator,
+            averaged: spec.ema && trained,
+            accumulated: spec.accumulator,
         };
         variable.check_cut(&variable.held)?;
         Ok(variable)
     }
 
-    /// Whether a range cuts no block of a format, nor of random numbers.
+    /// Checks that a range cuts no block of the momentum's dtype or of random numbers.
     fn check_cut(&self, range: &Range<usize>) -> Result<(), Error> {
         let block = self.momentum_dtype.map_or(1, Dtype::block);
         let (of, block) = match self.store {
@@ -281,12 +281,12 @@ impl Variable {
         }
     }
 
-    /// Whether the elements are among those that the state is of.
+    /// Checks that the state covers the range.
     pub(crate) fn check_held(&self, range: &Range<usize>) -> Result<(), Error> {
         check_range(&self.name, range, &self.held)
     }
 
-    /// Whether these elements can also be moved without the others of the variable.
+    /// Checks that the range can be updated without the variable's other elements.
     pub(crate) fn check_part(&self, range: &Range<usize>) -> Result<(), Error> {
         self.check_held(range)?;
         self.check_cut(range)?;
@@ -299,7 +299,7 @@ impl Variable {
         Err(Error::NeedsWhole { name: self.name.clone(), reason, range: range.clone() })
     }
 
-    /// Whether a tensor has the length of the elements that are given, or of the variable.
+    /// Checks a tensor's length.
     pub(crate) fn check_length(
         &self,
         tensor: &'static str,
@@ -312,7 +312,7 @@ impl Variable {
         }
     }
 
-    /// Whether a tensor has that length and a format of gradients.
+    /// Checks a gradient's length and dtype.
     pub(crate) fn check_gradient(&self, gradient: &TensorRef<'_>, expected: usize) -> Result<(), Error> {
         self.check_length("gradient", gradient.len(), expected)?;
         match gradient.dtype() {
@@ -324,7 +324,7 @@ impl Variable {
         }
     }
 
-    /// Whether a tensor has that length and the variable's format.
+    /// Checks a parameter's length and dtype.
     pub(crate) fn check_parameter(
         &self,
         tensor: &'static str,
@@ -341,7 +341,7 @@ impl Variable {
         }
     }
 
-    /// Whether a range is of whole blocks of statistics.
+    /// Checks that a range consists of whole blocks of statistics.
     pub(crate) fn check_blocks(&self, range: &Range<usize>) -> Result<(), Error> {
         let whole = |at: usize| at.is_multiple_of(STATISTICS_BLOCK) || at == self.len;
         match whole(range.start) && whole(range.end) {
@@ -353,12 +353,12 @@ impl Variable {
         }
     }
 
-    /// The places of elements in the state.
+    /// Returns the indices of a range's elements in the state.
     pub(crate) fn within_held(&self, range: &Range<usize>) -> Range<usize> {
         range.start - self.held.start..range.end - self.held.start
     }
 
-    /// Says that elements are left out that the moving average needs.
+    /// Returns the error that elements are missing which the moving average needs.
     pub(crate) fn missing(&self, range: Range<usize>) -> Error {
         let name = self.name.clone();
         match range == (0..self.len) {
@@ -367,7 +367,7 @@ impl Variable {
         }
     }
 
-    /// Says that a kernel's error is about this variable.
+    /// Adds this variable's name to a kernel's error.
     pub(crate) fn error(&self, reason: lion_kernels::Error) -> Error {
         Error::Tensor { name: self.name.clone(), reason }
     }
@@ -380,7 +380,7 @@ fn check_range(name: &str, range: &Range<usize>, allowed: &Range<usize>) -> Resu
     }
 }
 
-/// The number of elements of a shape; `None` where no memory can hold them. A side of 0 makes any others none.
+/// Returns the number of elements of a shape, or `None` if it overflows. An axis of length 0 makes it 0.
 pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) {
         return Some(0);

@@ -1,5 +1,5 @@
-//! Warnings in the log for a training that goes wrong in silence. Each is given once for an optimizer and its clones.
-//! They change no number.
+//! Log warnings about a training that fails silently. An optimizer and its clones give each warning once. Warnings do not
+//! affect results.
 
 use std::fmt;
 
@@ -10,25 +10,25 @@ use crate::stalled;
 use crate::variable::{Store, Variable};
 use crate::{Hyperparameter, Outcome, Update, VariableId};
 
-/// At most so many elements of a variable are looked at, so that a check costs little beside a call.
+/// The largest number of elements of a variable that are checked, so that a check costs little compared with a step.
 const SAMPLE: usize = 4096;
 
-/// A variable stalls if this fraction of its elements does.
+/// A variable counts as stalled if at least this fraction of its elements is.
 const STALLED: f64 = 0.5;
 
-/// The warnings that an optimizer has given, and what it needs to know for those to come.
+/// The warnings given so far, and the state of the checks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watch {
     /// Updates since the optimizer was made.
     updates: u64,
-    /// Of the last check for stalled variables.
+    /// The learning rate at the last check for stalled variables.
     learning_rate: Option<f32>,
     warned_of_stall: bool,
     warned_of_loss_scale: bool,
 }
 
 impl Watch {
-    /// Counts a call, and says whether it is one that looks for variables that stall.
+    /// Counts a step, and returns whether it checks for stalled variables.
     pub(crate) fn looks_for_stalls(
         &mut self,
         outcome: Outcome,
@@ -38,12 +38,12 @@ impl Watch {
         if outcome != Outcome::Updated {
             return false;
         }
-        // Ever more seldom: a run of any length pays for a few dozen checks.
+        // The distance doubles, so a run of any length has a few dozen checks.
         self.updates = self.updates.saturating_add(1);
         if !self.updates.is_power_of_two() {
             return false;
         }
-        // While the learning rate rises, as in a warm-up, variables may stall for a time.
+        // While the learning rate rises, as in a warmup, stalled variables are normal.
         let rises = match (self.learning_rate.replace(learning_rate), schedule) {
             (Some(before), _) => learning_rate > before,
             (None, Hyperparameter::Constant(_)) => false,
@@ -52,14 +52,13 @@ impl Watch {
         !rises
     }
 
-    /// Nothing found yet, in a call that looks for what stalls.
+    /// Returns an empty record for a check of stalled variables.
     pub(crate) fn stalls(&self) -> Stalls {
         let warns = !self.warned_of_stall;
         Stalls { warns, first: None, variables: Vec::new(), stalled: 0.0, looked_at: 0.0 }
     }
 
-    /// Warns of what a finished call has left in a state from which no later call gets out: the dynamic loss scale of the
-    /// next call, if there is one, and the variables that stall.
+    /// Logs the warnings of a finished step: a dynamic loss scale that cannot recover, and stalled variables.
     pub(crate) fn warn(&mut self, dynamic_loss_scale: Option<f32>, stalls: Option<&Stalls>) {
         match dynamic_loss_scale {
             Some(scale) if !self.warned_of_loss_scale => self.check_loss_scale(scale),
@@ -75,38 +74,37 @@ impl Watch {
         let consequence = match scale {
             0.0 => "doubling leaves it at 0, and gradients divided by it are not finite",
             f32::INFINITY => {
-                "halving leaves it infinite, and every call with gradients that are not finite is skipped"
+                "halving leaves it infinite, and every step with a non-finite gradient is skipped"
             }
             _ => return,
         };
         self.warned_of_loss_scale = true;
         log::warn!(
-            "the dynamic loss scale is {scale}: {consequence}; go on from a checkpoint made before, or set another \
-             scale"
+            "the dynamic loss scale is {scale}: {consequence}; restore an earlier checkpoint, or set another scale"
         );
     }
 }
 
-/// What one call does not move of 16-bit variables.
+/// The stalled elements of 16-bit variables in one step.
 #[derive(Clone, Debug)]
 pub(crate) struct Stalls {
-    /// Whether the variables are wanted, for a warning.
+    /// Whether a warning may follow, which needs the variables.
     warns: bool,
-    /// Says so of the first.
+    /// The description of the first stalled variable.
     first: Option<String>,
     variables: Vec<VariableId>,
-    /// Of all elements that were looked at.
+    /// The number of stalled elements among those checked.
     stalled: f64,
     looked_at: f64,
 }
 
 impl Stalls {
-    /// Looks at parameters after their step. A variable that comes by ranges is one.
+    /// Checks parameters after their step. Several ranges of a variable count as one variable.
     pub(crate) fn add(&mut self, variables: &[Variable], steps: &[GroupStep], updates: &[Update<'_>]) {
         for update in updates {
             let variable = &variables[update.variable.0];
             let learning_rate = steps[variable.group.0].hyperparameters.learning_rate;
-            // Without a gradient, or with a rate of 0, it is meant to stay.
+            // Without a gradient, or with a rate of 0, the parameter is not meant to change.
             let moves = update.gradient.is_some() && !variable.overwritten && learning_rate > 0.0;
             if !moves || variable.dtype == Dtype::F32 || variable.store != Store::Nearest {
                 continue;
@@ -122,7 +120,7 @@ impl Stalls {
         }
     }
 
-    /// The fraction of the elements that were looked at.
+    /// Returns the fraction of stalled elements among those checked.
     pub(crate) fn fraction(&self) -> f64 {
         if self.looked_at == 0.0 { 0.0 } else { self.stalled / self.looked_at }
     }
@@ -135,7 +133,7 @@ fn describe(variable: &Variable, fraction: f64, learning_rate: f32) -> String {
         _ => "or an f32 parameter with an f16 copy",
     };
     format!(
-        "variable {name:?}: a step of {learning_rate} does not move {:.0} % of its {dtype} elements, to which it rounds \
+        "variable {name:?}: a step of {learning_rate} does not move {:.0} % of its {dtype} elements, as it rounds \
          to nothing; use a larger learning rate, {remedy}",
         fraction * 100.0
     )
@@ -147,8 +145,8 @@ impl fmt::Display for Others {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => Ok(()),
-            1 => write!(f, " (so it is with 1 other variable)"),
-            others => write!(f, " (so it is with {others} other variables)"),
+            1 => write!(f, " (and 1 other variable)"),
+            others => write!(f, " (and {others} other variables)"),
         }
     }
 }

@@ -1,38 +1,38 @@
-//! Reads one member of a zip file: what a `.keras` file needs, and no more.
+//! Reads one member of a zip file, as needed for `.keras` files.
 //!
-//! Members are stored or deflated; archives and members may be longer than 32 bits say (zip64), as a model with its
-//! weights is. Encryption and archives of several files are refused. No length in the file is believed before it is held
-//! against a limit, and what is read has the checksum that the archive gives.
+//! Members are stored or deflated. Archives and members may exceed 4 GiB (zip64), as models with their weights do.
+//! Encryption and split archives are refused. Every length is checked against a limit before it is used, and the content
+//! against its checksum.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
 /// The first bytes of a zip file that has a member.
 pub(crate) const SIGNATURE: &[u8] = b"PK\x03\x04";
 
-/// The record at the end of the archive; a comment of up to 64 KiB may follow it.
+/// The record at the end of the archive. A comment of up to 64 KiB may follow it.
 const END: &[u8] = b"PK\x05\x06";
 const END_SIZE: usize = 22;
 const LONGEST_COMMENT: u64 = 0xFFFF;
-/// Before it, in archives beyond 32 bits: where its larger form is.
+/// The zip64 locator before it, which gives the position of the larger record.
 const LOCATOR64: &[u8] = b"PK\x06\x07";
 const LOCATOR64_SIZE: usize = 20;
 const END64: &[u8] = b"PK\x06\x06";
 const END64_SIZE: usize = 56;
-/// A member in the directory of the archive, and before its content.
+/// The headers of a member: in the directory, and before its content.
 const ENTRY: &[u8] = b"PK\x01\x02";
 const ENTRY_SIZE: usize = 46;
 const LOCAL: &[u8] = SIGNATURE;
 const LOCAL_SIZE: usize = 30;
-/// The extra field with lengths and places beyond 32 bits.
+/// The id of the extra field with 64-bit lengths and offsets.
 const ZIP64: u16 = 1;
 
-/// A directory of some hundred thousand members.
+/// The largest directory in bytes: enough for some hundred thousand members.
 const LARGEST_DIRECTORY: u64 = 32 << 20;
 
-/// Reads the member of that name; `None` if the archive has none.
+/// Reads the member of that name; `None` if the archive does not have it.
 ///
 /// # Errors
-/// A file that cannot be read, an archive that is damaged or uses what is not supported, and a member of more than
+/// A file that cannot be read, an archive that is damaged or uses an unsupported feature, or a member of more than
 /// `largest` bytes.
 pub(crate) fn member(
     file: &mut (impl Read + Seek),
@@ -51,7 +51,7 @@ pub(crate) fn member(
     Ok(None)
 }
 
-/// A member, as the directory has it.
+/// A member's entry in the directory.
 struct Entry<'a> {
     name: &'a [u8],
     flags: u16,
@@ -63,7 +63,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Also returns what follows it.
+    /// Parses an entry, and also returns the bytes after it.
     fn parse(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (fixed, rest) = bytes.split_at_checked(ENTRY_SIZE)?;
         if !fixed.starts_with(ENTRY) {
@@ -73,7 +73,7 @@ impl<'a> Entry<'a> {
         let (extra, rest) = rest.split_at_checked(short(fixed, 30)?.into())?;
         let (_comment, rest) = rest.split_at_checked(short(fixed, 32)?.into())?;
         let mut large = zip64(extra);
-        // Those that do not fit are in the extra field, in this order.
+        // Values that do not fit in 32 bits are in the extra field, in this order.
         let mut wide = |narrow: u32| match narrow {
             u32::MAX => take_u64(&mut large),
             narrow => Some(narrow.into()),
@@ -85,7 +85,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The content of the extra field for zip64; empty if there is none.
+/// Returns the content of the zip64 extra field, or nothing if there is none.
 fn zip64(mut extra: &[u8]) -> &[u8] {
     while let (Some(kind), Some(size)) = (short(extra, 0), short(extra, 2)) {
         let Some((field, rest)) = extra.get(4..).and_then(|rest| rest.split_at_checked(size.into())) else {
@@ -99,7 +99,7 @@ fn zip64(mut extra: &[u8]) -> &[u8] {
     &[]
 }
 
-/// The bytes of the archive's directory.
+/// Reads the archive's directory.
 fn directory(file: &mut (impl Read + Seek)) -> Result<Vec<u8>, String> {
     let length = file.seek(SeekFrom::End(0)).map_err(said)?;
     let start = length.saturating_sub(LONGEST_COMMENT + (END_SIZE + LOCATOR64_SIZE) as u64);
@@ -144,7 +144,7 @@ fn content(file: &mut (impl Read + Seek), entry: &Entry<'_>, largest: u64) -> Re
     let lengths = local.starts_with(LOCAL).then(|| Some((short(&local, 26)?, short(&local, 28)?))).flatten();
     let (name_length, extra_length) = lengths.ok_or("its directory is damaged")?;
     let start = LOCAL_SIZE as u64 + u64::from(name_length) + u64::from(extra_length);
-    // The offset has been read at, so it is far from the largest.
+    // The sum cannot overflow, as the header at this offset has been read.
     let packed = read(file, entry.offset + start, entry.packed)?;
     let bytes = match entry.method {
         STORED => packed,
@@ -197,7 +197,7 @@ fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*first))
 }
 
-/// The checksum of zip files, a bit at a time: configs are short.
+/// Computes the checksum bit by bit, as configs are short.
 fn crc32(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0xEDB8_8320;
     let bit = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ POLYNOMIAL } else { crc >> 1 };

@@ -77,7 +77,7 @@ pub(crate) fn group(overrides: Option<&Bound<'_, PyDict>>) -> PyResult<Group> {
             "weight_decay" => group.weight_decay(hyperparameter()?),
             _ => {
                 return Err(PyTypeError::new_err(format!(
-                    "{name:?} is not known here; known: learning_rate_multiplier, beta_1, beta_2, weight_decay"
+                    "{name:?} is not a known key; known: learning_rate_multiplier, beta_1, beta_2, weight_decay"
                 )));
             }
         };

@@ -96,7 +96,7 @@ fn files_that_are_no_checkpoints() {
         format!(",\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[0,8]}}")
     };
     for name in ["weights/a", "param", "param/", "a"] {
-        refused(good, &tensor(name, "F32", "[2]"), &format!("{name}: is no tensor of a checkpoint"));
+        refused(good, &tensor(name, "F32", "[2]"), &format!("{name}: is not a tensor of a checkpoint"));
     }
     refused(good, &tensor("ema/a", "F16", "[4]"), "ema/a: is f16, and must be f32");
     refused(good, &tensor("accumulator/a", "BF16", "[4]"), "accumulator/a: is bf16, and must be f32");
@@ -136,7 +136,7 @@ fn files_whose_shards_do_not_fit() {
     refused(r#"{"a": [[4], 0, 3]}"#, "momentum/a: has the shape [2], and its shard in the metadata has [3]");
     refused(
         r#"{"a": [[4], 0, 2], "b": [[4], 0, 2]}"#,
-        r#"the metadata's shards has "b", of which no tensor is there"#,
+        r#"the metadata's shards has "b", which has no tensor"#,
     );
 }
 

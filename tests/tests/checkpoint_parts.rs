@@ -65,9 +65,9 @@ fn a_file_written_in_pieces_is_the_same_file() {
     refused(&[values(Dtype::F32, 34)], "lacks 1 of its 35 elements");
     refused(
         &[values(Dtype::F32, 30), values(Dtype::F32, 6)],
-        "is given 6 elements of f32, and has room for 5 of f32",
+        "is given 6 elements of f32; expected at most 5 of f32",
     );
-    refused(&[values(Dtype::BF16, 35)], "is given 35 elements of bf16, and has room for 35 of f32");
+    refused(&[values(Dtype::BF16, 35)], "is given 35 elements of bf16; expected at most 35 of f32");
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "no temporary file is left");
 }
 
@@ -99,12 +99,15 @@ fn any_range_of_a_tensor_is_read() {
         let error = file.read_range(a, range, &mut room[..]).expect_err("refused").to_string();
         assert_eq!(error, format!("{}: a: {expected}", path.display()));
     };
-    refused(33..36, "has the elements 0..35, and 33..36 are wanted");
+    refused(33..36, "has the elements 0..35; the range 33..36 was requested");
     #[allow(clippy::reversed_empty_ranges)]
     let reversed = 5..2;
-    refused(reversed, "has the elements 0..35, and 5..2 are wanted");
-    refused(usize::MAX..usize::MAX, &format!("has the elements 0..35, and {0}..{0} are wanted", usize::MAX));
-    refused(0..4, "is 4 elements of f32, and there is room for 3 of f32");
+    refused(reversed, "has the elements 0..35; the range 5..2 was requested");
+    refused(
+        usize::MAX..usize::MAX,
+        &format!("has the elements 0..35; the range {0}..{0} was requested", usize::MAX),
+    );
+    refused(0..4, "is 4 elements of f32; the destination has 3 of f32");
 }
 
 const LENGTHS: [usize; 3] = [9_000, 5, 4_096];
@@ -192,7 +195,7 @@ fn an_optimizer_goes_on_from_any_parts_of_a_checkpoint() {
     }
     let beyond = Checkpoint::read_part(&path, |name, all| if name == "b" { 2..6 } else { all });
     let error = beyond.expect_err("beyond").to_string();
-    assert!(error.ends_with("b: has the elements 0..5, and 2..6 are wanted"), "{error}");
+    assert!(error.ends_with("b: has the elements 0..5; the range 2..6 was requested"), "{error}");
 }
 
 #[test]

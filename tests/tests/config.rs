@@ -258,7 +258,7 @@ fn wrong_types_keys_and_classes_are_named() {
         (r#"{"name": 3}"#, "name is 3, and must be a string"),
         (
             r#"{"momentum": 0.9}"#,
-            "momentum is not known here; known: clipnorm, global_clipnorm, clipvalue, \
+            "momentum is not a known key; known: clipnorm, global_clipnorm, clipvalue, \
              learning_rate, beta_1, beta_2, weight_decay, use_ema, ema_momentum, ema_overwrite_frequency, \
              loss_scale_factor, gradient_accumulation_steps, name, decay, jit_compile, is_legacy_optimizer",
         ),
@@ -266,7 +266,7 @@ fn wrong_types_keys_and_classes_are_named() {
         (r#"{"weight_decay": true}"#, "weight_decay is true, and must be a number or a serialized schedule"),
         (
             r#"{"class_name": "Lion", "config": {}, "extra": 1}"#,
-            "extra is not known here; known: class_name, module, config, registered_name, shared_object_id",
+            "extra is not a known key; known: class_name, module, config, registered_name, shared_object_id",
         ),
         (
             r#"{"class_name": "Adam", "config": {}}"#,
@@ -305,7 +305,7 @@ fn wrong_types_keys_and_classes_are_named() {
         ),
         (
             r#"{"learning_rate": {"class_name": "Constant", "config": {"learning_rate": 1, "warm": 2}}}"#,
-            "learning_rate.config.warm is not known here; known: learning_rate, name",
+            "learning_rate.config.warm is not a known key; known: learning_rate, name",
         ),
         (
             r#"{"learning_rate": {"class_name": "PiecewiseConstantDecay",
@@ -344,8 +344,8 @@ fn broken_json_is_placed() {
             "learning_rate.config.alpha is NaN, and must be a finite number",
         ),
         (r#"{"beta_1": 1e999}"#, "beta_1: number out of range at line 1 column 16"),
-        (r#"{"beta_1": 0.5, "beta_1": 0.6}"#, "beta_1: the key is there twice at line 1 column 24"),
-        (r#"{"a": {"b": 1, "b": 2}}"#, "a.b: the key is there twice at line 1 column 18"),
+        (r#"{"beta_1": 0.5, "beta_1": 0.6}"#, "beta_1: duplicate key at line 1 column 24"),
+        (r#"{"a": {"b": 1, "b": 2}}"#, "a.b: duplicate key at line 1 column 18"),
         (r#"{"clipnorm": }"#, "clipnorm: expected value at line 1 column 14"),
         (r#"{"na me\n": tru}"#, "\"na me\\n\": expected ident at line 1 column 16"),
     ] {

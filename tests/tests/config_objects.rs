@@ -156,7 +156,7 @@ fn values_in_keras_s_wrappers() {
         (json!({"value": 1.0}), "beta_1.config.dtype is missing, and must be a string"),
         (
             json!({"value": 1.0, "dtype": "float32", "shape": []}),
-            "beta_1.config.shape is not known here; known: value, dtype",
+            "beta_1.config.shape is not a known key; known: value, dtype",
         ),
         (Value::Null, "beta_1.config is null, and must be an object"),
     ] {

@@ -129,19 +129,13 @@ fn wrong_arguments_are_named() -> Result<(), Error> {
             Constraint::unit_norm(isize::MIN).apply(&[6], values),
             "axis is -9223372036854775808, and must be an axis of the shape [6]",
         ),
-        (Constraint::unit_norm([0, -2]).apply(&[2, 3], values), "axis is -2, and must be there once"),
-        (
-            Constraint::non_negative().apply(&[2, 2], values),
-            "the shape [2, 2] does not have the 6 elements of the values",
-        ),
+        (Constraint::unit_norm([0, -2]).apply(&[2, 3], values), "axis is -2, and must be given once"),
+        (Constraint::non_negative().apply(&[2, 2], values), "the shape [2, 2] does not match the 6 values"),
         (
             Constraint::non_negative().apply(&[usize::MAX, 2], values),
-            "the shape [18446744073709551615, 2] does not have the 6 elements of the values",
+            "the shape [18446744073709551615, 2] does not match the 6 values",
         ),
-        (
-            Constraint::non_negative().apply(&[0, 2], values),
-            "the shape [0, 2] does not have the 6 elements of the values",
-        ),
+        (Constraint::non_negative().apply(&[0, 2], values), "the shape [0, 2] does not match the 6 values"),
     ] {
         assert_eq!(found.unwrap_err().to_string(), expected);
     }

@@ -196,7 +196,7 @@ fn what_is_not_supported_is_named() {
         "is a zip file without config.json; expected Keras's JSON or a .keras file: a model's .keras has one";
     assert_eq!(missing, expected);
     let not_text = archive(&[Member::stored("config.json", b"\xff{}")], false, b"");
-    assert!(folder.refused(&not_text).starts_with("config.json: is no JSON"));
+    assert!(folder.refused(&not_text).starts_with("config.json: is not valid JSON"));
     let broken = archive(&[Member::stored("config.json", b"{\"beta_1\": 2}")], false, b"");
     assert_eq!(folder.refused(&broken), "config.json: beta_1 is 2, and must be in (0, 1]");
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use lion::prelude::*;
-use lion::{Builder, Error, TensorRef};
+use lion::{BeginOptions, Builder, Error, TensorRef};
 use lion_tests::tensor_bits;
 
 #[test]
@@ -20,6 +20,40 @@ fn without_an_average_variables_may_be_left_out() {
     assert_eq!(optimizer.apply(one).unwrap().outcome, Outcome::Updated);
     assert_eq!((p, q), ([0.5], [1.0]));
     assert_eq!(optimizer.view(b).unwrap().accumulator, Some(&[0.0][..]));
+}
+
+#[test]
+fn the_list_of_updates_keeps_its_order() {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    let mut optimizer = Lion::builder().learning_rate(0.5).ema(0.5).build().unwrap();
+    let ids = NAMES.map(|name| optimizer.register(name, &[1], Dtype::F32).unwrap());
+    // A cycle of three and a fixed point.
+    let given = [ids[2], ids[0], ids[1], ids[3]];
+    let ids_of = |updates: &[Update<'_>]| {
+        let id = |update: &Update<'_>| {
+            given.iter().copied().find(|id| format!("{update:?}").contains(&format!("{id:?}")))
+        };
+        updates.iter().map(id).collect::<Option<Vec<_>>>().unwrap()
+    };
+    let mut parameters = [[1.0_f32], [2.0], [3.0], [4.0]];
+    let gradients = [[1.0_f32], [-1.0], [1.0], [f32::NAN]];
+    let mut updates: Vec<_> = parameters
+        .iter_mut()
+        .zip(&gradients)
+        .zip(given)
+        .map(|((p, g), id)| Update::new(id, &mut p[..], &g[..]))
+        .collect();
+    optimizer.apply(&mut updates).unwrap();
+    assert_eq!(ids_of(&updates), given);
+    optimizer.apply(&mut updates[..2]).unwrap_err();
+    optimizer.finalize_variable_values(&mut updates[1..]).unwrap_err();
+    let step = optimizer.begin(BeginOptions::default()).unwrap();
+    optimizer.part(step, &mut updates).unwrap();
+    optimizer.part(step, &mut updates).unwrap_err();
+    assert_eq!(ids_of(&updates), given);
+    optimizer.finish(step).unwrap();
+    drop(updates);
+    assert_eq!(parameters[..3], [[0.0], [3.0], [2.0]]);
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn a_failed_call_changes_nothing() {
         let update = Update::new(b, q, &h[..]).copy(&mut copy[..]);
         it.apply(&mut [Update::new(a, p, &g[..]), update]).unwrap_err()
     });
-    refuse("variable \"a\" is in the call twice", &mut |it, p, q| {
+    refuse("variable \"a\" is in the step twice", &mut |it, p, q| {
         let (left, mut right) = (p, [0.0_f32; 4]);
         it.apply(&mut [
             Update::new(a, left, &g[..]),
@@ -112,22 +112,20 @@ fn a_failed_call_changes_nothing() {
         .unwrap_err()
     });
     refuse(
-        "variable \"b\" is not in the call, and its moving average needs it: Update::without_gradient names a \
+        "variable \"b\" is not in the step, and its moving average needs it: Update::without_gradient names a \
          variable that has no gradient",
         &mut |it, p, _| it.apply(&mut [Update::new(a, p, &g[..])]).unwrap_err(),
     );
-    refuse("no variable of the call has a gradient", &mut |it, p, q| {
+    refuse("no variable of the step has a gradient", &mut |it, p, q| {
         it.apply(&mut [Update::without_gradient(a, p), Update::without_gradient(b, q)]).unwrap_err()
     });
-    refuse("there is no variable number 8; 2 are registered", &mut |it, p, _| {
+    refuse("variable id 8 does not exist; 2 variables are registered", &mut |it, p, _| {
         it.apply(&mut [Update::new(elsewhere, p, &g[..])]).unwrap_err()
     });
     refuse("learning_rate of step 1 is NaN, and must be in [0, inf)", &mut |it, p, q| {
         it.apply(&mut [Update::new(a, p, &g[..]), Update::new(b, q, &h[..])]).unwrap_err()
     });
-    refuse("there is a variable \"a\" already", &mut |it, _, _| {
-        it.register("a", &[1], Dtype::F32).unwrap_err()
-    });
+    refuse("variable \"a\" already exists", &mut |it, _, _| it.register("a", &[1], Dtype::F32).unwrap_err());
     refuse("the constraint of \"c\".axis is 1, and must be an axis of the shape [3]", &mut |it, _, _| {
         let constraint = Some(Constraint::unit_norm(1));
         let options = VariableOptions { constraint, ..Default::default() };
@@ -165,7 +163,7 @@ fn groups_of_another_optimizer() {
     let mut few = Lion::builder().build().unwrap();
     let options = VariableOptions { group, ..Default::default() };
     let error = few.register_with("a", &[], Dtype::F32, options).unwrap_err();
-    assert_eq!(error.to_string(), "there is no group number 1; 1 are there, with the optimizer's own");
+    assert_eq!(error.to_string(), "group id 1 does not exist; the optimizer has 1, with its own");
     assert!(few.set_group(group, Group::new()).is_err());
     assert!(few.variable("a").is_none());
 }

@@ -345,7 +345,7 @@ fn files_that_are_wrong() {
     refused(&[of_codes], "momentum/w: is i8, and its momentum_scale is missing");
     refused(
         &[("momentum_scale/w", &[2], TensorRef::from(&scale))],
-        "momentum_scale/w: is there, and its momentum is not i8",
+        "momentum_scale/w: is present, and its momentum is not i8",
     );
     refused(
         &[of_codes, ("momentum_scale/w", &[1], TensorRef::from(&scale[..1]))],

@@ -245,8 +245,8 @@ fn changes_if_it_may(row: &Row, given: Value, config: Config) {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "{} is {} for good, as the optimizer is built; learning_rate, beta_1, beta_2, weight_decay, \
-                     cautious_decay, decay_scale may change",
+                    "{} is {} and cannot change after build; learning_rate, beta_1, beta_2, weight_decay, \
+                     cautious_decay, decay_scale can change",
                     row.name,
                     row.default()
                 )
@@ -259,7 +259,7 @@ fn changes_if_it_may(row: &Row, given: Value, config: Config) {
 
 #[test]
 fn a_wrong_pattern_is_named() {
-    let expected = "exclude_from_weight_decay is \"(\", which is no regular expression that can be used: ";
+    let expected = "exclude_from_weight_decay is \"(\", which is not a usable regular expression: ";
     let message = refused("exclude_from_weight_decay", vec!["bias$", "("].into());
     assert!(message.starts_with(expected), "{message}");
 }
@@ -276,7 +276,7 @@ fn wrong_names_have_their_neighbours_named() {
         ("lr", &every),
         ("", &every),
     ] {
-        let expected = format!("there is no option {name:?}; nearest: {nearest}");
+        let expected = format!("option {name:?} does not exist; nearest: {nearest}");
         let mut config = Config::default();
         for error in [
             config.set(name, 1).unwrap_err(),
@@ -348,7 +348,7 @@ fn what_is_wrong_in_the_object_lion_is_named() {
         ),
         (
             r#"{"lion": {"use_ema": true}}"#,
-            "lion.use_ema is not known here; known: exclude_from_weight_decay, ema_cadence, momentum_dtype, stochastic_rounding, split_master, cautious_decay, decay_scale",
+            "lion.use_ema is not a known key; known: exclude_from_weight_decay, ema_cadence, momentum_dtype, stochastic_rounding, split_master, cautious_decay, decay_scale",
         ),
     ] {
         assert_eq!(Config::from_json(text).unwrap_err().to_string(), expected);
@@ -438,10 +438,10 @@ fn options_by_json() {
     config.set_json("{}").unwrap();
     for (text, expected) in [
         (r#"{"beta_1": 0.5, "beta_2": -1}"#, "beta_2 is -1, and must be in [0, 1]"),
-        (r#"{"beta": 0.5}"#, r#"there is no option "beta"; nearest: beta_1, beta_2"#),
+        (r#"{"beta": 0.5}"#, r#"option "beta" does not exist; nearest: beta_1, beta_2"#),
         (r#"{"beta_1": ["1"]}"#, "beta_1 is a list of 1, and must be a number or a serialized schedule"),
         (r#"1"#, "the text is 1, and must be an object"),
-        (r#"{"beta_1": 0.5, "beta_1": 0.5}"#, "beta_1: the key is there twice at line 1 column 24"),
+        (r#"{"beta_1": 0.5, "beta_1": 0.5}"#, "beta_1: duplicate key at line 1 column 24"),
     ] {
         assert_eq!(config.set_json(text).unwrap_err().to_string(), expected);
         assert_eq!(config, one_by_one);

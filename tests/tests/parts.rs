@@ -50,14 +50,11 @@ fn a_range_must_be_within_its_variable_and_new() {
     part(a, 100..200).expect("within");
     refused(
         part(a, 199..300),
-        r#"variable "a": the range 199..300 is given, and 100..200 has been in this step already"#,
+        r#"variable "a": the range 199..300 overlaps 100..200, which this step has already"#,
     );
     part(a, 200..300).expect("next to it");
     part(b, 0..3).expect("another variable");
-    refused(
-        part(b, 0..3),
-        r#"variable "b": the range 0..3 is given, and 0..3 has been in this step already"#,
-    );
+    refused(part(b, 0..3), r#"variable "b": the range 0..3 overlaps 0..3, which this step has already"#);
     assert_eq!(parameter.iter().filter(|&&value| value != 0.0).count(), 100);
 }
 
@@ -72,7 +69,7 @@ fn two_ranges_of_one_part_must_not_overlap() {
     ];
     refused(
         optimizer.part(step, updates),
-        r#"variable "a": the range 15..25 is given, and 15..20 has been in this step already"#,
+        r#"variable "a": the range 15..25 overlaps 15..20, which this step has already"#,
     );
     assert_eq!((one, other), ([0.0; 10], [0.0; 10]));
 }
@@ -84,7 +81,7 @@ fn an_open_step_is_in_the_way_until_it_is_abandoned() {
     optimizer.apply(&mut [Update::new(b, &mut parameter, &gradient)]).expect("applied");
     let step = optimizer.begin(BeginOptions::default()).expect("begun");
     optimizer.part(step, &mut [Update::new(b, &mut parameter, &gradient)]).expect("done");
-    let open = "step 1 has begun: finish or abandon it first";
+    let open = "step 1 is open: finish or abandon it first";
     refused(optimizer.apply(&mut [Update::new(b, &mut parameter, &gradient)]), open);
     refused(optimizer.begin(BeginOptions::default()), open);
     refused(optimizer.checkpoint(), open);
@@ -133,7 +130,7 @@ fn statistics_must_be_of_the_step_and_of_whole_blocks() {
     measure(4096..8192).expect("a block");
     refused(
         measure(0..8192),
-        r#"variable "a": the range 0..8192 is given, and 4096..8192 has been in this step already"#,
+        r#"variable "a": the range 0..8192 overlaps 4096..8192, which this step has already"#,
     );
     measure(8192..10_000).expect("the last block");
 
@@ -156,12 +153,12 @@ fn statistics_must_be_of_the_step_and_of_whole_blocks() {
     let mut next = optimizer.statistics().expect("memory");
     refused(
         next.set_blocks(a, 1, &blocks),
-        "the statistics are blocks 1..4 of variable number 0, and must be within its 3 blocks",
+        "the statistics are blocks 1..4 of variable id 0, and must be within its 3 blocks",
     );
     next.set_blocks(a, 0, &blocks).expect("as many");
     refused(
         next.set_blocks(a, 2, &blocks[2..]),
-        "the statistics are blocks 2..3 of variable number 0, some of them measured before, and must be given once in a step",
+        "the statistics are blocks 2..3 of variable id 0, some of them measured before, and must be given once in a step",
     );
     assert_eq!(next.blocks(b).map(<[_]>::len), Some(1));
     refused(

@@ -13,8 +13,8 @@ fn runs_that_are_refused() {
     let folder = tempdir().expect("a folder");
     let path = folder.path().join("run.safetensors");
     for (tensors, expected) in [
-        (&[][..], "is no recorded run: it has no tensor param/<name>"),
-        (&[("grad/0/a", 1)], "is no recorded run"),
+        (&[][..], "is not a recorded run: it has no tensor param/<name>"),
+        (&[("grad/0/a", 1)], "is not a recorded run"),
         (&[("param/a", 1), ("grad/0/b", 1)], "grad/0/b: is the gradient of a variable that has no param/b"),
         (&[("param/a", 1), ("grad/0/a", 2)], "grad/0/a: has the shape [2], and param/a has [1]"),
         (&[("param/a", 1), ("grad/x/a", 1)], "grad/x/a: its step is not a whole number in decimal digits"),
@@ -25,7 +25,7 @@ fn runs_that_are_refused() {
         (&[("param/a", 1), ("grad/0", 1)], "grad/0: is neither param/<name> nor grad/<step>/<name>"),
         (&[("param/", 1)], "param/: is neither param/<name> nor"),
         (&[("param/a", 1), ("momentum/a", 1)], "momentum/a: is neither param/<name> nor"),
-        (&[("param/a", 1), ("grad/0/a", 1), ("grad/00/a", 1)], "this step has the gradient twice"),
+        (&[("param/a", 1), ("grad/0/a", 1), ("grad/00/a", 1)], "duplicate gradient of this step"),
         (&[("param/a", 1), ("grad/1/a", 1)], "the run goes to step 1, and step 0 has no gradient"),
         (&[("param/a", 1), ("grad/18446744073709551615/a", 1)], "and step 0 has no gradient"),
     ] {
@@ -102,7 +102,7 @@ fn a_parameter_for_each_variable() {
     let variables = register(&recording, &mut optimizer).expect("registered");
     let mut parameters = recording.parameters().expect("read");
     parameters.pop();
-    let expected = "the number of parameters is 1, and must be 2, that of the variables";
+    let expected = "the number of parameters is 1, and must be 2, the number of variables";
     let error = run(&recording, &mut optimizer, &variables, &mut parameters, |_| {}).expect_err("too few");
     assert_eq!(error.to_string(), expected);
     let error = finalize(&mut optimizer, &variables, &mut parameters).expect_err("too few");

@@ -60,7 +60,7 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
     };
     refused(&|it| drop(it.variables.pop()), "momentum/b: is missing");
     refused(&|it| it.variables[1].name = "c".into(), "momentum/c: the optimizer has no such variable");
-    refused(&|it| it.variables[1].name = "a".into(), "momentum/a: is there twice");
+    refused(&|it| it.variables[1].name = "a".into(), "momentum/a: occurs twice");
     refused(
         &|it| it.variables[1].shape = vec![2, 1],
         "momentum/b: has the shape [2, 1], and the variable has [2]",
@@ -69,7 +69,7 @@ fn nothing_is_taken_from_another_kind_of_checkpoint() {
     refused(&|it| it.variables[0].accumulator = None, "accumulator/a: is missing");
     refused(
         &|it| it.dynamic = Some(LossScaleState { scale: 1.0, step_counter: 0 }),
-        "dynamic_scale: is there, and the optimizer has none",
+        "dynamic_scale: is present, and the optimizer has none",
     );
     refused(
         &|it| {

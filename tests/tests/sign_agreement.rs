@@ -82,5 +82,5 @@ fn what_has_no_share() {
     let expected = "variable \"b\" is overwritten with its gradient, and has no momentum";
     assert_eq!(refused(&optimizer, &[1.0]), expected);
     let other = Lion::builder().build().unwrap();
-    assert_eq!(refused(&other, &[1.0]), "there is no variable number 1; 0 are registered");
+    assert_eq!(refused(&other, &[1.0]), "variable id 1 does not exist; 0 variables are registered");
 }

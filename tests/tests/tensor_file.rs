@@ -83,7 +83,7 @@ fn what_is_written_is_read() {
     assert_eq!(read.find("b"), None);
     let mut short = [0.0_f32; 5];
     let error = read.read(&read.tensors()[5].clone(), &mut short[..]).expect_err("too short").to_string();
-    assert!(error.contains("is 6 elements of f32, and there is room for 5 of f32"), "{error}");
+    assert!(error.contains("is 6 elements of f32; the destination has 5 of f32"), "{error}");
 
     // The order of the entries makes no difference; the file is aligned, and alone in its folder.
     let mut reversed = entries;
@@ -105,11 +105,11 @@ fn what_cannot_be_written_leaves_the_old_file() {
         assert!(error.contains(expected), "{error}");
         assert_eq!(fs::read(&path).expect("there"), b"old");
     };
-    refused(&[entry("a", &[1]), entry("a", &[1])], &[], "a: the name is taken");
-    refused(&[entry("__metadata__", &[1])], &[], "the name is taken");
+    refused(&[entry("a", &[1]), entry("a", &[1])], &[], "a: the name is reserved or taken");
+    refused(&[entry("__metadata__", &[1])], &[], "the name is reserved or taken");
     refused(&[entry("a", &[2])], &[], "a: the shape [2] does not have its 1 elements");
     refused(&[entry("a", &[usize::MAX, 2])], &[], "does not have its 1 elements");
-    refused(&[entry("a", &[])], &[("k", "1"), ("k", "2")], "the metadata has a key twice");
+    refused(&[entry("a", &[])], &[("k", "1"), ("k", "2")], "duplicate metadata key");
     let entries = [entry("a", &[])];
     for (path, expected) in [
         (folder.0.path().to_owned(), "is not a regular file"),
@@ -266,29 +266,29 @@ fn headers_that_lie() {
         ("[2]", "[18446744073709551615,2]", "more bytes than fit in 64 bits"),
         ("[2]", "[4611686018427387905]", "more bytes than fit in 64 bits"),
         ("[2]", "[0,18446744073709551615]", "is 0 bytes, and its data has 8"),
-        ("[2]", "[-2]", "the header is not a valid one: invalid value"),
-        ("[2]", "[2.0]", "the header is not a valid one: invalid type"),
-        ("[2]", "[18446744073709551616]", "the header is not a valid one"),
-        ("[2]", "2", "the header is not a valid one: invalid type"),
+        ("[2]", "[-2]", "the header is not valid: invalid value"),
+        ("[2]", "[2.0]", "the header is not valid: invalid type"),
+        ("[2]", "[18446744073709551616]", "the header is not valid"),
+        ("[2]", "2", "the header is not valid: invalid type"),
         ("[0,8]", "[0,9]", "its data_offsets are [0, 9], and the file has data for [0, 8]"),
         ("[0,8]", "[8,0]", "its data_offsets are [8, 0]"),
         ("[0,8]", "[0,18446744073709551615]", "and the file has data for [0, 8]"),
         ("[0,8]", "[4,8]", "comes after a gap: its data begins at 4"),
-        ("[0,8]", "[0,8,8]", "the header is not a valid one"),
-        ("[0,8]", "[0]", "the header is not a valid one"),
+        ("[0,8]", "[0,8,8]", "the header is not valid"),
+        ("[0,8]", "[0]", "the header is not valid"),
         ("F32", "F64", "its dtype is \"F64\", and must be one of F32, F16, BF16, I16, I8"),
         ("F32", "I64", "its dtype is \"I64\""),
         ("F32", "f32", "its dtype is \"f32\""),
-        ("\"dtype\":\"F32\",", "", "dtype is missing"),
-        (",\"data_offsets\":[0,8]", "", "data_offsets is missing"),
-        ("\"shape\":[2],", "\"shape\":[2],\"shape\":[2],", "shape is there twice"),
-        ("\"shape\"", "\"size\"", "a key other than dtype, shape and data_offsets"),
+        ("\"dtype\":\"F32\",", "", "missing field `dtype`"),
+        (",\"data_offsets\":[0,8]", "", "missing field `data_offsets`"),
+        ("\"shape\":[2],", "\"shape\":[2],\"shape\":[2],", "duplicate field `shape`"),
+        ("\"shape\"", "\"size\"", "unknown field `size`, expected one of `dtype`, `shape`, `data_offsets`"),
     ] {
         let message = folder.refusal(&entry(&whole.replace(from, to)));
         assert!(message.starts_with("w: ") && message.contains(expected), "{from} -> {to}: {message}");
     }
     let as_list = file(r#"{"w":["F32",[2],[0,8]]}"#, &[0; 8]);
-    assert!(folder.refusal(&as_list).starts_with("w: the header is not a valid one"));
+    assert!(folder.refusal(&as_list).starts_with("w: the header is not valid"));
 }
 
 #[test]
@@ -308,16 +308,13 @@ fn tensors_that_are_not_side_by_side() {
     let same = folder.refusal(&pair("a", "b", [0, 16], [0, 16]));
     assert!(same.contains("overlaps another tensor"), "{same}");
     let twice = folder.refusal(&pair("a", "a", [0, 8], [8, 16]));
-    assert_eq!(twice, "a: there are two tensors of this name");
+    assert_eq!(twice, "a: duplicate tensor name");
     // The same name, written in two ways.
-    assert_eq!(
-        folder.refusal(&pair("a", "\\u0061", [0, 8], [8, 16])),
-        "a: there are two tensors of this name"
-    );
+    assert_eq!(folder.refusal(&pair("a", "\\u0061", [0, 8], [8, 16])), "a: duplicate tensor name");
     assert!(TensorFile::open(folder.write(&pair("b", "a", [0, 8], [8, 16]))).is_ok());
     // A line end in a name does not make a second line.
     let two_lines = folder.refusal(&pair("x\\ny", "x\\ny", [0, 8], [8, 16]));
-    assert_eq!(two_lines, "x\\ny: there are two tensors of this name");
+    assert_eq!(two_lines, "x\\ny: duplicate tensor name");
 }
 
 #[test]
@@ -327,12 +324,12 @@ fn metadata_is_texts_by_name() {
     let read = TensorFile::open(folder.write(&with(r#"{"b":"1","a":"2"}"#))).expect("valid");
     assert!(read.metadata_entries().eq([("b", "1"), ("a", "2")]));
     assert!(TensorFile::open(folder.write(&with("null"))).is_ok());
-    assert!(folder.refusal(&with(r#"{"a":"1","a":"2"}"#)).contains("the metadata has the key \"a\" twice"));
+    assert!(folder.refusal(&with(r#"{"a":"1","a":"2"}"#)).contains("duplicate metadata key \"a\""));
     for wrong in [r#"{"a":1}"#, "[]", "\"text\"", "3", r#"{"a":null}"#] {
-        assert!(folder.refusal(&with(wrong)).starts_with("the header is not a valid one"), "{wrong}");
+        assert!(folder.refusal(&with(wrong)).starts_with("the header is not valid"), "{wrong}");
     }
     let twice = file(r#"{"__metadata__":{},"__metadata__":{}}"#, b"");
-    assert!(folder.refusal(&twice).contains("__metadata__ is there twice"));
+    assert!(folder.refusal(&twice).contains("duplicate field `__metadata__`"));
 }
 
 #[test]

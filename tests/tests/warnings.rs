@@ -69,8 +69,8 @@ fn bf16_weights_that_do_not_move() {
     assert_eq!(
         warnings(),
         [
-            "variable \"a\": a step of 0.0001 does not move 100 % of its bf16 elements, to which it rounds to nothing; \
-          use a larger learning rate, stochastic_rounding, split_master, or an f32 parameter with a bf16 copy (so it is with 1 other variable)"
+            "variable \"a\": a step of 0.0001 does not move 100 % of its bf16 elements, as it rounds to nothing; \
+          use a larger learning rate, stochastic_rounding, split_master, or an f32 parameter with a bf16 copy (and 1 other variable)"
         ]
     );
 }

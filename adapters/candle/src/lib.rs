@@ -50,7 +50,7 @@ mod variable;
 
 pub use lion::{
     Backend, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
-    Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, schedule, state,
+    Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, checkpoint, schedule,
 };
 pub use optimizer::Lion;
 

@@ -101,7 +101,7 @@ fn gradients_that_are_missing() {
     let mut optimizer = optimizer(&[&a, &b]);
     optimizer.step(&gradients(&[&b])).expect("a step");
     assert_eq!((values(&a), values(&b)), (vec![1.0; 2], vec![0.5; 3]));
-    refused(optimizer.step(&gradients(&[&ones(1)])), "no variable of the call has a gradient");
+    refused(optimizer.step(&gradients(&[&ones(1)])), "no variable of the step has a gradient");
     assert_eq!(values(&b), vec![0.5; 3]);
 }
 
@@ -139,7 +139,7 @@ fn variables_that_share_storage() {
     );
     let mut optimizer = Lion::new(vec![a.clone()], builder).expect("made");
     refused(optimizer.push("again", &again), "variable \"again\": it shares its storage");
-    refused(optimizer.push("0", &ones(1)), "there is a variable \"0\" already");
+    refused(optimizer.push("0", &ones(1)), "variable \"0\" already exists");
     optimizer.step(&gradients(&[&a])).expect("a step");
 
     let map = VarMap::new();
@@ -272,7 +272,7 @@ fn variables_replaced_by_others_that_do_not_fit() {
     let (map, mut optimizer) = followed(&["a"]);
     optimizer.push("mine", &ones(2)).expect("added");
     insert(&map, "mine", &ones(2));
-    refused(optimizer.step(&gradients(&[&ones(1)])), "there is a variable \"mine\" already");
+    refused(optimizer.step(&gradients(&[&ones(1)])), "variable \"mine\" already exists");
 }
 
 #[test]

@@ -23,18 +23,18 @@
 //! gradient alike. Any other, a slice with steps, a broadcast gradient, an array in another order of axes, is copied
 //! lane by lane into memory that the optimizer keeps, and the parameter back. The numbers are the same in either case.
 
-mod checkpoint;
 mod error;
 mod format;
 mod optimizer;
 mod order;
+mod restore;
 mod update;
 
 pub use error::Error;
 pub use format::Format;
 pub use lion::{
     Backend, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
-    Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, schedule, state,
+    Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, checkpoint, schedule,
 };
 pub use optimizer::Lion;
 pub use update::Update;

@@ -56,23 +56,23 @@ fn names_and_variables() {
     let mut optimizer = optimizer();
     let mut w = array![1.0_f32];
     let id = optimizer.register("w", &w).expect("registered");
-    refused(optimizer.register("w", &w), "there is a variable \"w\" already");
+    refused(optimizer.register("w", &w), "variable \"w\" already exists");
     // Nothing in the call, and no gradient in it.
     optimizer.apply(&mut []).expect("nothing happens");
     refused(
         optimizer.apply(&mut [Update::without_gradient(id, &mut w)]),
-        "no variable of the call has a gradient",
+        "no variable of the step has a gradient",
     );
     // Twice in one call, where the two arrays need not be the same.
     let mut again = w.clone();
     let gradient = array![1.0_f32];
     let updates = &mut [Update::new(id, &mut w, &gradient), Update::new(id, &mut again, &gradient)];
-    refused(optimizer.apply(updates), "variable \"w\" is in the call twice");
+    refused(optimizer.apply(updates), "variable \"w\" is in the step twice");
     // A variable of another optimizer.
     let mut other = self::optimizer();
     other.register("a", &w).expect("registered");
     let foreign = other.register("b", &w).expect("registered");
-    refused(optimizer.apply(&mut [Update::new(foreign, &mut w, &gradient)]), "there is no variable number 1");
+    refused(optimizer.apply(&mut [Update::new(foreign, &mut w, &gradient)]), "variable id 1 does not exist");
     assert_eq!((w, optimizer.core().iterations()), (array![1.0_f32], 0));
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn build(config: &Config, backend: Backend, arguments: &Arguments) ->
     builder.build().map_err(|error| match error {
         // Those of the config have been compiled when it was read.
         Error::Pattern { pattern, reason } => Failure::Usage(format!(
-            "--exclude-from-weight-decay: {pattern} is no regular expression that can be used: {reason}"
+            "--exclude-from-weight-decay: {pattern} is not a usable regular expression: {reason}"
         )),
         error => Failure::in_file(&arguments.config, error),
     })

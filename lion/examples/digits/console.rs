@@ -1,4 +1,4 @@
-//! What is shown: lines on standard output, and while it runs a progress bar on standard error.
+//! The example's output: lines on standard output, and a progress bar on standard error.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -16,7 +16,7 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// The bar hides where standard error is not a terminal.
+    /// Creates the output. The bar is hidden if standard error is not a terminal.
     pub(crate) fn new(steps: usize) -> Result<Self, Box<dyn Error>> {
         let style =
             ProgressStyle::with_template("  {bar:40} {percent:>3} %  {msg}")?.progress_chars("█▉▊▋▌▍▎▏ ");
@@ -28,7 +28,7 @@ impl Console {
         self.bar.suspend(|| writeln!(io::stdout(), "{text}"))
     }
 
-    /// Says what the next steps are for.
+    /// Sets the label of the next steps.
     pub(crate) fn begin(&self, what: String) {
         self.bar.set_message(what);
     }

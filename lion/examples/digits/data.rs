@@ -1,25 +1,25 @@
-//! The data: real handwritten digits, most to learn from, a fixed fifth to be examined on.
+//! The data: real handwritten digits. A fixed fifth is held out for the test.
 
 /// Pixels of an image, 8 rows of 8.
 pub(crate) const PIXELS: usize = 64;
 /// The digits 0 to 9.
 pub(crate) const CLASSES: usize = 10;
 
-/// A line is an image and its label; README.md beside it says where they come from.
+/// A line is an image and its label. README.md in this folder names the source.
 const TABLE: &str = include_str!("digits.csv");
-/// The value of a pixel that is all ink.
+/// The value of a black pixel.
 const INK: u8 = 16;
 
-/// An image and what it shows.
+/// An image and its label.
 pub(crate) struct Digit {
-    /// From 0, paper, to 1, ink.
+    /// From 0 (paper) to 1 (ink).
     pub(crate) pixels: [f32; PIXELS],
     pub(crate) label: usize,
 }
 
 pub(crate) struct Digits {
     pub(crate) training: Vec<Digit>,
-    /// Every fifth image, never trained on.
+    /// Every fifth image, which training does not use.
     pub(crate) held_out: Vec<Digit>,
 }
 

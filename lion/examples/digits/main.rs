@@ -1,5 +1,5 @@
-//! A classifier of handwritten digits, trained by the library in f32 and again in bf16: what it reaches, how fast a
-//! step is, and whether every weight is, bit for bit, what the scalar reference makes of the same training.
+//! Trains a classifier of handwritten digits in f32 and in bf16. It prints the accuracy and the time of a step, and checks
+//! that every weight has the bits that the scalar reference computes.
 //!
 //! ```text
 //! cargo run --release --example digits
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     let digits = Digits::load()?;
-    // Two formats, each trained by the library and by the reference.
+    // Two dtypes, each trained by the library and by the reference.
     let console = Console::new(2 * 2 * EPOCHS * digits.training.len().div_ceil(BATCH))?;
     let backend = Lion::builder().build()?.backend();
 
@@ -80,7 +80,7 @@ struct Outcome {
     identical: bool,
 }
 
-/// Trains with parameters, gradients and momentum in one format, by the library and by the reference, and reports.
+/// Trains with parameters, gradients and momentum in one dtype, by the library and by the reference, and reports.
 fn demonstrate<T: Storage>(digits: &Digits, console: &Console) -> Result<Outcome, Box<dyn Error>> {
     console.line(format_args!("\n{} parameters, gradients and momentum", T::DTYPE))?;
     console.begin(format!("{}, by the library", T::DTYPE));
@@ -138,7 +138,7 @@ fn report<T: Storage>(
     Ok(Outcome { accuracy, identical: difference.is_none() })
 }
 
-/// The first weight that is not the expected one in every bit.
+/// Returns the first weight whose bits differ from the expected ones.
 fn first_difference<T: Storage>(found: &Tensors<T>, expected: &Tensors<T>) -> Option<String> {
     for ((name, _), (found, expected)) in VARIABLES.iter().zip(found.iter().zip(expected)) {
         for (index, (found, expected)) in bits(found).zip(bits(expected)).enumerate() {
@@ -150,7 +150,7 @@ fn first_difference<T: Storage>(found: &Tensors<T>, expected: &Tensors<T>) -> Op
     None
 }
 
-/// FNV-1a over the bits of all weights, to compare machines and backends by.
+/// Returns FNV-1a over the bits of all weights, to compare machines and backends.
 fn digest<T: Storage>(parameters: &Tensors<T>) -> u64 {
     parameters
         .iter()
@@ -159,7 +159,7 @@ fn digest<T: Storage>(parameters: &Tensors<T>) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The bits of each element as f32, which holds every number of a 16-bit format exactly.
+/// Returns the bits of each element as f32, which is exact for 16-bit dtypes.
 fn bits<T: Storage>(tensor: &[T]) -> impl Iterator<Item = u32> {
     tensor.iter().map(|&value| value.into().to_bits())
 }

@@ -1,7 +1,7 @@
 //! The network, forward and backward, in plain f32: 64 pixels, 128 rectified hidden units, 10 digits.
 //!
-//! Every operation is rounded once and in a fixed order, and the exponential is libm's and not the platform's, so that
-//! every machine computes the same gradients.
+//! Every operation is rounded once, in a fixed order, and the exponential is libm's instead of the platform's. So every
+//! machine computes the same gradients.
 
 use std::array::from_fn;
 
@@ -25,7 +25,7 @@ pub(crate) fn zeros<T: Clone + Default>() -> Tensors<T> {
     VARIABLES.map(|(_, shape)| vec![T::default(); shape.iter().product()])
 }
 
-/// Biases of zero, and weights that keep the variance of what they pass on (He et al., 2015).
+/// Returns biases of zero, and weights that preserve the variance (He et al., 2015).
 pub(crate) fn initial(random: &mut Random) -> Tensors<f32> {
     let mut parameters = zeros();
     for ((_, shape), tensor) in VARIABLES.iter().zip(&mut parameters) {
@@ -37,13 +37,13 @@ pub(crate) fn initial(random: &mut Random) -> Tensors<f32> {
     parameters
 }
 
-/// Which digit the network takes the image for.
+/// Returns the digit that the network predicts.
 pub(crate) fn classify(parameters: &Tensors<f32>, digit: &Digit) -> usize {
     let (_, scores) = forward(parameters, &digit.pixels);
     (0..CLASSES).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
 }
 
-/// The cross-entropy summed over the batch, and the gradients of its mean.
+/// Returns the cross-entropy summed over the batch, and the gradients of its mean.
 pub(crate) fn backward(parameters: &Tensors<f32>, batch: &[&Digit]) -> (f32, Tensors<f32>) {
     let [_, _, output_weight, _] = parameters;
     let mut gradients = zeros();
@@ -73,7 +73,7 @@ pub(crate) fn backward(parameters: &Tensors<f32>, batch: &[&Digit]) -> (f32, Ten
     (loss, gradients)
 }
 
-/// The hidden layer and the scores of the digits.
+/// Returns the hidden layer and the scores of the digits.
 fn forward(parameters: &Tensors<f32>, pixels: &[f32]) -> ([f32; HIDDEN], [f32; CLASSES]) {
     let [hidden_weight, hidden_bias, output_weight, output_bias] = parameters;
     let hidden = layer(hidden_weight, hidden_bias, pixels).map(|sum: f32| if sum > 0.0 { sum } else { 0.0 });
@@ -93,7 +93,7 @@ fn layer<const N: usize>(weight: &[f32], bias: &[f32], input: &[f32]) -> [f32; N
     output
 }
 
-/// Adds the product of each pair to its place in a matrix, a row for each of the `left`.
+/// Adds the outer product of `left` and `right` to a matrix, with a row for each element of `left`.
 fn add_products<const N: usize>(matrix: &mut [f32], left: &[f32], right: &[f32; N]) {
     for (row, left) in matrix.chunks_exact_mut(N).zip(left) {
         for (sum, right) in row.iter_mut().zip(right) {

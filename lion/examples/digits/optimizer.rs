@@ -1,4 +1,4 @@
-//! The same step twice: by the library, with a clock beside it, and by the scalar reference.
+//! The step in two implementations: the library's, which is timed, and the scalar reference's.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::storage::Storage;
 pub(crate) const LEARNING_RATE: f32 = 0.001;
 pub(crate) const WEIGHT_DECAY: f32 = 2.0;
 
-/// Something that moves parameters against their gradients.
+/// An implementation of the step.
 pub(crate) trait Optimizer<T> {
     fn step(&mut self, parameters: &mut Tensors<T>, gradients: &Tensors<T>) -> Result<(), Error>;
 }
@@ -26,7 +26,7 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    /// With the instruction set that `LION_ISA` names, or else the fastest of the machine.
+    /// Creates the optimizer with the instruction set of `LION_ISA`, or the machine's fastest.
     pub(crate) fn new<T: Storage>() -> Result<Self, Error> {
         let mut lion = Lion::builder().learning_rate(LEARNING_RATE).weight_decay(WEIGHT_DECAY).build()?;
         let variables = VARIABLES
@@ -36,7 +36,7 @@ impl Library {
         Ok(Library { lion, variables, times: Vec::new() })
     }
 
-    /// The median time of a step; the mean would count the moments that the system gave to others.
+    /// Returns the median time of a step; a mean would include the time of other processes.
     pub(crate) fn step_time(&self) -> Duration {
         let mut times = self.times.clone();
         times.sort();
@@ -72,7 +72,7 @@ pub(crate) struct Reference<T> {
 
 impl<T: Storage> Reference<T> {
     pub(crate) fn new() -> Self {
-        // The betas are those that the library's optimizer has unless told otherwise.
+        // The betas are the library's defaults.
         let pass = Settings {
             learning_rate: LEARNING_RATE,
             beta_1: 0.9,

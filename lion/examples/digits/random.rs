@@ -1,4 +1,4 @@
-//! The same random numbers on every machine: SplitMix64.
+//! SplitMix64, a random number generator with the same numbers on every machine.
 
 pub(crate) struct Random {
     state: u64,
@@ -17,13 +17,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Between -1 and 1. 25 bits with their sign are what f32 holds exactly.
+    /// Returns a number between -1 and 1, of 25 bits with the sign, which f32 holds exactly.
     pub(crate) fn uniform(&mut self) -> f32 {
         let signed = (self.next() as i64) >> 39;
         signed as f32 / (1 << 24) as f32
     }
 
-    /// An order of the items, all about equally likely.
+    /// Shuffles the items.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for left in (1..=items.len()).rev() {
             let chosen = (self.next() % left as u64) as usize;

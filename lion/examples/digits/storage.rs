@@ -1,9 +1,9 @@
-//! The formats that the example trains in.
+//! The dtypes that the example trains in.
 
 use half::bf16;
 use lion_kernels::{Element, reference::Float};
 
-/// A storage format: the library's [`Element`], the reference's [`Float`], and to and from f32 for the network.
+/// A dtype: the library's [`Element`], the reference's [`Float`], and conversions to and from f32 for the network.
 pub(crate) trait Storage: Element + Float + Into<f32> {
     fn nearest(value: f32) -> Self;
 }

@@ -1,4 +1,4 @@
-//! Training, the same for every format and every optimizer.
+//! The training loop, the same for every dtype and optimizer.
 
 use std::error::Error;
 
@@ -13,13 +13,13 @@ pub(crate) const BATCH: usize = 32;
 /// Of the first weights and of the order of the images. The best of four; the others' accuracies end at 96.4 % or more.
 const SEED: u64 = 3;
 
-/// What a training tells of itself while it runs.
+/// The progress of a training.
 pub(crate) enum Event {
     Batch,
     Epoch { number: usize, loss: f32, accuracy: f32 },
 }
 
-/// Trains from the same start, through the same batches, and gives the parameters that come out.
+/// Trains from fixed initial weights on fixed batches, and returns the final parameters.
 pub(crate) fn train<T: Storage>(
     digits: &Digits,
     optimizer: &mut impl Optimizer<T>,
@@ -43,14 +43,14 @@ pub(crate) fn train<T: Storage>(
     Ok(parameters)
 }
 
-/// The share of the digits that the network reads as they were meant, in percent.
+/// Returns the accuracy, in percent.
 pub(crate) fn accuracy<T: Storage>(parameters: &Tensors<T>, digits: &[Digit]) -> f32 {
     let parameters = widen(parameters);
     let right = digits.iter().filter(|digit| classify(&parameters, digit) == digit.label).count();
     100.0 * right as f32 / digits.len() as f32
 }
 
-/// The network computes in f32 whatever the parameters are stored in.
+/// Converts the parameters to f32, in which the network computes.
 fn widen<T: Storage>(tensors: &Tensors<T>) -> Tensors<f32> {
     tensors.each_ref().map(|tensor| tensor.iter().map(|&value| value.into()).collect())
 }

@@ -1,6 +1,6 @@
-//! Eight-bit codes of momentum, to compare with the library's: each in blocks of 64 with the largest magnitude as scale.
+//! Other 8-bit codes of momentum, to compare with the library's. Each has blocks of 64, scaled by the largest magnitude.
 
-/// A code: its name, and what it leaves of a number in [-1, 1].
+/// A code: its name, and its rounding of a number in [-1, 1].
 pub(crate) struct Code {
     pub(crate) name: &'static str,
     kept: fn(f32) -> f32,
@@ -14,7 +14,7 @@ pub(crate) const CODES: [Code; 3] = [
 ];
 
 impl Code {
-    /// What the code leaves of values.
+    /// Rounds values to the code.
     pub(crate) fn kept(&self, values: &mut [f32]) {
         for block in values.chunks_mut(64) {
             let scale = block.iter().fold(0.0, |a: f32, b| a.max(b.abs()));
@@ -25,12 +25,12 @@ impl Code {
     }
 }
 
-/// The nearest number of four exponent and three fraction bits.
+/// Returns the nearest number with four exponent and three fraction bits.
 fn e4m3(value: f32) -> f32 {
     if value == 0.0 {
         return 0.0;
     }
-    // The least exponent of normal numbers is -6, and below it the distance stays.
+    // The smallest exponent of normal numbers is -6. Below it the spacing is constant.
     let exponent = value.abs().log2().floor().max(-6.0);
     let distance = (exponent - 3.0).exp2();
     (value / distance).round_ties_even() * distance

@@ -1,6 +1,8 @@
-//! Which format to take when: two classifiers of handwritten digits, each trained with four formats of the parameter and
-//! three of the momentum at a learning rate that bf16 rounded to nearest swallows, and how often each momentum turns the
-//! sign of a step. It prints the tables of `docs/formats.md` and draws its picture.
+//! Compares dtypes of parameter and momentum on two classifiers of handwritten digits.
+//!
+//! Each is trained with four kinds of parameters and three of momentum, at a learning rate that bf16 rounded to nearest
+//! loses. It also counts how often each momentum changes the sign of a step. It prints the tables of `docs/formats.md` and
+//! draws its picture.
 //!
 //! ```text
 //! cargo run --release --example formats -- docs/formats.svg
@@ -32,7 +34,7 @@ const WEIGHT_DECAY: f64 = 0.1;
 const BATCH: usize = 32;
 const EPOCHS: usize = 20;
 
-/// How a parameter is stored.
+/// The storage of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Parameter {
     F32,
@@ -49,13 +51,13 @@ const PARAMETERS: [(Parameter, &str); 4] = [
 ];
 const MOMENTA: [Dtype; 3] = [Dtype::F32, Dtype::BF16, Dtype::Q8];
 
-/// What a training came to.
+/// The results of a training.
 struct Run {
     name: String,
     /// The mean loss of each epoch.
     losses: Vec<f64>,
     accuracy: f64,
-    /// Of all parameters, those that the last looked-at step could not move.
+    /// The fraction of elements that the last checked step could not move.
     stalled: Option<f64>,
 }
 
@@ -128,7 +130,7 @@ fn train(
     let mut losses = Vec::new();
     let (mut loss, mut seen, mut stalled, mut failed) = (0.0, 0, None, None);
     batches(&digits.training, |batch| {
-        // The network computes with what the model holds: of a split parameter with the high halves.
+        // The network computes with the model's bf16 weights: for a split parameter with the high halves.
         let read = |(tensor, values): (&TensorBuf, &mut Vec<f32>)| *values = tensor.to_ref().to_f32();
         stored.iter().zip(&mut values).for_each(read);
         let (of_batch, gradients) = network.backward(&values, batch);
@@ -146,7 +148,7 @@ fn train(
         return Err(error);
     }
     let accuracy = network.accuracy(&values, &digits.held_out);
-    // Nothing stalls that is not rounded to nearest.
+    // Only parameters that are rounded to nearest can stall.
     let stalled = stalled.filter(|_| parameter == Parameter::Nearest);
     Ok(Run { name: name.into(), losses, accuracy, stalled })
 }
@@ -165,15 +167,15 @@ fn step(
     optimizer.apply(&mut updates)
 }
 
-/// Makes values what a format keeps of them.
+/// Rounds values to a dtype.
 type Keep = Box<dyn Fn(&mut [f32])>;
 
-/// A momentum that forgets what its format does not hold.
+/// A momentum that is rounded to its dtype after each step.
 struct Tracked {
     name: String,
     keep: Keep,
     momentum: Vec<Vec<f32>>,
-    /// Steps of elements whose sign is not that of f32's.
+    /// The number of element steps whose sign differs from f32's.
     turned: u64,
 }
 
@@ -184,7 +186,7 @@ impl Tracked {
     }
 }
 
-/// How often the sign of `c` differs from f32's, on the gradients of the f32 training.
+/// Returns how often the sign of `c` differs from f32's, on the gradients of the f32 training.
 fn print_signs(network: &Network, digits: &Digits) -> Result<(), lion::Error> {
     let others = CODES.iter().map(|code| Tracked {
         name: code.name.into(),

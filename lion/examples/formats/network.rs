@@ -1,23 +1,23 @@
-//! Networks of a few kinds of layers, forward and backward, in plain f32.
+//! Small networks, forward and backward, in plain f32.
 
 use crate::data::{CLASSES, Digit};
 use crate::random::Random;
 
-/// Pixels in a row and in a column of an image, and of the maps that a convolution makes of it.
+/// The side of an image, and of a convolution's maps, in pixels.
 const SIDE: usize = 8;
 const AREA: usize = SIDE * SIDE;
-/// Places of a convolution's window.
+/// The number of elements of a convolution's window.
 const WINDOW: usize = 9;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Layer {
-    /// Each output is a weighted sum of all inputs.
+    /// A dense layer: each output is a weighted sum of all inputs.
     Dense { inputs: usize, outputs: usize },
-    /// Windows of 3 by 3 over maps of 8 by 8, which stay as large.
+    /// A convolution with windows of 3 by 3 over maps of 8 by 8, with padding.
     Convolution { inputs: usize, outputs: usize },
-    /// The mean of 2 by 2 places of maps of 8 by 8.
+    /// Average pooling of 2 by 2 elements of maps of 8 by 8.
     Pool { maps: usize },
-    /// Negative values become zero.
+    /// ReLU.
     Rectify,
 }
 
@@ -69,7 +69,7 @@ impl Layer {
         }
     }
 
-    /// Adds to the gradients of the parameters; gives that of the input.
+    /// Adds to the gradients of the parameters, and returns the gradient of the input.
     fn backward(
         self,
         parameters: &[Vec<f32>],
@@ -115,14 +115,14 @@ impl Layer {
     }
 }
 
-/// The four places of a map of 8 by 8 whose mean is the place `at` of one of 4 by 4.
+/// Returns the four elements of a map of 8 by 8 that are averaged to element `at` of a map of 4 by 4.
 fn corners(at: usize) -> [usize; 4] {
     let (map, row, column) = (at / 16, at % 16 / 4, at % 4);
     let first = map * AREA + 2 * row * SIDE + 2 * column;
     [first, first + 1, first + SIDE, first + SIDE + 1]
 }
 
-/// The rows of the weight and the inputs that a place of a convolution sums; beyond the border there is nothing.
+/// Returns the weight's rows and the inputs that an output of a convolution sums; inputs beyond the border are left out.
 fn windows(inputs: usize, at: usize) -> impl Iterator<Item = (usize, usize)> {
     let (row, column) = (at / SIDE, at % SIDE);
     (0..inputs * WINDOW).filter_map(move |index| {
@@ -186,7 +186,7 @@ impl Network {
         variables
     }
 
-    /// Biases of zero, and weights that keep the variance of what they pass on (He et al., 2015).
+    /// Returns biases of zero, and weights that preserve the variance (He et al., 2015).
     pub(crate) fn initial(&self, random: &mut Random) -> Vec<Vec<f32>> {
         let initial = |variable: &Variable| {
             let [inputs, outputs] = variable.shape;
@@ -209,7 +209,7 @@ impl Network {
         values
     }
 
-    /// The share of digits that the network takes for what they are.
+    /// Returns the accuracy.
     pub(crate) fn accuracy(&self, parameters: &[Vec<f32>], digits: &[Digit]) -> f64 {
         let right = |digit: &&Digit| {
             let values = self.forward(parameters, digit);
@@ -219,7 +219,7 @@ impl Network {
         digits.iter().filter(right).count() as f64 / digits.len() as f64
     }
 
-    /// The cross-entropy summed over a batch, and the gradients of its mean.
+    /// Returns the cross-entropy summed over a batch, and the gradients of its mean.
     pub(crate) fn backward(&self, parameters: &[Vec<f32>], batch: &[&Digit]) -> (f64, Vec<Vec<f32>>) {
         let mut gradients: Vec<Vec<f32>> = parameters.iter().map(|values| vec![0.0; values.len()]).collect();
         let mut loss = 0.0;

@@ -1,4 +1,4 @@
-//! Momentum from elsewhere: optimizers of other frameworks, saved as safetensors.
+//! Imports momentum from optimizers of other frameworks, saved as safetensors.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -9,11 +9,12 @@ use regex::Regex;
 use crate::tensor_file::{TensorFile, TensorInfo};
 use crate::{Error, TensorBuf};
 
-/// Which tensor of a foreign file is the momentum of which variable: patterns, in which `{name}` stands for the
-/// variable's name, `{under_name}` for it with `_` in place of every `/`, and `{dot_name}` with `.` in place of
-/// every `/`, once in each pattern. The file must have exactly one of the names that they give.
+/// Maps each variable to the tensor of another program's file that holds its momentum.
 ///
-/// If it has none, the names that programs give in other circumstances are recognised too:
+/// It is a list of patterns. A pattern contains one of `{name}` (the variable's name), `{under_name}` (with `_` instead of
+/// every `/`) and `{dot_name}` (with `.` instead of every `/`). The file must have exactly one of the resulting names.
+///
+/// If it has none, these names are recognised too:
 ///
 /// | made by | names | source |
 /// |---|---|---|
@@ -26,7 +27,7 @@ use crate::{Error, TensorBuf};
 /// ```
 /// use lion::checkpoint::MomentumMapping;
 ///
-/// // A file of torch in which one layer has another name than here.
+/// // A file of torch in which one layer has a different name.
 /// let names = MomentumMapping::torch().rename("decoder.weight", "module.lm_head.weight");
 /// let own = MomentumMapping::patterns(["opt/{name}/m"]);
 /// # let _ = (names, own);
@@ -34,17 +35,17 @@ use crate::{Error, TensorBuf};
 #[derive(Clone, Debug)]
 pub struct MomentumMapping {
     patterns: Vec<String>,
-    /// Looked at for a variable of which the file has none of the names before.
+    /// Tried for a variable if the file has none of the patterns' names.
     elsewhere: Elsewhere,
     renamed: HashMap<String, String>,
 }
 
-/// Names that a program gives in other circumstances.
+/// Names that a program uses less often.
 #[derive(Clone, Copy, Debug)]
 struct Elsewhere {
-    /// Rows: what comes first, as a regular expression, and the rest, as a pattern.
+    /// Rows: the start as a regular expression, and the rest as a pattern.
     rows: &'static [(&'static str, &'static str)],
-    /// For the error that no name is in the file.
+    /// Added to the error if the file has no matching name.
     hint: &'static str,
 }
 
@@ -73,7 +74,7 @@ const OPTAX: Elsewhere = Elsewhere {
 };
 
 impl Elsewhere {
-    /// The patterns that names of the file begin like.
+    /// Returns the patterns whose start occurs in the file.
     fn patterns(self, tensors: &[TensorInfo]) -> Vec<String> {
         let mut patterns = Vec::new();
         for (start, rest) in self.rows {
@@ -93,8 +94,8 @@ impl Elsewhere {
 }
 
 impl MomentumMapping {
-    /// lion-pytorch and what else of torch keeps `exp_avg` for each parameter: `<name>.exp_avg`, `exp_avg.<name>` and
-    /// `state.<name>.exp_avg`, also with slashes between.
+    /// Names of lion-pytorch and other torch optimizers that keep `exp_avg` per parameter: `<name>.exp_avg`,
+    /// `exp_avg.<name>` and `state.<name>.exp_avg`, also with slashes.
     pub fn torch() -> Self {
         Self::patterns([
             "{dot_name}.exp_avg",
@@ -107,7 +108,7 @@ impl MomentumMapping {
         .elsewhere(TORCH)
     }
 
-    /// Keras, which calls the momentum of `dense/kernel` `dense_kernel_momentum`, under the name of the optimizer.
+    /// Names of Keras: the momentum of `dense/kernel` is `dense_kernel_momentum`, under the name of the optimizer.
     pub fn keras() -> Self {
         Self::patterns([
             "{under_name}_momentum",
@@ -120,8 +121,8 @@ impl MomentumMapping {
         .elsewhere(KERAS)
     }
 
-    /// optax, whose `scale_by_lion` keeps `mu`, as a tree with the parameters' own names, flattened with slashes or
-    /// dots; `0` is its place in the chain that `optax.lion` is.
+    /// Names of optax: `scale_by_lion` keeps `mu`, a tree with the parameters' names, flattened with slashes or dots. `0` is
+    /// its index in the chain of `optax.lion`.
     pub fn optax() -> Self {
         Self::patterns([
             "mu/{name}",
@@ -136,7 +137,7 @@ impl MomentumMapping {
         .elsewhere(OPTAX)
     }
 
-    /// Patterns of one's own.
+    /// Creates a mapping from the caller's patterns.
     pub fn patterns<T: Into<String>>(patterns: impl IntoIterator<Item = T>) -> Self {
         let patterns = patterns.into_iter().map(Into::into).collect();
         MomentumMapping { patterns, elsewhere: NOWHERE, renamed: HashMap::new() }
@@ -153,13 +154,13 @@ impl MomentumMapping {
         self
     }
 
-    /// The names that the patterns give a variable's momentum, each once.
+    /// Returns the names that the patterns give for a variable, without duplicates.
     fn candidates(&self, variable: &str, patterns: &[String]) -> Vec<String> {
         let name = self.renamed.get(variable).map_or(variable, String::as_str);
         let (under, dot) = (name.replace('/', "_"), name.replace('/', "."));
         let mut candidates: Vec<String> = Vec::new();
         for pattern in patterns {
-            // One after the other would look for patterns in the name itself.
+            // Only one mark is replaced, as the inserted name may contain another.
             let candidate = ["{name}", "{under_name}", "{dot_name}"]
                 .iter()
                 .zip([name, &under, &dot])
@@ -175,12 +176,12 @@ impl MomentumMapping {
     }
 }
 
-/// Reads the momentum of each of the `variables`, given by name and shape, from another program's file; in their order.
-/// Tensors of the file that are nobody's momentum, of whatever format, are left alone.
+/// Reads the momentum of the `variables`, given by name and shape, from another program's file, in their order. Other
+/// tensors of the file are ignored, whatever their dtype.
 ///
 /// # Errors
-/// [`Error::Io`] where the file cannot be read; [`Error::File`] where it is no safetensors file, or a variable's momentum
-/// is not there, is there under several names, is that of another variable too, or has another shape.
+/// [`Error::Io`] if the file cannot be read. [`Error::File`] if it is not a safetensors file, or if a variable's momentum
+/// is missing, has several names, is also another variable's, or has another shape.
 pub fn import_momentum<'v>(
     path: impl AsRef<Path>,
     names: &MomentumMapping,

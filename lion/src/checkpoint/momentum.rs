@@ -1,4 +1,4 @@
-//! Momentum in a checkpoint: in 8 bits it is two tensors, and it can be converted to another format.
+//! Momentum in a checkpoint: its conversion to another dtype, and the two tensors of an 8-bit momentum.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use crate::tensor_file::{TensorFile, TensorInfo};
 use crate::{Error, TensorBuf};
 
 impl Checkpoint<'_> {
-    /// Stores every momentum in another format: rounded to nearest even, or for [`Dtype::Q8`] coded in blocks of 64. So a
-    /// run goes on with 8-bit momentum that has begun with f32, or the other way.
+    /// Converts every momentum to another dtype: rounded to nearest even, or for [`Dtype::Q8`] quantized in blocks of 64.
+    /// A run with f32 momentum can so continue with 8-bit momentum, and the reverse.
     ///
     /// ```
     /// use lion::checkpoint::{Checkpoint, Tensor, SavedVariable};
@@ -29,8 +29,8 @@ impl Checkpoint<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::MomentumDtype`] for a format that no momentum has; memory that cannot be had. The checkpoint is then as it
-    /// was, but for variables before the one that memory was wanted for.
+    /// [`Error::MomentumDtype`] for a dtype that momentum cannot have; nothing has changed then. Out of memory; the
+    /// variables before the failing one are converted then.
     pub fn convert_momentum(&mut self, dtype: Dtype) -> Result<(), Error> {
         for variable in &mut self.variables {
             if !dtype.fits(Role::Momentum) {
@@ -48,7 +48,7 @@ impl Checkpoint<'_> {
     }
 }
 
-/// Whether codes come with as many scales as they need, and scales with codes.
+/// Checks that an 8-bit momentum has the right number of scales, and that scales belong to an 8-bit momentum.
 pub(super) fn check(
     file: &TensorFile,
     momentum: Option<&TensorInfo>,
@@ -60,7 +60,7 @@ pub(super) fn check(
         (Some(codes), None) => {
             Err(file.error(Some(codes.name()), "is i8, and its momentum_scale is missing"))
         }
-        (None, Some(scale)) => Err(file.error(Some(scale.name()), "is there, and its momentum is not i8")),
+        (None, Some(scale)) => Err(file.error(Some(scale.name()), "is present, and its momentum is not i8")),
         (Some(codes), Some(scale)) => {
             let blocks = codes.elements().div_ceil(Dtype::Q8.block());
             match *scale.shape() == [blocks] {
@@ -78,7 +78,7 @@ pub(super) fn check(
     }
 }
 
-/// Reads some elements of codes and scales that have been checked to belong together.
+/// Reads a range of an 8-bit momentum. Requires that [`check`] has accepted codes and scales.
 pub(super) fn read(
     file: &TensorFile,
     codes: &TensorInfo,
@@ -88,8 +88,7 @@ pub(super) fn read(
     let (block, len) = (Dtype::Q8.block(), codes.elements());
     let whole_blocks = |at: usize| at.is_multiple_of(block) || at == len;
     if !(whole_blocks(range.start) && whole_blocks(range.end) && range.start <= range.end) {
-        let reason =
-            format!("the elements {}..{} are wanted, which cut a block of {block}", range.start, range.end);
+        let reason = format!("the requested range {}..{} cuts a block of {block}", range.start, range.end);
         return Err(file.error(Some(codes.name()), reason));
     }
     let blocks = range.start / block..range.end.div_ceil(block);

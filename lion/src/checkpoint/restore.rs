@@ -1,4 +1,4 @@
-//! An optimizer's state as a checkpoint, and back.
+//! Converts an optimizer's state to a checkpoint and back.
 
 use std::ops::Range;
 
@@ -10,12 +10,11 @@ use crate::variable::{VariableStateMut, VariableView, elements};
 use crate::{Error, Lion};
 
 impl Lion {
-    /// All that the optimizer knows, borrowed from it. The parameters are the caller's to add, in the order of
-    /// [`variables`](Self::variables), where the checkpoint is to hold them. The config is left out where a closure is
-    /// in it.
+    /// Returns the optimizer's whole state, borrowed. The caller adds the parameters, in the order of
+    /// [`variables`](Self::variables), if the checkpoint should hold them. The config is left out if it contains a closure.
     ///
     /// # Errors
-    /// [`Error::OpenStep`] if a step in parts has begun and is neither finished nor abandoned.
+    /// [`Error::OpenStep`] if a step in parts is open.
     pub fn checkpoint(&self) -> Result<Checkpoint<'_>, Error> {
         self.require_no_step()?;
         let dynamic = self.dynamic_loss_scale();
@@ -28,13 +27,13 @@ impl Lion {
         })
     }
 
-    /// Goes on from a checkpoint of the same variables. The options stay those of this optimizer; the parameters in the
-    /// checkpoint are the caller's to take. A variable of which this optimizer holds a shard may be whole in the
-    /// checkpoint, or be another shard that has all of this one's elements.
+    /// Restores the state from a checkpoint of the same variables. The optimizer keeps its options. The caller takes the
+    /// parameters from the checkpoint. If this optimizer holds a shard of a variable, the checkpoint may have the whole
+    /// variable, or a shard that contains this one.
     ///
     /// # Errors
-    /// [`Error::State`] where the checkpoint has other variables, shapes, formats or kinds of state than this
-    /// optimizer; [`Error::OpenStep`] if a step in parts has begun. Nothing has been changed then.
+    /// [`Error::State`] if the variables, shapes, dtypes or kinds of state differ from this optimizer's;
+    /// [`Error::OpenStep`] if a step in parts is open. On an error nothing has changed.
     pub fn restore(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
         self.require_no_step()?;
         let ids = self.check_state(checkpoint)?;
@@ -48,12 +47,12 @@ impl Lion {
         Ok(())
     }
 
-    /// Whether the checkpoint has what an optimizer like this one has beside its variables.
+    /// Checks the checkpoint's state other than variables: the loss scale and the seed.
     pub(super) fn check_counters(&self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
         let wrong =
             |reason: &str| Err(Error::State { tensor: "dynamic_scale".into(), reason: reason.into() });
         match (checkpoint.dynamic, self.dynamic_loss_scale()) {
-            (Some(_), None) => wrong("is there, and the optimizer has none"),
+            (Some(_), None) => wrong("is present, and the optimizer has none"),
             (None, Some(_)) => wrong("is missing"),
             _ => self.check_seed(checkpoint),
         }
@@ -70,7 +69,7 @@ impl Lion {
         Err(Error::State { tensor: "seed".into(), reason })
     }
 
-    /// They have been checked.
+    /// Sets the counters. Requires that [`check_counters`](Self::check_counters) has accepted them.
     pub(super) fn restore_counters(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
         if let Some(LossScaleState { scale, step_counter }) = checkpoint.dynamic {
             self.set_dynamic_loss_scale(scale, step_counter)?;
@@ -79,7 +78,7 @@ impl Lion {
         Ok(())
     }
 
-    /// The variable of each one of the checkpoint.
+    /// Checks the checkpoint, and returns the ids of its variables.
     fn check_state(&self, checkpoint: &Checkpoint<'_>) -> Result<Vec<crate::VariableId>, Error> {
         let wrong = |tensor: String, reason: String| Err(Error::State { tensor, reason });
         self.check_counters(checkpoint)?;
@@ -98,10 +97,10 @@ impl Lion {
         known.sort_unstable();
         if let Some(pair) = known.windows(2).find(|pair| pair[0] == pair[1]) {
             let name = &self.registered(pair[0])?.name;
-            return wrong(format!("momentum/{name}"), "is there twice".into());
+            return wrong(format!("momentum/{name}"), "occurs twice".into());
         }
         for own in self.variables().filter(|own| known.binary_search(&own.id).is_err()) {
-            // A file does not name a variable that it has nothing of.
+            // A file does not name a variable without tensors.
             check_variable(&SavedVariable::new(own.name, own.shape), &own)?;
         }
         Ok(ids)
@@ -125,7 +124,7 @@ fn check_variable(saved: &SavedVariable<'_>, own: &VariableView<'_>) -> Result<(
     check_elements(saved, own, own.held)
 }
 
-/// Whether the saved state is of the same kinds, formats and shape, and has some elements.
+/// Checks that the saved state has the same kinds, dtypes and shape, and contains the wanted elements.
 pub(super) fn check_elements(
     saved: &SavedVariable<'_>,
     own: &VariableView<'_>,
@@ -138,7 +137,7 @@ pub(super) fn check_elements(
     for section in SAVED_ROLES {
         let tensor = section.of(saved).as_ref().map(Tensor::to_ref);
         let expected = match section {
-            // The caller's: it may be there or not.
+            // The parameter is the caller's, and optional.
             SavedRole::Parameter => tensor.map(|_| own.dtype),
             _ => section.of(&state).as_ref().map(Tensor::dtype),
         };
@@ -159,7 +158,7 @@ pub(super) fn check_elements(
                 format!("has the shape {:?}, and the variable has {:?}", saved.shape, own.shape)
             }
             (None, _) => "is missing".into(),
-            (Some(_), None) => "is there, and the optimizer has none".into(),
+            (Some(_), None) => "is present, and the optimizer has none".into(),
             (Some(found), Some(expected)) => {
                 let hint = if section == SavedRole::Momentum {
                     "; Checkpoint::convert_momentum converts it"
@@ -174,7 +173,7 @@ pub(super) fn check_elements(
     Ok(())
 }
 
-/// Between tensors that have been checked to be alike.
+/// Copies a part of a tensor. Requires that dtypes and lengths have been checked.
 fn copy(from: &Option<Tensor<'_>>, part: Range<usize>, to: Option<TensorMut<'_>>) {
     if let (Some(from), Some(mut to)) = (from, to) {
         let alike = from.to_ref().range(part).is_ok_and(|from| to.copy_from(from));
@@ -182,7 +181,7 @@ fn copy(from: &Option<Tensor<'_>>, part: Range<usize>, to: Option<TensorMut<'_>>
     }
 }
 
-/// The tensors of some elements of what is held, from element `start` of it on.
+/// Copies the elements `from` of the saved tensors to the state, from its element `start` on.
 pub(super) fn copy_state(
     saved: &SavedVariable<'_>,
     from: Range<usize>,

@@ -1,4 +1,4 @@
-//! Going on from several checkpoints that hold other shards than the optimizer.
+//! Restores an optimizer from several checkpoints that hold different shards.
 
 use std::ops::Range;
 
@@ -8,12 +8,11 @@ use crate::variable::elements;
 use crate::{Error, Lion, VariableId};
 
 impl Lion {
-    /// Takes over those elements that a checkpoint has and this optimizer holds, and the counters: for a state that is in
-    /// several checkpoints. Gives the elements; the caller sees to it that none is missing in the end.
+    /// Restores the counters, and the elements that both the checkpoint and this optimizer hold, and returns these
+    /// elements. For a state in several checkpoints, call it for each; the caller checks that no element is missing.
     ///
     /// # Errors
-    /// As [`restore`](Self::restore), but for variables and elements that the checkpoint lacks. Nothing has been changed
-    /// then.
+    /// As [`restore`](Self::restore), except that variables and elements may be missing. On an error nothing has changed.
     pub fn restore_part(
         &mut self,
         checkpoint: &Checkpoint<'_>,

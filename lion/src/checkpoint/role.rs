@@ -1,10 +1,10 @@
-//! The kinds of tensors in a checkpoint, their names and their dtypes.
+//! The roles of tensors in a checkpoint, with their names and dtypes.
 
 use lion_kernels::{Dtype, TensorRef};
 
 use super::{SavedVariable, Tensor};
 
-/// A kind of tensor that a variable has.
+/// The role of a variable's tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SavedRole {
     Parameter,
@@ -14,11 +14,11 @@ pub(super) enum SavedRole {
     Accumulator,
 }
 
-/// Every kind.
+/// Every role.
 pub(super) const SAVED_ROLES: [SavedRole; 5] =
     [SavedRole::Parameter, SavedRole::Momentum, SavedRole::Low, SavedRole::Ema, SavedRole::Accumulator];
 
-/// What the names of a momentum's scales begin with.
+/// The prefix of the names of a momentum's scales.
 pub(super) const SCALE: &str = "momentum_scale/";
 
 impl SavedRole {
@@ -52,7 +52,7 @@ impl SavedRole {
         }
     }
 
-    /// The tensors of a file that a tensor is: one for each stream of its format.
+    /// Returns the file's tensors for a tensor: one for each stream of its dtype.
     pub(super) fn entries<'t>(
         self,
         name: &str,
@@ -64,13 +64,13 @@ impl SavedRole {
         first.into_iter().chain(second).collect()
     }
 
-    /// Whether a tensor of that name is not in files of version 1.
+    /// Returns whether a tensor of that name needs version 2 of the format.
     pub(super) fn is_of_version_2(name: &str) -> bool {
         matches!(Part::of_name(name), Some((Part::Scale | Part::SavedRole(SavedRole::Low), _)))
     }
 }
 
-/// What a tensor of a file is.
+/// The meaning of a tensor in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// A tensor of a variable, or its first stream.
@@ -80,7 +80,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// What the tensor of that name is, and of which variable.
+    /// Parses a tensor's name into its meaning and the variable's name.
     pub(super) fn of_name(name: &str) -> Option<(Self, &str)> {
         let scale = name.strip_prefix(SCALE).map(|name| (Part::Scale, name));
         let section =
@@ -88,7 +88,7 @@ impl Part {
         scale.or_else(|| SAVED_ROLES.iter().find_map(section))
     }
 
-    /// All names that a tensor may have.
+    /// Lists the forms of all names.
     pub(super) fn names() -> String {
         let sections = SAVED_ROLES.iter().map(|section| format!("{}<name>", section.prefix()));
         let mut names: Vec<_> = sections.collect();
@@ -96,8 +96,10 @@ impl Part {
         names.join(", ")
     }
 
+    /// Checks the dtype.
+    ///
     /// # Errors
-    /// What the dtype is, and what it must be.
+    /// The dtype found and those allowed.
     pub(super) fn check_dtype(self, found: Dtype) -> Result<(), String> {
         let allowed: &[Dtype] = match self {
             Part::SavedRole(SavedRole::Parameter) => &[Dtype::F32, Dtype::F16, Dtype::BF16],

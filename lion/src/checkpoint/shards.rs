@@ -1,4 +1,4 @@
-//! The metadata that says which elements of a variable a checkpoint holds, if it does not hold all of them.
+//! The metadata of shards: the elements that a checkpoint holds of a variable, if not all.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::variable::elements;
 /// The key in the metadata.
 pub(super) const KEY: &str = "shards";
 
-/// By the names of the variables.
+/// The shards by variable name.
 pub(super) type Shards = BTreeMap<String, Shard>;
 
 /// A part of a variable.
@@ -22,7 +22,7 @@ pub(super) struct Shard {
     pub(super) range: Range<usize>,
 }
 
-/// What JSON has of a shard: the variable's shape, the first element and the end.
+/// A shard in JSON: the variable's shape, the first element and the end.
 type Entry = (Vec<usize>, usize, usize);
 
 /// Returns the value of [`KEY`], or `None` if all variables are whole.

@@ -1,4 +1,4 @@
-//! Files that hold an optimizer's config: JSON, and the `.keras` file of a model.
+//! Reads an optimizer's config from a file: JSON, or the `.keras` file of a model.
 
 use std::fs;
 use std::io::Read;
@@ -9,25 +9,25 @@ use lion_autotune::regular;
 use super::Config;
 use crate::{Error, first_bytes, zip};
 
-/// More than the config of a model has.
+/// The largest config that is read, in bytes: more than any model's config has.
 const LARGEST: u64 = 16 << 20;
 /// The member of a `.keras` file that [`Config::from_json`] reads.
 const MEMBER: &str = "config.json";
 
 const EXPECTED: &str = "Keras's JSON or a .keras file";
-/// Of an `.h5` file, which is read by no light library.
+/// For an `.h5` file: reading it would need a large library.
 const HDF5: &str = "is an HDF5 file; expected Keras's JSON or a .keras file. If it is a model's, this writes its JSON: \
                     python -c \"import h5py, sys; print(h5py.File(sys.argv[1]).attrs['training_config'])\" FILE";
 const FOLDER: &str = "is a folder; expected Keras's JSON or a .keras file. From a SavedModel, \
                       json.dumps(model.get_compile_config()) writes the JSON in Python";
 
 impl Config {
-    /// Reads a file: Keras's JSON in UTF-8, as [`from_json`](Self::from_json) does, or the `.keras` file of a model, which
-    /// is a zip with that JSON in it. A pipe or a device is refused, as its reader may wait for ever.
+    /// Reads a file: Keras's JSON in UTF-8, as [`from_json`](Self::from_json) does, or the `.keras` file of a model, a zip
+    /// file with that JSON as a member. Pipes and devices are refused, as reading them may block for ever.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, and [`Error::File`] where it is something else, with what it is, or
-    /// where `from_json` refuses its JSON.
+    /// [`Error::Io`] if the file cannot be read. [`Error::File`] if it is another kind of file, which the error names, or
+    /// if `from_json` refuses its JSON.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let wrong = |reason: String| Error::File { file: path.into(), tensor: None, reason };
@@ -58,12 +58,12 @@ impl Config {
     }
 }
 
-/// The text of a file, or why it is none.
+/// Returns the file's text, or the reason why it has none.
 fn text(bytes: Vec<u8>) -> Result<String, String> {
     if bytes.len() as u64 > LARGEST {
-        return Err(format!("is no config: it has more than {LARGEST} bytes"));
+        return Err(format!("is not a config: it has more than {LARGEST} bytes"));
     }
-    // Any text may be JSON, and the reader of JSON says better where it is not.
+    // Any text may be meant as JSON, and the JSON parser's error says more.
     let is_json =
         |bytes: &[u8]| bytes.trim_ascii_start().first().is_some_and(|first| b"{[\"\xef".contains(first));
     match first_bytes::kind(&bytes) {
@@ -75,10 +75,10 @@ fn text(bytes: Vec<u8>) -> Result<String, String> {
         Some(kind) => return Err(kind.instead_of(EXPECTED)),
         None => {}
     }
-    String::from_utf8(bytes).map_err(|error| format!("is no JSON: {error}"))
+    String::from_utf8(bytes).map_err(|error| format!("is not valid JSON: {error}"))
 }
 
 fn is_safetensors(bytes: &[u8]) -> bool {
-    // The length of a header, in eight bytes of which the last are zero, and the header.
+    // The header's length in eight bytes, of which the last four are zero, and then the header.
     bytes.get(4..9) == Some(b"\0\0\0\0{")
 }

@@ -1,33 +1,33 @@
-//! Finds the optimizer in the objects in which Keras and its users keep it.
+//! Finds the optimizer's config inside the JSON of a model or a training.
 
 use serde_json::Value;
 
 use crate::Error;
 use crate::json;
 
-/// The keys under which objects hold an optimizer, or an object that holds one. An optimizer's own config has none of
-/// them.
+/// The keys under which Keras and its users keep an optimizer, or an object that contains one. An optimizer's own config
+/// has none of these keys.
 const HOLDERS: [&str; 4] = ["compile_config", "training_config", "optimizer_config", "optimizer"];
 
 const NOT_COMPILED: &str = "a model holds one if it is saved after compile() and with include_optimizer=True";
 
-/// The optimizer, as Keras writes it, and where it was.
+/// The optimizer's config as Keras writes it, and its path.
 #[derive(Debug)]
 pub(super) struct FoundOptimizer {
     pub(super) value: Value,
-    /// The keys that lead to it; none if it is the whole.
+    /// The keys that lead to it; empty if it is the whole text.
     pub(super) path: String,
-    /// What a user should know.
+    /// Notes for the user's log.
     pub(super) notes: Vec<String>,
-    /// Whether the model around it scales its losses by itself.
+    /// Whether the model around it has the policy `mixed_float16`, with which Keras scales the loss.
     pub(super) scales: bool,
 }
 
-/// Takes the optimizer out of `value`, before anything looks at its keys.
+/// Takes the optimizer's config out of `value`. Its keys are not checked here.
 pub(super) fn optimizer(value: Value) -> Result<FoundOptimizer, Error> {
     let mut found = FoundOptimizer { value, path: String::new(), notes: Vec::new(), scales: false };
     loop {
-        // A text within JSON, as the attributes of an .h5 file are.
+        // JSON inside a JSON string, as in the attributes of an .h5 file.
         if let Value::String(text) = &found.value
             && text.trim_start().starts_with('{')
         {
@@ -65,8 +65,8 @@ pub(super) fn optimizer(value: Value) -> Result<FoundOptimizer, Error> {
 }
 
 impl FoundOptimizer {
-    /// Keras puts a loss scale around the optimizer of a model whose policy is `mixed_float16`, when it compiles and when
-    /// it loads the model, and writes the optimizer without it.
+    /// Looks at the model's dtype policy. If it is `mixed_float16`, Keras wraps the optimizer in a `LossScaleOptimizer`
+    /// when it compiles or loads the model, and writes the optimizer without the wrapper.
     fn look_at_policy(&mut self) {
         const MIXED: &str = "mixed_float16";
         let Some(config) = self.value.get("config") else { return };
@@ -85,13 +85,13 @@ impl FoundOptimizer {
     }
 }
 
-/// The dtype policy of a layer or a model, by name.
+/// Returns the name of the dtype policy of a layer or a model.
 fn policy(config: &Value) -> Option<&str> {
     let dtype = config.get("dtype")?;
     dtype.as_str().or_else(|| dtype.get("config")?.get("name")?.as_str())
 }
 
-/// Whether this is a model, or how it was compiled, which have no optimizer if no key leads to it.
+/// Returns whether this is a model or its compile config, without an optimizer under any known key.
 fn is_model(value: &Value) -> bool {
     let has = |value: &Value, key: &str| value.get(key).is_some();
     match has(value, "class_name") {

@@ -1,4 +1,4 @@
-//! Keras's JSON: `optimizer.get_config()` and `keras.optimizers.serialize(optimizer)`.
+//! Reads and writes Keras's JSON: `optimizer.get_config()` and `keras.optimizers.serialize(optimizer)`.
 
 use serde_json::{Map, Value};
 
@@ -11,29 +11,30 @@ use crate::{Error, Schedule, check};
 const MODULE: &str = "keras.optimizers";
 const LION: &str = "Lion";
 const LOSS_SCALE_OPTIMIZER: &str = "LossScaleOptimizer";
-/// Keras 2's class of the same.
+/// Keras 2's name for it.
 const LOSS_SCALE_OPTIMIZER_V3: &str = "LossScaleOptimizerV3";
 
-/// What can stand in a file in place of a custom optimizer, and what in a program.
+/// The remedy for a file with a custom optimizer.
 const IN_ITS_PLACE: &str = "Keras's Lion or a LossScaleOptimizer around one: write the config of one of these, and set in \
                             the program, with Lion::builder(), what the class adds";
 
 impl Config {
-    /// Reads Keras's JSON of a `Lion` or of a `LossScaleOptimizer` around one: the dict of `optimizer.get_config()`, that
-    /// of `keras.optimizers.serialize(optimizer)`, or one that holds such a dict. These are a model's `config.json`,
-    /// `model.get_compile_config()`, and `training_config` of an `.h5` file. A warning in the log then names the keys that
-    /// lead to the optimizer. A model whose dtype policy is `mixed_float16` has a `LossScaleOptimizer` with its defaults
-    /// around its optimizer, as in Keras.
+    /// Reads Keras's JSON of a `Lion`, or of a `LossScaleOptimizer` around one.
     ///
-    /// Configs of Keras 2 (`tf.keras`, `tf_keras`) are read too, though Keras 3 refuses their `is_legacy_optimizer` and
-    /// `jit_compile`, and does not know their `LossScaleOptimizerV3`. They make the optimizer that Keras 3 makes of the
-    /// same arguments. Keras 2 itself starts a moving average at the parameter and not at 0, multiplies by the reciprocal
-    /// of a loss scale, and keeps a dynamic one within [1, inf).
+    /// The JSON is the dict of `optimizer.get_config()` or of `keras.optimizers.serialize(optimizer)`, or contains one: a
+    /// model's `config.json`, `model.get_compile_config()`, or the `training_config` of an `.h5` file. For the latter a log
+    /// warning names the keys that lead to the optimizer. If the model's dtype policy is `mixed_float16`, the optimizer
+    /// gets a `LossScaleOptimizer` with default arguments, as in Keras.
     ///
-    /// What is left out has its default, and `decay` is ignored, as Keras does with a warning. Where Keras takes a 0
-    /// as "off" (the clips, `gradient_accumulation_steps`, `ema_overwrite_frequency`), so does this, also if it is written
-    /// as `false`; a `weight_decay` of `false` is off. This is stricter where Keras does not look: `beta_2`, clips below
-    /// 0, `ema_momentum` without `use_ema`, keys of the outer object.
+    /// Configs of Keras 2 (`tf.keras`, `tf_keras`) are read too, although Keras 3 refuses their `is_legacy_optimizer`,
+    /// `jit_compile` and `LossScaleOptimizerV3`. The result is the optimizer that Keras 3 makes from the same arguments.
+    /// Keras 2 itself differs: it starts the moving average at the parameter instead of 0, multiplies by the reciprocal of
+    /// the loss scale, and keeps a dynamic scale in [1, inf).
+    ///
+    /// Missing keys have their defaults, and `decay` is ignored, as in Keras. If Keras reads 0 as "off" (the clips,
+    /// `gradient_accumulation_steps`, `ema_overwrite_frequency`), 0 and `false` are off here too, and so is `false` for
+    /// `weight_decay`. Unlike Keras, this checks `beta_2`, negative clips, `ema_momentum` without `use_ema`, and unknown
+    /// keys of the outer object.
     ///
     /// ```
     /// let config = lion::Config::from_json(r#"{"learning_rate": 0.0003, "clipnorm": 0}"#)?;
@@ -56,7 +57,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Also returns what a user should know of how it was read.
+    /// Reads the text, and also returns notes for the user's log.
     pub(super) fn from_text(text: &str) -> Result<(Self, Vec<String>), Error> {
         let FoundOptimizer { value, path, mut notes, scales } = find::optimizer(json::parse(text)?)?;
         let config = Self::read_optimizer(value).map_err(|error| match path.as_str() {
@@ -87,19 +88,19 @@ impl Config {
         }
     }
 
-    /// Writes the form of `keras.optimizers.serialize(optimizer)`, which `keras.optimizers.deserialize` takes.
-    /// `exclude_from_weight_decay` is left out: in Keras it is a method to be called on the optimizer.
+    /// Writes the form of `keras.optimizers.serialize(optimizer)`, which `keras.optimizers.deserialize` reads.
+    /// `exclude_from_weight_decay` is left out, as it is a method of the optimizer in Keras.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check), [`Error::NotSerializable`] for a closure, and [`Error::NotOfKeras`] for
-    /// schedules that Keras lacks, for any schedule but that of the learning rate, and for options that Keras lacks and
-    /// that are not at their defaults.
+    /// Those of [`check`](Self::check); [`Error::NotSerializable`] for a closure; [`Error::NotOfKeras`] for a schedule that
+    /// Keras does not have, for a schedule of anything but the learning rate, and for an option that Keras does not have
+    /// and that is not at its default.
     pub fn to_json(&self) -> Result<String, Error> {
         let (class, config) = self.write_for_keras()?;
         Ok(pretty(&KerasObject::write(MODULE, class, config)))
     }
 
-    /// Writes the form of `optimizer.get_config()`, which `from_config` takes.
+    /// Writes the form of `optimizer.get_config()`, which `from_config` reads.
     ///
     /// # Errors
     /// As [`to_json`](Self::to_json).
@@ -108,9 +109,9 @@ impl Config {
         Ok(pretty(&config.into()))
     }
 
-    /// Writes the form of [`to_json`](Self::to_json) for [`from_json`](Self::from_json) alone: with any schedules and
-    /// options, also where Keras cannot load them. Schedules that Keras lacks have the module `lion`; options that its
-    /// configs lack are in an object `lion` beside the others, if they are not at their defaults.
+    /// Writes the form of [`to_json`](Self::to_json) with all schedules and options, also those that Keras cannot load;
+    /// [`from_json`](Self::from_json) reads it. Schedules that Keras does not have get the module `lion`. Options that its
+    /// configs do not have are in an object `lion`, if they are not at their defaults.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`Error::NotSerializable`] for a closure.
@@ -119,8 +120,8 @@ impl Config {
         Ok(pretty(&KerasObject::write(MODULE, class, config)))
     }
 
-    /// Keras makes an instance of the learning rate's schedule, and leaves others the dict that they are in the file. It
-    /// notices in the first step.
+    /// Returns an error for a value that Keras cannot load. Keras deserializes only the learning rate's schedule; any other
+    /// stays a dict, and the first step fails.
     fn check_for_keras(&self) -> Result<(), Error> {
         for row in TABLE {
             let value = row.get(self);
@@ -138,7 +139,7 @@ impl Config {
     fn read_wrapped(value: Value, classes: &[&str]) -> Result<Self, Error> {
         let mut wrapped = KerasObject::read(value)?;
         wrapped.check_origin(IN_ITS_PLACE)?;
-        // Keras too does not look at the case of an optimizer's class.
+        // Keras also ignores the case of an optimizer's class.
         let class = classes.iter().find(|class| class.eq_ignore_ascii_case(wrapped.plain_class()));
         let Some(class) = class else {
             let quoted: Vec<_> = classes
@@ -181,7 +182,7 @@ impl Config {
             }
         }
         fields.finish()?;
-        // Keras switches the inner scale off, so that it does not count twice.
+        // Keras disables the inner scale, so that the loss is not scaled twice.
         Ok(match is_dynamic {
             true => Config { loss_scale_factor: None, dynamic_loss_scale: Some(scale), ..inner },
             false => Config { loss_scale_factor: Some(scale.initial_scale), ..inner },
@@ -194,9 +195,9 @@ impl Config {
         for row in TABLE.iter().filter(|row| row.keras.is_key()) {
             config.read_option(row, &mut fields)?;
         }
-        // Keras takes this argument of older versions and ignores it.
+        // Keras accepts this argument of older versions and ignores it.
         fields.value("decay");
-        // Keras 2 says by these how it computes, and not what.
+        // Keys of Keras 2 that do not affect the result.
         fields.option::<bool>("jit_compile")?;
         fields.option::<bool>("is_legacy_optimizer")?;
         if fields.contains(LION_MODULE)
@@ -209,7 +210,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads the options that no config of Keras has.
+    /// Reads the options that Keras's configs do not have.
     fn read_own(&mut self, value: Value) -> Result<(), Error> {
         let mut fields = ObjectReader::new(value)?;
         for row in TABLE.iter().filter(|row| row.keras.is_key_of_lion()) {
@@ -218,7 +219,7 @@ impl Config {
         fields.finish()
     }
 
-    /// Reads an option, which has its default if its key is absent.
+    /// Reads an option. If its key is absent, it keeps its default.
     fn read_option(&mut self, row: &Row, fields: &mut ObjectReader) -> Result<(), Error> {
         let Some(value) = fields.value(row.name) else { return Ok(()) };
         let is_off = match row.keras {
@@ -246,7 +247,7 @@ impl Config {
         Ok(written)
     }
 
-    /// The class, and its config, with or without the object of the options that no config of Keras has.
+    /// Returns the class and its config, with or without the options that Keras's configs do not have.
     fn write(&self, with_own: bool) -> Result<(&'static str, Map<String, Value>), Error> {
         self.check()?;
         let inner = self.write_lion(with_own)?;
@@ -260,7 +261,8 @@ impl Config {
         Ok((LOSS_SCALE_OPTIMIZER, object(entries)))
     }
 
-    /// The options that no config of Keras has are in an object of their own, where they are not at their defaults.
+    /// Returns the config of the inner Lion. Options that Keras's configs do not have are in an object `lion`, if they are
+    /// not at their defaults.
     fn write_lion(&self, with_own: bool) -> Result<Map<String, Value>, Error> {
         let (mut entries, mut own) = (Map::new(), Map::new());
         for row in TABLE {
@@ -283,15 +285,15 @@ impl Config {
     }
 }
 
-/// What older versions of Keras wrote into a `LossScaleOptimizer`'s config, where it means nothing: other values are
-/// refused. They are the arguments of every optimizer, which are not Lion's own.
+/// Returns the keys, with their only allowed values, that older versions of Keras wrote to a `LossScaleOptimizer`'s config
+/// without effect: the arguments of every optimizer.
 fn idle_arguments() -> impl Iterator<Item = (&'static str, Result<Value, Error>)> {
     const USED: [&str; 4] = ["learning_rate", "beta_1", "beta_2", "name"];
     let idle = TABLE.iter().filter(|row| row.keras.is_key() && !USED.contains(&row.name));
     idle.map(|row| (row.name, row.default().to_json()))
 }
 
-/// Keras counts a clip of 0 when it looks for several, and clips by none.
+/// Refuses several clips. Like Keras it counts a clip of 0, which clips nothing.
 fn check_clips(fields: &ObjectReader) -> Result<(), Error> {
     let clips = ["clipnorm", "global_clipnorm", "clipvalue"];
     one_clip(&clips.map(|key| {

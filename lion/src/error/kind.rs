@@ -1,12 +1,12 @@
-//! [`ErrorKind`]: errors sorted by who must react, with codes that stay.
+//! [`ErrorKind`]: errors sorted by who must react, with stable codes.
 
 use super::Error;
 
 /// Rows: documentation, kind, name, code.
 macro_rules! kinds {
     ($($(#[$doc:meta])+ $kind:ident, $name:literal, $code:literal;)+) => {
-        /// What an error is about. A kind keeps its code and its name in all versions: the C library returns the code,
-        /// and Python has an exception for each.
+        /// The kind of an error. A kind keeps its code and its name in all versions: the C library returns the code, and
+        /// Python has an exception for each kind.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum ErrorKind {
@@ -17,12 +17,12 @@ macro_rules! kinds {
             /// Every kind, by code.
             pub const ALL: &'static [Self] = &[$(ErrorKind::$kind),+];
 
-            /// The number of the kind, from 1. 0 is no error.
+            /// Returns the number of the kind, from 1. 0 means no error.
             pub fn code(self) -> u8 {
                 match self { $(ErrorKind::$kind => $code,)+ }
             }
 
-            /// The name of the kind.
+            /// Returns the name of the kind.
             pub fn name(self) -> &'static str {
                 match self { $(ErrorKind::$kind => $name,)+ }
             }
@@ -31,28 +31,28 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// An option or an argument outside its range or of another type, or options that exclude each other.
+    /// An option or an argument is outside its range or of another type, or options exclude each other.
     Value, "value", 1;
-    /// The name or the number of something that does not exist, or a name that exists already.
+    /// A name or an id does not exist, or a name exists already.
     Name, "name", 2;
-    /// Text or a file that is not what it must be.
+    /// Text or a file is not valid.
     Format, "format", 3;
-    /// A tensor of another shape, length or dtype than its variable's.
+    /// A tensor's shape, length or dtype does not match its variable's.
     Tensor, "tensor", 4;
-    /// Variables that a call must give, must not give, or gives twice.
+    /// A step lacks a variable, has one twice, or has one that it must not have.
     Step, "step", 5;
-    /// A checkpoint of another optimizer.
+    /// A checkpoint does not match the optimizer.
     State, "state", 6;
-    /// A file that the system does not let be read or written.
+    /// The system refused to read or write a file.
     Io, "io", 7;
-    /// Memory that the system does not give.
+    /// The system refused memory.
     Memory, "memory", 8;
-    /// What is right, and cannot be done here: on this machine, in this format, after the optimizer was built.
+    /// The request is valid, but not possible: on this machine, in this format, or after the optimizer was built.
     Unsupported, "unsupported", 9;
 }
 
 impl Error {
-    /// What the error is about.
+    /// Returns the kind of the error.
     ///
     /// ```
     /// use lion::{ErrorKind, Lion};
@@ -104,7 +104,7 @@ impl Error {
         }
     }
 
-    /// The code of the [`kind`](Self::kind).
+    /// Returns the code of the [`kind`](Self::kind).
     pub fn code(&self) -> u8 {
         self.kind().code()
     }
@@ -117,7 +117,7 @@ fn of_kernels(error: &lion_kernels::Error) -> ErrorKind {
         Kernels::UnknownBackend { .. } | Kernels::UnknownDtype { .. } => ErrorKind::Name,
         Kernels::UnavailableBackend { .. } => ErrorKind::Unsupported,
         Kernels::OutOfMemory { .. } => ErrorKind::Memory,
-        // The rest is about lengths, ranges and formats of tensors.
+        // The other errors are about lengths, ranges and dtypes of tensors.
         _ => ErrorKind::Tensor,
     }
 }

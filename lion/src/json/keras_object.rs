@@ -10,17 +10,17 @@ use crate::options::Setting;
 #[derive(Debug)]
 pub(crate) struct KerasObject {
     pub(crate) class: String,
-    /// A null is how Keras writes the module of the program itself.
+    /// Keras writes null for the module of the program itself.
     module: Option<Value>,
     registered_name: Option<String>,
     pub(crate) config: Value,
 }
 
-/// The packages that have been Keras: version 3, version 2 beside it, version 3 before its release, and version 2 within
+/// The names of Keras's package: version 3, version 2 beside it, version 3 before its release, and version 2 within
 /// TensorFlow.
 const KERAS: [&str; 5] = ["keras", "tf_keras", "keras_core", "tensorflow.keras", "tensorflow.python.keras"];
 
-/// Keras's package of registered classes that name none. Keras 2 registered its own optimizers there.
+/// The prefix of classes that are registered without a package. Keras 2 registered its own optimizers so.
 const UNNAMED: &str = "Custom>";
 
 impl KerasObject {
@@ -37,22 +37,22 @@ impl KerasObject {
         {
             return Err(wrong("module", module, String::what()));
         }
-        // Keras reads an instance without a config as one with every argument at its default.
+        // Keras reads an instance without a config as one with all defaults.
         let config = fields.value("config").filter(|config| !config.is_null());
         let config = config.unwrap_or_else(|| Map::new().into());
         let registered_name = fields.option("registered_name")?;
-        // A number that Keras gives objects which a file holds several times.
+        // Keras numbers objects that occur more than once in a file.
         fields.value("shared_object_id");
         fields.finish()?;
         Ok(KerasObject { class, module, registered_name, config })
     }
 
-    /// The name of the class without the package that Keras 2 registered its own optimizers in.
+    /// Returns the name of the class without the prefix that Keras 2 gave its own optimizers.
     pub(crate) fn plain_class(&self) -> &str {
         self.class.strip_prefix(UNNAMED).unwrap_or(&self.class)
     }
 
-    /// Refuses classes and functions of other programs. This comes before any look at the config, which is theirs.
+    /// Refuses classes and functions of other programs. Call it before reading the config, whose keys are theirs.
     pub(crate) fn check_origin(&self, allowed: impl Into<Cow<'static, str>>) -> Result<(), Error> {
         match self.foreign() {
             Some(found) => Err(Error::Custom { name: String::new(), found, allowed: allowed.into() }),
@@ -60,7 +60,7 @@ impl KerasObject {
         }
     }
 
-    /// What this is, if it is neither Keras's nor of this crate.
+    /// Describes the object if it belongs neither to Keras nor to this crate.
     fn foreign(&self) -> Option<String> {
         let quoted = |text: &str| excerpt(&text.into());
         match self.class.as_str() {
@@ -86,7 +86,7 @@ impl KerasObject {
         (!same || self.plain_class().contains('>')).then_some(class)
     }
 
-    /// Keras's own classes have had several modules.
+    /// Checks the module. Keras's classes have had several, so any of Keras's packages is accepted for them.
     pub(crate) fn check_module(&self, expected: &str) -> Result<(), Error> {
         match &self.module {
             None => Ok(()),

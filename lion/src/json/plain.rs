@@ -1,7 +1,7 @@
-//! Numbers and lists in the wrappers that Keras gives those of numpy and of its backend.
+//! Unwraps numbers and lists that Keras wraps because they are tensors, numpy arrays or tuples.
 //!
-//! `{"class_name": "__tensor__", "config": {"value": 0.1, "dtype": "float32"}}` is the number 0.1 as an f32. So is
-//! `__numpy__`, and `{"class_name": "__tuple__", "items": [1, 2]}` is a list.
+//! `{"class_name": "__tensor__", "config": {"value": 0.1, "dtype": "float32"}}` is the number 0.1 as an f32, and so with
+//! `__numpy__`. `{"class_name": "__tuple__", "items": [1, 2]}` is a list.
 
 use half::{bf16, f16};
 use serde_json::Value;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::{ObjectReader, wrong};
 use crate::Error;
 
-/// Rounds to a dtype.
+/// A function that rounds to a dtype.
 type Round = fn(f64) -> f64;
 
-/// Rows: the dtypes of the wrappers, and the number that each makes of an f64.
+/// Rows: a dtype of the wrappers, and its rounding.
 const FLOATS: [(&str, Round); 4] = [
     ("float64", |value| value),
     ("float32", |value| f64::from(value as f32)),
@@ -70,7 +70,7 @@ fn array(config: Value) -> Result<Value, Error> {
 fn elements(key: &str, value: Value, convert: &dyn Fn(Value) -> Option<Value>) -> Result<Value, Error> {
     match value {
         Value::Array(list) => {
-            // A list may be long: only an error needs a name for each element.
+            // A list may be long, so only an error builds the name of its element.
             let element = |(index, value): (usize, Value)| match value {
                 Value::Array(_) => elements(&format!("{key}[{index}]"), value, convert),
                 value => convert(value.clone())

@@ -1,4 +1,4 @@
-//! What an optimizer tells of itself between calls, and lets be changed.
+//! Accessors and setters of the optimizer.
 
 use lion_autotune::Profile;
 use lion_kernels::{Backend, Dtype, Task, TensorMut, TensorRef, with_ieee_state};
@@ -10,52 +10,51 @@ use crate::variable::{Store, Variable, VariableStateMut, VariableView, joined};
 use crate::{Config, Error, Group, GroupId, Hyperparameter, VariableId, check, sign_agreement, stalled};
 
 impl Lion {
-    /// The options, with the hyperparameters as they were last set.
+    /// Returns the options, with the hyperparameters as last set.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The number of calls of [`apply`](Lion::apply) so far, without those that a dynamic loss scale skipped. It is
-    /// the step that schedules see in the next call. (Keras's public `iterations` is this divided by
-    /// `gradient_accumulation_steps`.)
+    /// Returns the number of steps so far, without those that a dynamic loss scale skipped. It is the step that schedules
+    /// see next. (Keras's public `iterations` is this divided by `gradient_accumulation_steps`.)
     pub fn iterations(&self) -> u64 {
         self.iterations
     }
 
-    /// Goes on as after this many calls: for a state that comes from elsewhere.
+    /// Sets the number of steps so far, to restore a state.
     pub fn set_iterations(&mut self, iterations: u64) {
         self.iterations = iterations;
     }
 
-    /// The instruction set that calls use, unless the profile has measured a faster one for a pass.
+    /// Returns the instruction set of steps, unless the profile has a faster one for a pass.
     pub fn backend(&self) -> Backend {
         self.backend
     }
 
-    /// How the work of calls is cut and where it runs.
+    /// Returns the profile, which plans how steps split their work.
     pub fn profile(&self) -> &Profile {
         &self.profile
     }
 
-    /// Sets how the work of calls is cut and where it runs, from the next call on. The result is the same, bit for bit.
+    /// Sets the profile, from the next step on. The result is the same, bit for bit.
     ///
     /// # Errors
-    /// An instruction set that this machine lacks. The profile is then as it was.
+    /// An instruction set that this machine does not have. The profile is unchanged then.
     pub fn set_profile(&mut self, profile: Profile) -> Result<(), Error> {
         self.backend = backend_of(&profile)?;
         self.profile = profile;
         Ok(())
     }
 
-    /// The learning rate of the next call, without the multiplier of a group.
+    /// Returns the learning rate of the next step, without the multiplier of a group.
     pub fn learning_rate(&self) -> f32 {
         self.config.learning_rate.at(self.iterations)
     }
 
-    /// Sets the learning rate from the next call on, in [0, inf).
+    /// Sets the learning rate from the next step on, in [0, inf).
     ///
     /// # Errors
-    /// [`Error::Argument`] outside that range. The rate is then as it was.
+    /// [`Error::Argument`] outside that range. The rate is unchanged then.
     pub fn set_learning_rate(&mut self, learning_rate: impl Into<Hyperparameter>) -> Result<(), Error> {
         let learning_rate = learning_rate.into();
         learning_rate.check("learning_rate", check::not_negative)?;
@@ -63,7 +62,7 @@ impl Lion {
         Ok(())
     }
 
-    /// Sets `beta_1` from the next call on, in (0, 1].
+    /// Sets `beta_1` from the next step on, in (0, 1].
     ///
     /// # Errors
     /// As [`set_learning_rate`](Self::set_learning_rate).
@@ -74,7 +73,7 @@ impl Lion {
         Ok(())
     }
 
-    /// Sets `beta_2` from the next call on, in [0, 1].
+    /// Sets `beta_2` from the next step on, in [0, 1].
     ///
     /// # Errors
     /// As [`set_learning_rate`](Self::set_learning_rate).
@@ -85,7 +84,7 @@ impl Lion {
         Ok(())
     }
 
-    /// Sets the weight decay from the next call on, in [0, inf), or switches it off.
+    /// Sets the weight decay from the next step on, in [0, inf), or switches it off.
     ///
     /// # Errors
     /// As [`set_learning_rate`](Self::set_learning_rate).
@@ -97,16 +96,15 @@ impl Lion {
         Ok(())
     }
 
-    /// The group's hyperparameters.
+    /// Returns the group's overrides.
     pub fn group(&self, id: GroupId) -> Option<&Group> {
         self.groups.get(id.0)
     }
 
-    /// Sets the group's hyperparameters from the next call on. Those of the default group come on top of the
-    /// optimizer's own.
+    /// Sets the group's overrides from the next step on. The default group can have overrides too.
     ///
     /// # Errors
-    /// As [`add_group`](Self::add_group), and a group that this optimizer has not. It is then as it was.
+    /// As [`add_group`](Self::add_group), and a group that this optimizer does not have. On an error nothing has changed.
     pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), Error> {
         group.validate()?;
         self.require_group(id)?;
@@ -114,7 +112,7 @@ impl Lion {
         Ok(())
     }
 
-    /// The hyperparameters of the next call, by group: the first are the optimizer's own. They are not checked.
+    /// Returns the hyperparameters of the next step for each group, the optimizer's own first. They are not checked.
     ///
     /// ```
     /// let mut optimizer = lion::Lion::builder().learning_rate(0.5).build()?;
@@ -129,7 +127,7 @@ impl Lion {
         self.groups.iter().map(move |group| with_ieee_state(|| group.step_hyperparameters(&own, step)))
     }
 
-    /// The loss to differentiate: the loss times the static or dynamic scale of the next call, in f32.
+    /// Multiplies the loss, in f32, by the static or dynamic loss scale of the next step. Differentiate the result.
     ///
     /// ```
     /// let mut optimizer = lion::Lion::builder().loss_scale_factor(1024.0).build()?;
@@ -140,7 +138,7 @@ impl Lion {
         with_ieee_state(|| self.loss_scale.factor().map_or(loss, |factor| loss * factor))
     }
 
-    /// The dynamic loss scale, and how many finite calls there were since it last changed; `None` without one.
+    /// Returns the dynamic loss scale and the number of finite steps since it last changed; `None` without one.
     pub fn dynamic_loss_scale(&self) -> Option<(f32, u64)> {
         match self.loss_scale {
             LossScale::Dynamic { scale, counter, .. } => Some((scale, counter)),
@@ -148,11 +146,11 @@ impl Lion {
         }
     }
 
-    /// Goes on with this dynamic loss scale, in [0, inf], and count of finite calls: for a state that comes from
-    /// elsewhere. Keras's scale too can come to either end of the range.
+    /// Sets the dynamic loss scale, in [0, inf], and its count of finite steps, to restore a state. As in Keras, the scale
+    /// can be 0 or infinite.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a scale that is negative or NaN, or where the optimizer has no dynamic loss scale.
+    /// [`Error::Argument`] if the scale is negative or NaN, or if the optimizer has no dynamic loss scale.
     pub fn set_dynamic_loss_scale(&mut self, scale: f32, counter: u64) -> Result<(), Error> {
         let LossScale::Dynamic { scale: own, counter: count, .. } = &mut self.loss_scale else {
             return Err(Error::argument("dynamic_scale", scale, "left out without dynamic loss scaling"));
@@ -164,12 +162,12 @@ impl Lion {
         Ok(())
     }
 
-    /// The variable of that name.
+    /// Returns the variable of that name.
     pub fn variable(&self, name: &str) -> Option<VariableId> {
         self.names.get(name).copied()
     }
 
-    /// Every variable with its state, in the order of registration.
+    /// Returns every variable with its state, in the order of registration.
     pub fn variables(&self) -> impl ExactSizeIterator<Item = VariableView<'_>> {
         self.variables
             .iter()
@@ -177,12 +175,12 @@ impl Lion {
             .map(|(index, variable)| self.state.view(VariableId(index), variable))
     }
 
-    /// The variable with its state.
+    /// Returns the variable with its state.
     pub fn view(&self, variable: VariableId) -> Option<VariableView<'_>> {
         self.variables.get(variable.0).map(|found| self.state.view(variable, found))
     }
 
-    /// The variable's state, to be overwritten with one that comes from elsewhere.
+    /// Returns the variable's mutable state, to restore it.
     ///
     /// ```
     /// use lion::{Dtype, Lion, TensorRef};
@@ -199,12 +197,12 @@ impl Lion {
         self.variables.get(variable.0).map(|found| self.state.states_mut().nth(variable.0, found))
     }
 
-    /// The variable's momentum.
+    /// Returns the variable's momentum.
     pub fn momentum(&self, variable: VariableId) -> Option<TensorRef<'_>> {
         self.view(variable)?.momentum
     }
 
-    /// The parameter as f32, with its low halves if it has some (`split_master`): exact for every format.
+    /// Converts the parameter, with its low halves if it has some (`split_master`), to f32. This is exact for every dtype.
     ///
     /// ```
     /// use half::bf16;
@@ -223,7 +221,7 @@ impl Lion {
     /// ```
     ///
     /// # Errors
-    /// A parameter that is not the variable's, or values of another length.
+    /// A parameter whose length or dtype is not the variable's, or values of another length.
     pub fn parameter_to_f32<'a>(
         &self,
         variable: VariableId,
@@ -240,7 +238,7 @@ impl Lion {
         Ok(Task::convert(parameter, values)?.run(self.backend)?)
     }
 
-    /// Stores values as the parameter: exactly where the variable has low halves, which are set too, else rounded to
+    /// Stores values as the parameter: exactly if the variable has low halves, which are set too, and otherwise rounded to
     /// nearest even.
     ///
     /// # Errors
@@ -258,27 +256,27 @@ impl Lion {
         Ok(Task::convert(values, joined(parameter, low)?)?.run(backend)?)
     }
 
-    /// The variable's name.
+    /// Returns the variable's name.
     pub fn name(&self, variable: VariableId) -> Option<&str> {
         self.variables.get(variable.0).map(|variable| variable.name.as_str())
     }
 
-    /// The variable's shape.
+    /// Returns the variable's shape.
     pub fn shape(&self, variable: VariableId) -> Option<&[usize]> {
         self.variables.get(variable.0).map(|variable| variable.shape.as_slice())
     }
 
-    /// The share of the parameter's elements that the next call cannot move, from 0 to 1: those for which its
-    /// learning rate is below half a unit in the last place, so that rounding gives them back whichever the sign.
+    /// Returns the fraction of the parameter's elements, from 0 to 1, that the next step cannot move: the learning rate is
+    /// below half a unit in their last place, so an update in either direction rounds to nothing.
     ///
-    /// With a learning rate of 1e-4 that is every bf16 parameter above 1/32. A momentum in f32 does not help where the
-    /// parameter itself is 16 bits; a larger rate, the options `stochastic_rounding` and `split_master`, or an f32
-    /// parameter with [`Update::copy`](crate::Update::copy) do. Of a variable that is rounded at random the share is 0;
-    /// with low halves it is that of the f32 parameter. Decay and averages are not looked at. An infinite or NaN element
-    /// does not count, and of no elements the share is 0.
+    /// With a learning rate of 1e-4 this holds for every bf16 parameter above 1/32. An f32 momentum does not help if the
+    /// parameter has 16 bits. A larger learning rate helps, and so do the options `stochastic_rounding` and `split_master`,
+    /// and an f32 parameter with [`Update::copy`](crate::Update::copy). With stochastic rounding the fraction is 0. With
+    /// low halves it is the fraction of the f32 parameter. Decay and averages are ignored. Infinite and NaN elements do not
+    /// count as stalled. Without elements the fraction is 0.
     ///
-    /// [`apply`](Self::apply) looks at a sample of the elements itself, after its first call and ever more seldom, and
-    /// logs one warning if half of a 16-bit variable stalls and the learning rate does not rise.
+    /// [`apply`](Self::apply) checks a sample of the elements in the updates 1, 2, 4, 8, …, and logs one warning if half of
+    /// a 16-bit variable is stalled and the learning rate does not rise.
     ///
     /// ```
     /// use half::bf16;
@@ -292,7 +290,7 @@ impl Lion {
     /// ```
     ///
     /// # Errors
-    /// A parameter that is not the variable's.
+    /// A parameter whose length or dtype is not the variable's.
     pub fn stalled_fraction<'a>(
         &self,
         variable: VariableId,
@@ -309,14 +307,13 @@ impl Lion {
         Ok(with_ieee_state(|| stalled::fraction(values, self.hyperparameters_of(found).learning_rate)))
     }
 
-    /// The share of elements, from 0 to 1, for which the next call steps against the sign of this gradient, so that the
-    /// momentum has not turned it: those whose `c = momentum * beta_1 + gradient * (1 - beta_1)`, each operation
-    /// rounded to f32, is above zero where the gradient is, below zero where it is, and zero where it is. Ask before
-    /// the gradient is applied; afterwards it is in the momentum.
+    /// Returns the fraction of elements, from 0 to 1, for which the next step's direction has the sign of this gradient, so
+    /// that the momentum does not reverse it. The direction is `c = momentum * beta_1 + gradient * (1 - beta_1)`, each
+    /// operation rounded to f32. Call it before the gradient is applied; afterwards the momentum contains the gradient.
     ///
-    /// Zeros of both signs are one zero. A NaN, of the gradient, the momentum or `c`, agrees with nothing, but is an
-    /// element; of no elements the share is 0. The gradient is given as to [`apply`](Self::apply): it is divided by the
-    /// loss scale, but neither averaged with those that wait in an accumulator nor clipped.
+    /// +0 and -0 count as the same sign. A NaN in gradient, momentum or `c` agrees with nothing, but counts as an element.
+    /// Without elements the fraction is 0. Pass the gradient as to [`apply`](Self::apply): it is divided by the loss scale,
+    /// but neither averaged with an accumulator nor clipped.
     ///
     /// ```
     /// use lion::{Dtype, Lion, Update};
@@ -325,14 +322,14 @@ impl Lion {
     /// let weights = optimizer.register("weights", &[2], Dtype::F32)?;
     /// let mut parameter = [0.0_f32; 2];
     /// optimizer.apply(&mut [Update::new(weights, &mut parameter[..], &[1.0_f32, 1.0][..])])?;
-    /// // The momentum of 0.01 outweighs the second of these, and not the first.
+    /// // The momentum of 0.01 outweighs the second gradient, but not the first.
     /// assert_eq!(optimizer.sign_agreement_fraction(weights, &[-1.0_f32, -0.0001][..])?, 0.5);
     /// # Ok::<(), lion::Error>(())
     /// ```
     ///
     /// # Errors
-    /// A gradient that has not the variable's length, and a variable that is overwritten with its gradient and so has
-    /// no momentum.
+    /// A gradient of another length than the variable's, and a variable that is overwritten with its gradient and so has no
+    /// momentum.
     pub fn sign_agreement_fraction<'a>(
         &self,
         variable: VariableId,
@@ -355,7 +352,7 @@ impl Lion {
         self.variables.get(index).ok_or(Error::UnknownVariable { index, registered })
     }
 
-    /// The hyperparameters of a variable in the next call.
+    /// Returns the hyperparameters of a variable in the next step.
     fn hyperparameters_of(&self, variable: &Variable) -> StepHyperparameters {
         let own = StepHyperparameters::new(&self.config, self.iterations);
         self.groups[variable.group.0].step_hyperparameters(&own, self.iterations)

@@ -1,25 +1,25 @@
-//! The passes of a call on their way to the threads.
+//! A batch of tasks that threads run together.
 
 use lion_autotune::{Dtypes, Operation, Profile};
 use lion_kernels::{Error, Task};
 
 use crate::host_threads::HostThreads;
 
-/// Passes that run together. More make neither a call faster nor its memory small.
+/// The largest number of tasks in a batch. A larger one would not be faster, and would need more memory.
 const LONGEST: usize = 512;
 
-/// Passes that do not depend on each other: they run when there are many, and at the end.
+/// Independent tasks. They run when the batch is full, and in [`finish`](Self::finish).
 #[derive(Debug)]
 pub(super) struct TaskBatch<'p, 't> {
     profile: &'p Profile,
     host: Option<&'p HostThreads>,
-    /// What most of the passes do.
+    /// The operation of most tasks, which selects the plan.
     operation: Operation,
     tasks: Vec<Task<'t>>,
 }
 
 impl<'p, 't> TaskBatch<'p, 't> {
-    /// An empty batch for about this many passes, in the memory of `spare`.
+    /// Creates an empty batch for about `expected` tasks, in the memory of `spare`.
     pub(super) fn new(
         profile: &'p Profile,
         host: Option<&'p HostThreads>,
@@ -41,16 +41,16 @@ impl<'p, 't> TaskBatch<'p, 't> {
         Ok(())
     }
 
-    /// Runs what is left, and gives the memory back to `spare`.
+    /// Runs the remaining tasks, and returns the memory to `spare`.
     #[inline]
     pub(super) fn finish(mut self, spare: &mut Vec<Task<'static>>) -> Result<(), Error> {
         let done = self.run();
-        // Collecting what a vector yields takes the vector's own memory; nothing is left to yield.
+        // Collecting a vector's own iterator reuses its memory. It yields nothing, so the lifetime can change.
         *spare = self.tasks.into_iter().map_while(|_| None).collect();
         done
     }
 
-    /// By the plan for tensors like the first.
+    /// Runs the tasks by the plan for tensors like the first.
     fn run(&mut self) -> Result<(), Error> {
         let Some(first) = self.tasks.first() else { return Ok(()) };
         let [parameter, gradient, momentum] = first.dtypes();

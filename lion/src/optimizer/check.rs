@@ -1,17 +1,18 @@
-//! What can be wrong with the tensors of a call, found before any is written.
+//! Checks the updates of a step before anything is written.
 
 use super::Lion;
 use crate::{Error, Update};
 
-/// Whether the updates are all of a call, or one part of a step.
+/// Whether the updates are a whole step, or one part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Completeness {
-    /// Then the moving average needs every variable.
+    /// A whole step, in which the moving average needs every variable.
     Whole,
+    /// A part of a step.
     Part,
 }
 
-/// A place among the variables: everything before it has been looked at.
+/// A position in the sequence of all elements of all variables.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Position {
     variable: usize,
@@ -19,14 +20,8 @@ struct Position {
 }
 
 impl Lion {
-    /// Puts the updates in the order of registration, and of elements; and finds what is wrong with them.
-    pub(super) fn check(
-        &mut self,
-        updates: &mut [Update<'_>],
-        completeness: Completeness,
-    ) -> Result<(), Error> {
-        // Mostly they are in this order already, which takes one look at each.
-        updates.sort_unstable_by_key(|update| (update.variable, update.start()));
+    /// Checks the updates, which are sorted by variable and element.
+    pub(super) fn check(&mut self, updates: &[Update<'_>], completeness: Completeness) -> Result<(), Error> {
         let mut next = Position::default();
         for update in updates.iter() {
             let (index, registered) = (update.variable.0, self.variables.len());
@@ -59,7 +54,7 @@ impl Lion {
         }
     }
 
-    /// Elements that a call leaves out must not be ones that it averages.
+    /// Returns an error if a variable with a moving average has elements between two positions, which the step leaves out.
     fn require_unaveraged(&self, from: Position, to: Position) -> Result<(), Error> {
         if self.ema.is_none() || from.variable >= self.variables.len() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What a call does to one variable: everything between reading its gradient and storing its parameter.
+//! One variable's share of a step: everything between reading its gradient and storing its parameter.
 
 use std::mem;
 use std::ops::Range;
@@ -18,28 +18,28 @@ use crate::update::Update;
 use crate::variable::{Store, Variable, VariableStateMut, joined};
 use crate::{Error, Metrics, Outcome, VariableId};
 
-/// A call, as its number and the settings decide it.
+/// The decisions of a step that hold for all its variables.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StepContext {
     pub(super) backend: Backend,
-    /// Its number, from 0.
+    /// The number of the step, from 0.
     pub(super) number: u64,
-    /// Updated, Accumulated or Overwritten.
+    /// Updated, Accumulated or Overwritten; Skipped after the statistics are known.
     pub(super) outcome: Outcome,
-    /// Whether it ends a window of accumulation; without accumulation every call does.
+    /// Whether the step ends an accumulation cycle; without accumulation every step does.
     pub(super) ends_cycle: bool,
     pub(super) loss_scale: Option<f32>,
-    /// How gradients are unscaled and, in a call that updates, averaged with their accumulators.
+    /// Unscales gradients and, in a step that updates, averages them with their accumulators.
     pub(super) gradient: GradientTransform,
     pub(super) clip_mode: ClipMode,
-    /// How averages move, where they do in this call.
+    /// The update of the moving averages; `None` if this step does not update them.
     pub(super) ema: Option<Ema>,
-    /// Whether gradients must be known before any of them is used.
+    /// Whether the statistics of all gradients are needed before the update.
     pub(super) needs_statistics: bool,
     pub(super) gradients: GradientSummary,
 }
 
-/// Memory that constraints work in, kept from call to call.
+/// Working memory of constraints, kept from step to step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConstraintScratch {
     /// A 16-bit parameter as f32.
@@ -48,7 +48,7 @@ pub(super) struct ConstraintScratch {
 }
 
 impl ConstraintScratch {
-    /// Makes room for a variable's constraint, so that it cannot fail for want of memory.
+    /// Reserves memory for a variable's constraint, so that applying it cannot fail for lack of memory.
     pub(super) fn reserve(&mut self, variable: &Variable, elements: usize) -> Result<(), Error> {
         let Some(constrained) = &variable.constraint else { return Ok(()) };
         let no_memory = |what, elements| Error::OutOfMemory { what, elements };
@@ -63,7 +63,7 @@ impl ConstraintScratch {
 }
 
 impl StepContext {
-    /// What the call did.
+    /// Returns the metrics of the step.
     pub(super) fn metrics(&self, learning_rate: f32) -> Metrics {
         let updated = self.outcome == Outcome::Updated;
         let measured = updated && self.needs_statistics;
@@ -82,12 +82,13 @@ impl StepContext {
         }
     }
 
-    /// Whether it ends a window of accumulation, after which every accumulator is zero.
+    /// Returns whether the step ends an accumulation cycle, after which every accumulator is zero.
     pub(super) fn clears_accumulators(&self, cycle: AccumulationCycle) -> bool {
         self.outcome == Outcome::Updated && cycle.steps.is_some()
     }
 
-    /// The statistics of gradients, in the order of registration and of elements, each of whole blocks.
+    /// Computes the statistics of gradients. Requires that they are sorted by variable and element, and consist of whole
+    /// blocks.
     pub(super) fn compute_statistics<'t>(
         &self,
         gradients: impl Iterator<Item = (VariableId, Range<usize>, TensorRef<'t>)>,
@@ -116,7 +117,7 @@ impl StepContext {
         Ok(())
     }
 
-    /// The statistics of each block of a variable's gradient as this call uses it.
+    /// Returns the task that computes the statistics of each block of a variable's gradient, as this step uses it.
     pub(super) fn statistics_task<'t>(
         &self,
         variable: &Variable,
@@ -130,8 +131,8 @@ impl StepContext {
         Task::statistics(&self.gradient, gradient, accumulator, blocks)
     }
 
-    /// Does the call's work on one variable that it names, or queues it. `measured` are the statistics of
-    /// its gradient, in a call that looks ahead.
+    /// Updates one variable, or adds the task that does so to the batch. `measured` has the statistics of its gradient, if
+    /// the step needs them.
     pub(super) fn update_variable<'t>(
         &self,
         variable: &Variable,
@@ -153,7 +154,7 @@ impl StepContext {
                 };
                 self.step(step, state, update, gradient, copies, batch)
             }
-            // A call with another outcome has come to none of these.
+            // The step accumulates, or only overwrites other variables.
             Some(gradient) => {
                 if let Some(accumulator) = state.accumulator.take() {
                     batch.push(Task::accumulate(&self.gradient, accumulator, gradient)?)?;
@@ -169,13 +170,14 @@ impl StepContext {
         }
     }
 
-    /// Whether the step makes the update's copy, which is of the parameter as the call leaves it.
+    /// Returns whether the update's own task writes its copy. With a constraint the copy is deferred, as it holds the final
+    /// parameter.
     pub(super) fn copies(&self, variable: &Variable, update: &Update<'_>) -> bool {
         let steps = update.gradient.is_some() && !variable.overwritten && self.outcome == Outcome::Updated;
         steps && variable.constraint.is_none()
     }
 
-    /// What becomes of a gradient with these statistics.
+    /// Returns the transform of a gradient with these statistics.
     fn gradient_of(&self, measured: Option<&GradientStatistics>) -> Result<GradientTransform, KernelError> {
         match self.clip_mode.own(measured).or(self.gradients.clip) {
             Some(clip) => self.gradient.clip(clip),
@@ -183,7 +185,7 @@ impl StepContext {
         }
     }
 
-    /// Unscaling, averaging, clipping, decay, step and moving average in one pass.
+    /// Adds the task that does unscaling, averaging, clipping, decay, step and moving average in one pass.
     fn step<'t>(
         &self,
         mut step: LionStep,
@@ -196,7 +198,7 @@ impl StepContext {
         let momentum = state.momentum.expect("only overwritten variables have no momentum");
         let (start, mut source) = (update.start() as u64, update.source);
         if state.low.is_some() {
-            // The low halves are read and written in one place, and so are the high ones.
+            // The low halves are updated in place, so the high halves must be too.
             update.copy_source();
             source = None;
         }
@@ -219,7 +221,7 @@ impl StepContext {
         batch.push(if step.is_stochastic() { task.starting_at(start)? } else { task })
     }
 
-    /// Makes the gradient the parameter's value, at the end of a window.
+    /// Overwrites the parameter with the gradient, at the end of an accumulation cycle.
     fn overwrite(
         &self,
         state: VariableStateMut<'_>,
@@ -241,7 +243,7 @@ impl StepContext {
         Ok(())
     }
 
-    /// Leaves a parameter as it is, to its moving average.
+    /// Keeps the parameter, and adds the task that updates its moving average.
     fn average<'t>(
         &self,
         state: VariableStateMut<'t>,
@@ -255,7 +257,7 @@ impl StepContext {
         Ok(())
     }
 
-    /// There is room for it, see [`ConstraintScratch::reserve`].
+    /// Applies the variable's constraint. Requires that [`ConstraintScratch::reserve`] has reserved its memory.
     pub(super) fn constrain(
         &self,
         variable: &Variable,

@@ -1,5 +1,5 @@
-//! The passes of a call over its tensors: the one that looks ahead, the one that does the work, and what must wait for
-//! it. Each is a batch, so the tensors share a dispatch and the threads share the elements.
+//! The passes of a step over its tensors: gradient statistics, the update, and deferred work. Each pass is one batch of
+//! tasks, so the tensors share a dispatch and the threads share the elements.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::variable::{Variable, VariableStateMut, joined};
 use crate::{Error, Outcome, Update, VariableId};
 
 impl Lion {
-    /// The pass over the gradients that a joint norm and the finite check need first.
+    /// Computes the statistics of all gradients, which clipping by norm and dynamic loss scaling need before the update.
     pub(super) fn compute_statistics(
         &mut self,
         context: &mut StepContext,
@@ -40,8 +40,7 @@ impl Lion {
         Ok(())
     }
 
-    /// Does the call's work on all that is given, in the order of registration, but what must wait for it; says whether
-    /// anything must.
+    /// Updates the given variables, in the order of registration. Returns whether deferred work remains.
     pub(super) fn update_variables(
         &mut self,
         context: &StepContext,
@@ -74,7 +73,7 @@ impl Lion {
         Ok(waits)
     }
 
-    /// What needs the parameters as the call leaves them: constraints, and copies that the step did not make.
+    /// Does the work that needs the final parameters: constraints, and copies that the step did not make.
     pub(super) fn run_deferred(
         &mut self,
         context: &StepContext,
@@ -98,7 +97,7 @@ impl Lion {
         Ok(batch.finish(tasks)?)
     }
 
-    /// What becomes of parameters in a call that moves none: they are where they are written, and in their copies.
+    /// Handles a step that is skipped: writes unchanged parameters to their destinations and copies.
     pub(super) fn copy_sources(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let backend = self.backend;
         let mut cursor = StateCursor::new(&self.variables, &mut self.state);
@@ -112,7 +111,7 @@ impl Lion {
         Ok(())
     }
 
-    /// Makes each parameter its moving average, if it has one.
+    /// Overwrites each parameter with its moving average, if it has one.
     pub(super) fn overwrite_with_averages(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let backend = self.backend;
         let mut cursor = StateCursor::new(&self.variables, &mut self.state);
@@ -137,13 +136,13 @@ impl Lion {
     }
 }
 
-/// A way through the variables in the order of registration, to what a call gives of them.
+/// Walks through the variables in the order of registration, and returns the state of each update's elements.
 struct StateCursor<'v, 's> {
     variables: &'v [Variable],
-    /// Of the variables from `next` on.
+    /// The states of the variables from `next` on.
     states: StatesMut<'s>,
     next: usize,
-    /// What is left of the variable before `next`, and its first element.
+    /// The rest of the state of the variable before `next`, and its first element.
     rest: Option<(VariableStateMut<'s>, usize)>,
 }
 
@@ -152,7 +151,7 @@ impl<'v, 's> StateCursor<'v, 's> {
         StateCursor { variables, states: state.states_mut(), next: 0, rest: None }
     }
 
-    /// The updates come in order.
+    /// Returns the update's variable and the state of its elements. Requires that the updates come in order.
     fn to(&mut self, update: &Update<'_>) -> Result<(&'v Variable, VariableStateMut<'s>), KernelError> {
         let index = update.variable.0;
         let variable = &self.variables[index];
@@ -172,7 +171,8 @@ impl<'v, 's> StateCursor<'v, 's> {
     }
 }
 
-/// Clears the accumulators of all elements but those that are given, in order: an update ends their window, too.
+/// Clears the accumulators of all elements that are not given, since an update ends their accumulation cycle too. Requires
+/// that `given` is sorted.
 pub(super) fn clear_accumulators_beside(
     given: impl Iterator<Item = (VariableId, Range<usize>)>,
     variables: &[Variable],

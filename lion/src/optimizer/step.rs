@@ -1,8 +1,8 @@
-//! A step in parts: begun, given by variables or ranges of variables, and finished.
+//! A step in parts: begin, then any number of parts (variables or ranges of variables), then finish.
 //!
-//! What one call of [`Lion::apply`] decides for all its variables (hyperparameters, what accumulation and the loss scale
-//! do, how gradients are clipped) is decided when the step begins, so that each part can be done as soon as its
-//! gradient is there, and its gradient be freed. Any cut into parts gives the bits of one call.
+//! [`Lion::begin`] makes the decisions that hold for all variables: hyperparameters, accumulation, loss scale, clipping. So
+//! each part can run as soon as its gradient is ready, and the gradient can be freed. Any split into parts gives the same
+//! bits as [`Lion::apply`].
 
 use std::ops::Range;
 
@@ -18,55 +18,56 @@ use crate::statistics::{Gradient, Statistics};
 use crate::watch::Stalls;
 use crate::{Error, Metrics, Outcome, Update, VariableId};
 
-/// A step that [`Lion::begin`] has begun.
+/// The id of a step that [`Lion::begin`] has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[must_use = "the optimizer refuses other calls until the step is finished or abandoned"]
 pub struct StepId(u64);
 
-/// How a step begins.
+/// Options of [`Lion::begin`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BeginOptions<'a> {
-    /// The statistics of all gradients of the step, which clipping by a norm and a dynamic loss scale need before the
-    /// first part.
+    /// The statistics of all gradients of the step. Clipping by norm and a dynamic loss scale need them before the first
+    /// part.
     pub statistics: Option<&'a Statistics>,
-    /// Only variables that are overwritten with their gradient will have one: then averages and accumulators of the
-    /// others do not move, as in a call of [`Lion::apply`] of this kind.
+    /// Declares that only variables that are overwritten with their gradient will have one. The averages and accumulators
+    /// of other variables are not updated then, as in [`Lion::apply`].
     pub only_overwrites: bool,
-    /// Other optimizers hold other shards of the variables, and may have the gradients of the step: it counts also if none
-    /// is given here.
+    /// Declares that other optimizers hold other shards of the variables and may have gradients. The step counts even if
+    /// this optimizer gets none.
     pub elsewhere: bool,
 }
 
-/// What [`Lion::abandon`] gave up.
+/// The state of a step that [`Lion::abandon`] ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Abandoned {
-    /// The number of the call, which the next step will have.
+    /// The number of the step, which the next step gets again.
     pub step: u64,
-    /// The elements that parts of the step have written, in order: they and their state are as after the step.
+    /// The elements that parts of the step have written, in order. They and their state are as after the step.
     pub written: Vec<(VariableId, Range<usize>)>,
 }
 
-/// What is known of a step until it is finished.
+/// The state of an open step.
 #[derive(Clone, Debug)]
 pub(super) struct OpenStep {
     id: StepId,
     number: u64,
     context: StepContext,
     learning_rate: f32,
-    /// Which blocks had a gradient when the step began, if it looked ahead.
+    /// The statistics that the step began with, if it needs them.
     statistics: Option<Statistics>,
     given: Coverage,
-    /// Whether any part had a gradient, and one that trains its variable.
+    /// Whether a part had a gradient.
     gradients: bool,
+    /// Whether a part had a gradient that trains its variable.
     trained: bool,
     elsewhere: bool,
-    /// Whether the step looks for variables that stall, and those found so far.
+    /// The stalled variables found so far, if the step checks for them.
     stalls: Option<Stalls>,
 }
 
 impl Lion {
-    /// No statistics yet, for the next step.
+    /// Returns empty statistics for the next step.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
@@ -76,12 +77,12 @@ impl Lion {
         Ok(statistics)
     }
 
-    /// Adds the statistics of these gradients, as the next step will use them: divided by the loss scale, and averaged
-    /// with what has been accumulated. The gradients are put in order.
+    /// Adds the statistics of these gradients as the next step will use them: divided by the loss scale, and averaged with
+    /// the accumulators. Sorts the gradients by variable and element.
     ///
     /// # Errors
-    /// Gradients that do not fit their variables, ranges that cut a block of 4,096 elements, blocks that have been
-    /// measured before, statistics of another step. Nothing has been added then.
+    /// A gradient that does not match its variable, a range that cuts a block of 4,096 elements, a block that has been
+    /// measured before, or statistics of another step. On an error nothing has been added.
     pub fn measure(
         &mut self,
         statistics: &mut Statistics,
@@ -125,8 +126,8 @@ impl Lion {
         Ok(batch.finish(tasks)?)
     }
 
-    /// Begins a step, which [`part`](Self::part)s follow and [`finish`](Self::finish) ends. Hyperparameters, accumulation,
-    /// loss scale and clipping are decided here, from what the optimizer knows and the statistics that are handed in.
+    /// Begins a step in parts. [`part`](Self::part) does the work and [`finish`](Self::finish) ends it. Hyperparameters,
+    /// accumulation, loss scale and clipping are decided here, from the optimizer's state and the given statistics.
     ///
     /// ```
     /// use lion::{BeginOptions, Dtype, Lion, Update};
@@ -145,8 +146,8 @@ impl Lion {
     /// ```
     ///
     /// # Errors
-    /// A step that is open; statistics that are missing where a norm or a dynamic loss scale needs them, or of another
-    /// step; a hyperparameter outside its range. Nothing has begun then.
+    /// A step is open already; statistics are of another step, or missing although clipping by norm or a dynamic loss scale
+    /// needs them; a hyperparameter is outside its range. On an error no step has begun.
     pub fn begin(&mut self, options: BeginOptions<'_>) -> Result<StepId, Error> {
         with_ieee_state(|| self.begin_in_ieee_state(options))
     }
@@ -194,20 +195,24 @@ impl Lion {
         Ok(id)
     }
 
-    /// Does the step on these variables, or on ranges of them, in any order.
+    /// Does the step on these variables, or ranges of them, in any order.
     ///
     /// # Errors
-    /// A step that is not open; tensors that do not fit; elements that are given twice; a gradient that was not measured
-    /// when the step needed it. Nothing has been changed then, and the step is still open.
+    /// The step is not open; a tensor does not match its variable; an element was given before; a gradient has no
+    /// statistics although the step needs them. On an error nothing has changed, and the step stays open.
     ///
     /// # Panics
-    /// As [`apply`](Self::apply), where a constraint's closure does.
+    /// As [`apply`](Self::apply), if a constraint's closure panics.
     pub fn part(&mut self, step: StepId, updates: &mut [Update<'_>]) -> Result<(), Error> {
         with_ieee_state(|| self.part_in_ieee_state(step, updates))
     }
 
     fn part_in_ieee_state(&mut self, step: StepId, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.open_step(step)?;
+        self.in_registration_order(updates, |optimizer, updates| optimizer.part_in_order(step, updates))
+    }
+
+    fn part_in_order(&mut self, step: StepId, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.check(updates, Completeness::Part)?;
         let open = self.open_step(step)?;
         for update in updates.iter() {
@@ -233,7 +238,7 @@ impl Lion {
         }
         let context = open.context;
         let open = self.open.as_mut().expect("it has been found above");
-        // Before the work: if a closure panics, the elements may have been written, and must not be again.
+        // Recorded before the work: if a closure panics, elements may have been written, and must not be written again.
         for update in updates.iter() {
             open.given.add(update.variable, update.elements());
             open.gradients |= update.gradient.is_some();
@@ -246,12 +251,12 @@ impl Lion {
         Ok(())
     }
 
-    /// Ends the step, and counts it. Elements that were never given count as ones without a gradient; a step that was
-    /// given none is no step, and is not counted.
+    /// Ends and counts the step. Elements that were never given count as elements without a gradient. A step without any
+    /// part is not counted.
     ///
     /// # Errors
-    /// A step that is not open; no gradient in any part; elements left out that a moving average needs. The step is still
-    /// open then.
+    /// The step is not open; no part had a gradient; elements are missing although their moving average needs them. On an
+    /// error the step stays open.
     pub fn finish(&mut self, step: StepId) -> Result<Metrics, Error> {
         with_ieee_state(|| self.finish_in_ieee_state(step))
     }
@@ -271,7 +276,7 @@ impl Lion {
         Ok(self.count(&context, open.learning_rate, open.stalls.as_ref()))
     }
 
-    /// Whether the step can be finished. Gives its call.
+    /// Checks that the step can be finished. Returns its context.
     fn check_finish(&self, open: &OpenStep) -> Result<StepContext, Error> {
         let context = open.context;
         if open.given.is_empty() && !open.elsewhere {
@@ -295,14 +300,14 @@ impl Lion {
         Ok(context)
     }
 
-    /// Gives up the step that has begun, if there is one: the next step will have its number. What its parts have written
-    /// stays written.
+    /// Ends the open step, if there is one, without counting it. The next step gets its number. Elements that its parts have
+    /// written stay written.
     pub fn abandon(&mut self) -> Option<Abandoned> {
         let open = self.open.take()?;
         Some(Abandoned { step: open.number, written: open.given.iter().collect() })
     }
 
-    /// The step that has begun and is neither finished nor abandoned.
+    /// Returns the id of the open step.
     pub fn open_step_id(&self) -> Option<StepId> {
         self.open.as_ref().map(|open| open.id)
     }

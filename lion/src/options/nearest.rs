@@ -1,11 +1,11 @@
-//! Names that a wrong one may mean.
+//! Suggests names for a misspelled one.
 
-/// The names that are a few letters away from a wrong one, the nearest first; all of them if none is.
+/// Returns up to three names within a few edits of a wrong name, nearest first, or all names if none is that near.
 pub(super) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    // Longer ones are near to nothing, and a distance takes the product of the lengths.
+    // A longer text is near to no name, and the time for a distance is the product of the lengths.
     let wrong: Vec<char> = wrong.chars().take(64).collect();
     let mut all: Vec<_> = names.map(|name| (distance(&wrong, name), name)).collect();
-    // Half of its letters are right.
+    // At least half of its letters are right.
     let is_near = |&(distance, name): &(usize, &str)| distance * 2 <= name.len().min(wrong.len());
     if all.iter().any(is_near) {
         all.retain(is_near);
@@ -15,9 +15,9 @@ pub(super) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> 
     all.into_iter().map(|(_, name)| name).collect()
 }
 
-/// How many letters must be put in, taken out or exchanged.
+/// Returns the edit distance (Levenshtein).
 fn distance(wrong: &[char], name: &str) -> usize {
-    // Of the empty prefix of the name and every prefix of the wrong one.
+    // The distances between the empty prefix of the name and every prefix of the wrong one.
     let mut row: Vec<usize> = (0..=wrong.len()).collect();
     for (i, letter) in name.chars().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);

@@ -1,4 +1,4 @@
-//! [`Setting`]: a type that options have, from a [`Value`] and back.
+//! [`Setting`]: converts the types of options to and from [`Value`].
 
 use std::borrow::Cow;
 
@@ -7,27 +7,27 @@ use lion_kernels::Role;
 use super::Value;
 use crate::{DecayScale, Dtype, DynamicLossScale, EmaCadence, Hyperparameter};
 
-/// The type of an option.
+/// A type that options have.
 pub(crate) trait Setting: Sized {
-    /// What a setter of the builder takes.
+    /// The argument of the builder's setter.
     type Given: Into<Self>;
 
-    /// What a value must be.
+    /// Describes the type in words.
     fn what() -> Cow<'static, str>;
 
-    /// The setting of a value; nothing if the value has another type.
+    /// Converts a value, or returns `None` if it has another type.
     fn of(value: &Value) -> Option<Self>;
 
     fn to_value(&self) -> Value;
 
-    /// Sets this to a value; leaves it as it was if the value has another type.
+    /// Sets this to a value, or leaves it unchanged and returns `None` if the value has another type.
     fn assign(&mut self, value: &Value) -> Option<()> {
         *self = Self::of(value)?;
         Some(())
     }
 }
 
-/// Rows: a type, what a value of it must be, and how it is taken out of a [`Value`].
+/// Rows: a type, its description, and its conversions from a [`Value`].
 macro_rules! settings {
     ($($type:ty: $what:expr, $($pattern:pat $(if $guard:expr)? => $taken:expr),+;)+) => {$(
         impl Setting for $type {
@@ -56,7 +56,7 @@ settings! {
     f64: "a number", Value::Float(number) => Some(*number), Value::Integer(number) => Some(*number as f64);
     u64: "a whole number that is not negative",
         Value::Integer(number) => (*number).try_into().ok(),
-        // Python counts with 2.0 as it does with 2.
+        // In Python 2.0 equals 2.
         Value::Float(number) if number.fract() == 0.0 && (0.0..TWO_64).contains(number) => Some(*number as u64);
     u32: "a whole number that is not negative", number @ (Value::Integer(_) | Value::Float(_)) => u64::of(number)?.try_into().ok();
     String: "a string", Value::Text(text) => Some(text.clone());
@@ -64,7 +64,7 @@ settings! {
     Hyperparameter: "a number or a serialized schedule",
         Value::Schedule(schedule) => Some(schedule.clone().into()),
         number @ (Value::Integer(_) | Value::Float(_)) => f64::of(number).map(Hyperparameter::Constant);
-    // The only option of this type is the momentum's.
+    // The only option of this type is the momentum's dtype.
     Dtype: one_of(Dtype::for_role(Role::Momentum)), Value::Text(name) => find(Dtype::for_role(Role::Momentum), name);
     EmaCadence: one_of(cadences()), Value::Text(name) => find(cadences(), name);
     DecayScale: DecayScale::ALLOWED, Value::Text(text) => text.parse().ok();
@@ -76,7 +76,7 @@ fn cadences() -> impl Iterator<Item = EmaCadence> {
     EmaCadence::ALL.iter().copied()
 }
 
-/// The names of a type's values.
+/// Lists the names of a type's values.
 fn one_of(all: impl Iterator<Item: ToString>) -> String {
     let names: Vec<_> = all.map(|one| one.to_string()).collect();
     format!("one of {}", names.join(", "))
@@ -86,7 +86,7 @@ fn find<T: ToString>(mut all: impl Iterator<Item = T>, name: &str) -> Option<T> 
     all.find(|one| one.to_string() == name)
 }
 
-/// What can be off.
+/// An option that can be off.
 impl<T: Setting> Setting for Option<T> {
     type Given = T;
 
@@ -106,7 +106,7 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-/// On or off by this name; its numbers are options of their own.
+/// On or off; its numbers are separate options.
 impl Setting for Option<DynamicLossScale> {
     type Given = DynamicLossScale;
 
@@ -125,14 +125,14 @@ impl Setting for Option<DynamicLossScale> {
         self.is_some().into()
     }
 
-    /// Keeps the numbers of one that is on.
+    /// Keeps the numbers if it is on already.
     fn assign(&mut self, value: &Value) -> Option<()> {
         *self = Self::of(value)?.map(|default| self.take().unwrap_or(default));
         Some(())
     }
 }
 
-/// Sets a number of a scale, which switches it on. None is its default.
+/// Sets a number of a dynamic loss scale, which switches the scale on. None sets the number's default.
 pub(super) fn assign_part<T: Setting>(
     scale: &mut Option<DynamicLossScale>,
     value: &Value,

@@ -1,4 +1,4 @@
-//! [`Value`]: an option's value, of any type.
+//! [`Value`]: the value of an option, of any type.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::json::{self, excerpt};
 use crate::{DecayScale, Dtype, EmaCadence, Error, Hyperparameter, Schedule};
 
-/// The value of an option by its name, as C, Python and commands give it.
+/// The value of an option that is set or read by name, as from C, Python or the command line.
 ///
 /// ```
 /// use lion::options::Value;
@@ -19,32 +19,33 @@ use crate::{DecayScale, Dtype, EmaCadence, Error, Hyperparameter, Schedule};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Value {
-    /// Off, where an option can be off.
+    /// Off, for options that can be off.
     None,
     /// On or off.
     Bool(bool),
-    /// A whole number; where a fraction is allowed, the same as [`Float`](Self::Float).
+    /// A whole number. Options that allow fractions accept it too.
     Integer(i128),
-    /// A number; where a whole one is needed it may be given as this, as in Python.
+    /// A number. Options that need a whole number accept one in this form, as Python does.
     Float(f64),
     /// A text, such as the name of a dtype.
     Text(String),
-    /// Several texts.
+    /// A list of texts.
     List(Vec<String>),
-    /// A number that follows the steps.
+    /// A schedule.
     Schedule(Schedule),
 }
 
 impl Value {
-    /// Reads a value from JSON: a schedule is the object that Keras serializes it to, null is none.
+    /// Reads a value from JSON. A schedule is the object that Keras serializes it to; null is none.
     ///
     /// # Errors
-    /// [`Error::Json`], the errors of a schedule's config, and [`Error::Argument`] for a list of other things than texts.
+    /// [`Error::Json`], the errors of a schedule's config, and [`Error::Argument`] for a list with elements other than
+    /// texts.
     pub fn from_json(text: &str) -> Result<Self, Error> {
         Self::read(json::parse(text)?).map_err(|error| error.named("the value"))
     }
 
-    /// The value that a text holds.
+    /// Converts a JSON value.
     pub(crate) fn read(value: Json) -> Result<Self, Error> {
         match value {
             object @ Json::Object(_) => Schedule::read(object).map(Value::Schedule),
@@ -53,7 +54,7 @@ impl Value {
         }
     }
 
-    /// The value that a file holds, unless it is an object or a list of other things than texts.
+    /// Converts a JSON value, or returns `None` for an object and for a list with elements other than texts.
     pub(crate) fn of_json(value: &Json) -> Option<Self> {
         Some(match value {
             Json::Null => Value::None,
@@ -72,7 +73,7 @@ impl Value {
         })
     }
 
-    /// The value as a file holds it.
+    /// Converts to JSON, as files hold it.
     ///
     /// # Errors
     /// [`Error::NotSerializable`] for a closure.
@@ -80,7 +81,7 @@ impl Value {
         Ok(match self {
             Value::None => Json::Null,
             Value::Bool(on) => (*on).into(),
-            // Options hold no others.
+            // Integers of options fit in a u64.
             Value::Integer(number) => match u64::try_from(*number) {
                 Ok(number) => number.into(),
                 Err(_) => json::float(*number as f64),
@@ -93,7 +94,7 @@ impl Value {
     }
 }
 
-/// As errors show it: one line, and a short one.
+/// Writes the value as errors show it: one short line.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -108,7 +109,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Rows: a type, and the value of one of it.
+/// Rows: a type, and its conversion.
 macro_rules! values {
     ($($type:ty: |$given:ident| $value:expr;)+) => {$(
         impl From<$type> for Value {

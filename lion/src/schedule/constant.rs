@@ -4,7 +4,7 @@ use super::{ScheduleImpl, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// The same value in every call: what a [`LinearWarmup`](super::LinearWarmup) leads to.
+/// The same value in every step, for use after a [`LinearWarmup`](super::LinearWarmup).
 ///
 /// `learning_rate`
 ///
@@ -15,10 +15,10 @@ pub struct Constant {
 }
 
 impl Constant {
-    /// The same value in every call.
+    /// Creates the schedule.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `learning_rate` is outside [0, inf).
+    /// [`Error::Argument`] if `learning_rate` is outside [0, inf).
     pub fn new(learning_rate: f64) -> Result<Self, Error> {
         Ok(Constant { learning_rate: check::not_negative("learning_rate", learning_rate)? })
     }

@@ -21,10 +21,10 @@ pub struct CosineDecay {
 }
 
 impl CosineDecay {
-    /// Half a cosine over `decay_steps` calls of the optimizer, the first of which is step 0.
+    /// Creates half a cosine over `decay_steps` steps.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `initial_learning_rate` is outside [0, inf) or `decay_steps` outside (0, inf).
+    /// [`Error::Argument`] if `initial_learning_rate` is outside [0, inf) or `decay_steps` outside (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64) -> Result<Self, Error> {
         Ok(CosineDecay {
             initial_learning_rate: check::not_negative("initial_learning_rate", initial_learning_rate)?,
@@ -35,19 +35,19 @@ impl CosineDecay {
         })
     }
 
-    /// What is left at the end, as a fraction of the learning rate that the cosine starts from; 0 unless set.
+    /// Sets the final value, as a fraction of the learning rate at the start of the cosine. Default: 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, 1].
+    /// [`Error::Argument`] if it is outside [0, 1].
     pub fn alpha(self, alpha: f64) -> Result<Self, Error> {
         check::fraction("alpha", alpha)?;
         Ok(CosineDecay { alpha, ..self })
     }
 
-    /// Goes from the initial learning rate to `target` in `steps` steps before the cosine.
+    /// Adds a linear warmup from the initial learning rate to `target` in `steps` steps before the cosine.
     ///
     /// # Errors
-    /// [`Error::Argument`] where the target (`warmup_target`) or the steps (`warmup_steps`) are outside [0, inf).
+    /// [`Error::Argument`] if the target (`warmup_target`) or the steps (`warmup_steps`) are outside [0, inf).
     pub fn warmup(self, target: f64, steps: f64) -> Result<Self, Error> {
         check::not_negative("warmup_target", target)?;
         check::not_negative("warmup_steps", steps)?;
@@ -89,7 +89,7 @@ impl ScheduleImpl for CosineDecay {
         let warmup = config.or("warmup_steps", 0.0)?;
         match target {
             Some(target) => curve.warmup(target, warmup),
-            // Without a target Keras ignores the steps; they stay in the file.
+            // Without a target Keras ignores the steps, but keeps them in the file.
             None => {
                 let warmup_steps = check::not_negative("warmup_steps", warmup)?;
                 Ok(CosineDecay { warmup_steps, ..curve })

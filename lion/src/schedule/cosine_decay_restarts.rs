@@ -7,10 +7,10 @@ use crate::{Error, check};
 /// Keras's `CosineDecayRestarts`: a cosine over `first_decay_steps` steps, then again from the top, each cycle
 /// `t_mul` times as long as the one before and `m_mul` times as high.
 ///
-/// `initial_learning_rate * ((1 - alpha) * m_mul^i * (1 + cos(pi * p)) / 2 + alpha)` in the cycle `i`, of which the
-/// fraction `p` is over. (Loshchilov and Hutter, 2016.) Keras finds `i` by a logarithm in f32, which at some restarts
-/// gives the cycle before: here a restart is where it should be. Where cycles that become shorter come to an end, the
-/// learning rate stays at `alpha`'s.
+/// `initial_learning_rate * ((1 - alpha) * m_mul^i * (1 + cos(pi * p)) / 2 + alpha)` at the fraction `p` of cycle `i`.
+/// (Loshchilov and Hutter, 2016.) Keras finds `i` by a logarithm in f32, which at some restarts gives the previous cycle;
+/// here the cycle is exact. If the cycles become shorter, they end at a finite step; after it the learning rate stays at
+/// `initial_learning_rate * alpha`.
 ///
 #[doc = include_str!("../../docs/schedules/cosine_decay_restarts.svg")]
 #[derive(Clone, Debug, PartialEq)]
@@ -23,10 +23,10 @@ pub struct CosineDecayRestarts {
 }
 
 impl CosineDecayRestarts {
-    /// Each cycle twice as long as the one before and as high, Keras's defaults.
+    /// Creates cycles that double in length and keep their height, Keras's defaults.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `initial_learning_rate` is outside [0, inf) or `first_decay_steps` outside (0, inf).
+    /// [`Error::Argument`] if `initial_learning_rate` is outside [0, inf) or `first_decay_steps` outside (0, inf).
     pub fn new(initial_learning_rate: f64, first_decay_steps: f64) -> Result<Self, Error> {
         Ok(CosineDecayRestarts {
             initial_learning_rate: check::not_negative("initial_learning_rate", initial_learning_rate)?,
@@ -37,34 +37,34 @@ impl CosineDecayRestarts {
         })
     }
 
-    /// How many times as long each cycle is as the one before; 2 unless set.
+    /// Sets the factor of each cycle's length over the one before. Default: 2.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside (0, inf).
+    /// [`Error::Argument`] if it is outside (0, inf).
     pub fn t_mul(self, t_mul: f64) -> Result<Self, Error> {
         check::positive("t_mul", t_mul)?;
         Ok(CosineDecayRestarts { t_mul, ..self })
     }
 
-    /// How many times as high each cycle is as the one before; 1 unless set.
+    /// Sets the factor of each cycle's height over the one before. Default: 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, inf).
+    /// [`Error::Argument`] if it is outside [0, inf).
     pub fn m_mul(self, m_mul: f64) -> Result<Self, Error> {
         check::not_negative("m_mul", m_mul)?;
         Ok(CosineDecayRestarts { m_mul, ..self })
     }
 
-    /// What is left at the end of a cycle, as a fraction of the initial learning rate; 0 unless set.
+    /// Sets the value at the end of a cycle, as a fraction of the initial learning rate. Default: 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, 1].
+    /// [`Error::Argument`] if it is outside [0, 1].
     pub fn alpha(self, alpha: f64) -> Result<Self, Error> {
         check::fraction("alpha", alpha)?;
         Ok(CosineDecayRestarts { alpha, ..self })
     }
 
-    /// The cycle's number, and how much of it is over.
+    /// Returns the cycle's number, and the fraction of it that is over.
     fn cycle(&self, step: u64) -> Option<(f64, f64)> {
         let (step, first) = (count(step), single(self.first_decay_steps));
         let periods = quotient(step, first);
@@ -74,18 +74,18 @@ impl CosineDecayRestarts {
         }
         let cycle = self.geometric_cycle(step / first)?;
         let fraction = (periods - start_of(cycle, growth)) / libm::pow(growth, cycle);
-        // The start of the rounded growth may be past the step.
+        // `growth` is rounded to f32, so the cycle's start may be past the step.
         Some((cycle, if fraction > 0.0 { fraction.min(1.0) } else { 0.0 }))
     }
 
-    /// Here a rounding error would be a whole cycle. So nothing is f32, and the cycle that the logarithm says gives way
-    /// to the next where that has started.
+    /// Returns the cycle for a step, given in lengths of the first cycle. A rounding error could give the wrong cycle, so
+    /// everything is f64, and the result of the logarithm is corrected if the next cycle has started.
     fn geometric_cycle(&self, periods: f64) -> Option<f64> {
-        // A restart within this of a step is at the step: 1.1 is not exact in f64 either.
+        // The tolerance for a restart at a step, as a `t_mul` such as 1.1 is not exact in f64.
         const SAME: f64 = 1.0 + 1e-9;
         let more = self.t_mul - 1.0;
         let guess = (libm::log1p(periods * more) / libm::log1p(more)).floor();
-        // Where cycles become shorter, all of them together have an end.
+        // If cycles become shorter, their total length is finite, and this step is after it.
         if !guess.is_finite() {
             return None;
         }
@@ -94,7 +94,7 @@ impl CosineDecayRestarts {
     }
 }
 
-/// Where a cycle starts, in lengths of the first: `(growth^cycle - 1) / (growth - 1)`, without its cancellation.
+/// Returns the start of a cycle in lengths of the first: `(growth^cycle - 1) / (growth - 1)`, without cancellation.
 fn start_of(cycle: f64, growth: f64) -> f64 {
     libm::expm1(cycle * libm::log1p(growth - 1.0)) / (growth - 1.0)
 }

@@ -15,16 +15,16 @@ use crate::json::ObjectReader;
 pub struct ExponentialDecay(PeriodicDecay);
 
 impl ExponentialDecay {
-    /// A decay by `decay_rate` in every `decay_steps` calls of the optimizer, the first of which is step 0.
+    /// Creates a decay by `decay_rate` in every `decay_steps` steps.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
+    /// [`Error::Argument`] if `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
     /// (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64, decay_rate: f64) -> Result<Self, Error> {
         PeriodicDecay::new(initial_learning_rate, decay_steps, decay_rate).map(ExponentialDecay)
     }
 
-    /// Whether the learning rate falls at once at every multiple of `decay_steps`, and stays in between.
+    /// Sets whether the learning rate changes only at multiples of `decay_steps`.
     #[must_use]
     pub fn staircase(self, staircase: bool) -> Self {
         ExponentialDecay(self.0.staircase(staircase))
@@ -33,7 +33,7 @@ impl ExponentialDecay {
 
 impl ScheduleImpl for ExponentialDecay {
     fn at(&self, step: u64) -> f64 {
-        // The limit keeps a learning rate of 0 from becoming NaN where the rate makes the power infinite.
+        // The limit prevents 0 times infinity, which is NaN.
         self.0.initial_learning_rate() * libm::pow(self.0.decay_rate(), self.0.until(step)).min(f64::MAX)
     }
 

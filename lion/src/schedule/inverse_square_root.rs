@@ -17,10 +17,10 @@ pub struct InverseSquareRoot {
 }
 
 impl InverseSquareRoot {
-    /// A warmup over `warmup_steps` calls of the optimizer, and the decay after it.
+    /// Creates a warmup over `warmup_steps` steps, and the decay after it.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `peak_learning_rate` is outside [0, inf) or `warmup_steps` outside [1, inf).
+    /// [`Error::Argument`] if `peak_learning_rate` is outside [0, inf) or `warmup_steps` outside [1, inf).
     pub fn new(peak_learning_rate: f64, warmup_steps: f64) -> Result<Self, Error> {
         Ok(InverseSquareRoot {
             peak_learning_rate: check::not_negative("peak_learning_rate", peak_learning_rate)?,
@@ -28,10 +28,10 @@ impl InverseSquareRoot {
         })
     }
 
-    /// The paper's own form: `model_width^-0.5 * min(n^-0.5, n * warmup_steps^-1.5)`.
+    /// Creates the paper's form: `model_width^-0.5 * min(n^-0.5, n * warmup_steps^-1.5)`.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `model_width` or `warmup_steps` is outside [1, inf).
+    /// [`Error::Argument`] if `model_width` or `warmup_steps` is outside [1, inf).
     pub fn noam(model_width: f64, warmup_steps: f64) -> Result<Self, Error> {
         check::at_least_one("model_width", model_width)?;
         check::at_least_one("warmup_steps", warmup_steps)?;

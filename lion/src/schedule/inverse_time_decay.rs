@@ -15,16 +15,16 @@ use crate::json::ObjectReader;
 pub struct InverseTimeDecay(PeriodicDecay);
 
 impl InverseTimeDecay {
-    /// A decay over `decay_steps` calls of the optimizer at a time, the first of which is step 0.
+    /// Creates a decay in periods of `decay_steps` steps.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
+    /// [`Error::Argument`] if `initial_learning_rate` or `decay_rate` is outside [0, inf), or `decay_steps` outside
     /// (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64, decay_rate: f64) -> Result<Self, Error> {
         PeriodicDecay::new(initial_learning_rate, decay_steps, decay_rate).map(InverseTimeDecay)
     }
 
-    /// Whether the learning rate falls at once at every multiple of `decay_steps`, and stays in between.
+    /// Sets whether the learning rate changes only at multiples of `decay_steps`.
     #[must_use]
     pub fn staircase(self, staircase: bool) -> Self {
         InverseTimeDecay(self.0.staircase(staircase))

@@ -6,7 +6,7 @@ use super::{Schedule, ScheduleImpl, count, line, quotient, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// A straight line up to any other schedule, which starts where the line ends.
+/// A linear warmup to any other schedule, which starts when the warmup ends.
 ///
 /// `initial + (after(0) - initial) * step / warmup_steps` while `step < warmup_steps`, then
 /// `after(step - warmup_steps)`. (Goyal et al., 2017.)
@@ -19,14 +19,14 @@ pub struct LinearWarmup {
     after: Arc<Schedule>,
 }
 
-/// Bounds the recursion of the value and of the drop.
+/// The limit of nested schedules, which bounds the recursion of evaluation and drop.
 const DEEPEST: u32 = 16;
 
 impl LinearWarmup {
-    /// From 0 to the first value of `after`.
+    /// Creates a warmup from 0 to the first value of `after`.
     ///
     /// # Errors
-    /// [`Error::Argument`] where warmups and what they lead to are more than 16 deep in one another.
+    /// [`Error::Argument`] if more than 16 schedules are nested.
     pub fn new(warmup_steps: u64, after: impl Into<Schedule>) -> Result<Self, Error> {
         let after = Arc::new(after.into());
         let warmup = LinearWarmup { initial_learning_rate: 0.0, warmup_steps, after };
@@ -37,10 +37,10 @@ impl LinearWarmup {
         Ok(warmup)
     }
 
-    /// What the line starts from; 0 unless set.
+    /// Sets the value at step 0. Default: 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, inf).
+    /// [`Error::Argument`] if it is outside [0, inf).
     pub fn initial_learning_rate(self, initial_learning_rate: f64) -> Result<Self, Error> {
         check::not_negative("initial_learning_rate", initial_learning_rate)?;
         Ok(LinearWarmup { initial_learning_rate, ..self })

@@ -4,7 +4,7 @@ use super::{ScheduleImpl, count, half_cosine, line, quotient, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// Up to a maximum and down to almost nothing, on two cosines. (Smith and Topin, 2017, in the form of PyTorch's
+/// A rise to a maximum and a fall to nearly 0, on two cosines. (Smith and Topin, 2017, in the form of PyTorch's
 /// `OneCycleLR`.)
 ///
 /// From `max / div_factor` at step 0 to `max` at step `pct_start * total_steps - 1`, and on to
@@ -21,10 +21,11 @@ pub struct OneCycle {
 }
 
 impl OneCycle {
-    /// With 30 % of the steps upwards, from a 25th of the maximum, and 1e4 times less at the end: PyTorch's defaults.
+    /// Creates a schedule with PyTorch's defaults: 30 % of the steps rise, from 1/25 of the maximum; the end is 1e4 times
+    /// lower than the start.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `max_learning_rate` is outside [0, inf) or `total_steps` outside [1, inf).
+    /// [`Error::Argument`] if `max_learning_rate` is outside [0, inf) or `total_steps` outside [1, inf).
     pub fn new(max_learning_rate: f64, total_steps: f64) -> Result<Self, Error> {
         Ok(OneCycle {
             max_learning_rate: check::not_negative("max_learning_rate", max_learning_rate)?,
@@ -35,28 +36,28 @@ impl OneCycle {
         })
     }
 
-    /// The share of the steps in which the learning rate rises.
+    /// Sets the fraction of the steps in which the learning rate rises.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, 1].
+    /// [`Error::Argument`] if it is outside [0, 1].
     pub fn pct_start(self, pct_start: f64) -> Result<Self, Error> {
         check::fraction("pct_start", pct_start)?;
         Ok(OneCycle { pct_start, ..self })
     }
 
-    /// How many times less than the maximum the start is.
+    /// Sets the ratio of the maximum to the start.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside (0, inf).
+    /// [`Error::Argument`] if it is outside (0, inf).
     pub fn div_factor(self, div_factor: f64) -> Result<Self, Error> {
         check::positive("div_factor", div_factor)?;
         Ok(OneCycle { div_factor, ..self })
     }
 
-    /// How many times less than the start the end is.
+    /// Sets the ratio of the start to the end.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside (0, inf).
+    /// [`Error::Argument`] if it is outside (0, inf).
     pub fn final_div_factor(self, final_div_factor: f64) -> Result<Self, Error> {
         check::positive("final_div_factor", final_div_factor)?;
         Ok(OneCycle { final_div_factor, ..self })
@@ -73,7 +74,7 @@ impl ScheduleImpl for OneCycle {
             return line(max, initial, half_cosine(quotient(step, top)));
         }
         let (since, length) = (step - top.max(0.0), total - 1.0 - top.max(0.0));
-        // A decay of no length is over.
+        // A decay without steps is complete.
         let fraction = if since < length { quotient(since, length) } else { 1.0 };
         line(initial / self.final_div_factor, max, half_cosine(fraction))
     }

@@ -1,4 +1,4 @@
-//! What the schedules have in common that decay by a rate in periods of so many steps.
+//! The common part of the schedules that decay by a rate per period of steps.
 
 use serde_json::{Map, Value};
 
@@ -6,7 +6,7 @@ use super::{count, quotient, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// Where to begin, the length of a period, what happens in one, and whether it happens at its end.
+/// The initial learning rate, the steps of a period, the rate of decay, and whether it applies at the end of a period only.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PeriodicDecay {
     initial_learning_rate: f64,
@@ -37,7 +37,7 @@ impl PeriodicDecay {
         single(self.decay_rate)
     }
 
-    /// Periods until a step, whole ones with a staircase.
+    /// Returns the number of periods until a step, rounded down with a staircase.
     pub(super) fn until(&self, step: u64) -> f64 {
         let periods = quotient(count(step), self.decay_steps);
         if self.staircase { periods.floor() } else { periods }

@@ -4,7 +4,7 @@ use super::{ScheduleImpl, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// Keras's `PiecewiseConstantDecay`: one value up to each boundary, and one after the last.
+/// Keras's `PiecewiseConstantDecay`: one value up to each boundary, and a last one after the last boundary.
 ///
 /// `values[0]` while `step <= boundaries[0]`, then `values[i]` while `step <= boundaries[i]`, then the last.
 ///
@@ -16,11 +16,11 @@ pub struct PiecewiseConstantDecay {
 }
 
 impl PiecewiseConstantDecay {
-    /// One value more than boundaries, which are calls of the optimizer, the first of which is step 0.
+    /// Creates a schedule from boundaries, which are steps, and one value more than boundaries.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `values` has not one element more than `boundaries`, a boundary or a value is outside
-    /// [0, inf), or a boundary is below the one before it.
+    /// [`Error::Argument`] if `values` does not have one element more than `boundaries`, if a boundary or a value is outside
+    /// [0, inf), or if a boundary is below the one before it.
     pub fn new(boundaries: impl Into<Vec<f64>>, values: impl Into<Vec<f64>>) -> Result<Self, Error> {
         let (boundaries, values) = (boundaries.into(), values.into());
         if values.len().checked_sub(1) != Some(boundaries.len()) {
@@ -50,8 +50,8 @@ impl PiecewiseConstantDecay {
 
 impl ScheduleImpl for PiecewiseConstantDecay {
     fn at(&self, step: u64) -> f64 {
-        // Keras compares integers here: the boundary loses its fraction, the step does not become an f32. An f64 that
-        // is larger than every u64 becomes the largest.
+        // Keras compares integers here: the boundary loses its fraction, and the step is not rounded to f32. The cast
+        // saturates.
         let passed = self.boundaries.partition_point(|&boundary| (boundary as u64) < step);
         self.values.get(passed).copied().map_or(0.0, single)
     }

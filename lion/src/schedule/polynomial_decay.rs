@@ -4,7 +4,7 @@ use super::{ScheduleImpl, count, quotient, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// Keras's `PolynomialDecay`: from the initial learning rate to the end's in `decay_steps` steps, on a power's curve.
+/// Keras's `PolynomialDecay`: from the initial to the final learning rate in `decay_steps` steps, along a power function.
 ///
 /// `(initial_learning_rate - end_learning_rate) * (1 - p)^power + end_learning_rate`, where `p` is
 /// `min(step, decay_steps) / decay_steps`, or with [`cycle`](Self::cycle) `step` by the first multiple of
@@ -21,10 +21,10 @@ pub struct PolynomialDecay {
 }
 
 impl PolynomialDecay {
-    /// A straight line to 1e-4, Keras's default.
+    /// Creates a straight line to 1e-4, Keras's default.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `initial_learning_rate` is outside [0, inf) or `decay_steps` outside (0, inf).
+    /// [`Error::Argument`] if `initial_learning_rate` is outside [0, inf) or `decay_steps` outside (0, inf).
     pub fn new(initial_learning_rate: f64, decay_steps: f64) -> Result<Self, Error> {
         Ok(PolynomialDecay {
             initial_learning_rate: check::not_negative("initial_learning_rate", initial_learning_rate)?,
@@ -35,25 +35,25 @@ impl PolynomialDecay {
         })
     }
 
-    /// What the learning rate comes to; 1e-4 unless set.
+    /// Sets the final learning rate. Default: 1e-4.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, inf).
+    /// [`Error::Argument`] if it is outside [0, inf).
     pub fn end_learning_rate(self, end_learning_rate: f64) -> Result<Self, Error> {
         check::not_negative("end_learning_rate", end_learning_rate)?;
         Ok(PolynomialDecay { end_learning_rate, ..self })
     }
 
-    /// The exponent; 1 unless set.
+    /// Sets the exponent. Default: 1.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, inf).
+    /// [`Error::Argument`] if it is outside [0, inf).
     pub fn power(self, power: f64) -> Result<Self, Error> {
         check::not_negative("power", power)?;
         Ok(PolynomialDecay { power, ..self })
     }
 
-    /// Whether the length doubles, triples and so on each time its end is passed, which raises the learning rate
+    /// Sets whether the length becomes the next multiple of `decay_steps` when it is passed, which raises the learning rate
     /// again.
     #[must_use]
     pub fn cycle(self, cycle: bool) -> Self {

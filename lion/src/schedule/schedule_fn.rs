@@ -7,13 +7,13 @@ use super::ScheduleImpl;
 use crate::Error;
 use crate::json::ObjectReader;
 
-/// A schedule of the caller's own; see [`Schedule::from_fn`](super::Schedule::from_fn). It cannot be written to a file.
-/// Two are equal where one is the other's clone.
+/// A schedule that is a function; see [`Schedule::from_fn`](super::Schedule::from_fn). It cannot be written to a file. Two
+/// are equal only if one is a clone of the other.
 #[derive(Clone)]
 pub struct ScheduleFn(Arc<dyn Fn(u64) -> f32 + Send + Sync>);
 
 impl ScheduleFn {
-    /// From the number of the call to the value, which is not checked before the optimizer uses it.
+    /// Creates a schedule from a function of the step. The optimizer checks a value when it uses it.
     pub fn new(function: impl Fn(u64) -> f32 + Send + Sync + 'static) -> Self {
         ScheduleFn(Arc::new(function))
     }

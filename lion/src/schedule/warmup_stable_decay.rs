@@ -4,11 +4,11 @@ use super::{ScheduleImpl, count, half_cosine, line, quotient, single};
 use crate::json::{self, ObjectReader};
 use crate::{Error, check};
 
-/// A linear warmup from 0, a plateau, and a decay to the end's learning rate, where it stays. (Hu et al., 2024,
-/// MiniCPM; the shapes of the decay from Hägele et al., 2024.)
+/// A linear warmup from 0, a plateau, and a decay to a final learning rate. (Hu et al., 2024, MiniCPM; the shapes of the
+/// decay from Hägele et al., 2024.)
 ///
-/// `peak * step / W` while `step < W`, `peak` for `S` steps, and
-/// `end + (peak - end) * shape(p)` where the fraction `p` of the decay's steps is over.
+/// `peak * step / W` while `step < W`, `peak` for `S` steps, and then `end + (peak - end) * shape(p)` at the fraction `p`
+/// of the decay.
 ///
 #[doc = include_str!("../../docs/schedules/warmup_stable_decay.svg")]
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct WarmupStableDecay {
     shape: DecayShape,
 }
 
-/// How a learning rate comes down, as what is left of it where the fraction `p` of the way is over.
+/// The shape of a decay: the fraction of the learning rate that is left at the fraction `p` of the decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecayShape {
@@ -55,10 +55,10 @@ impl DecayShape {
 }
 
 impl WarmupStableDecay {
-    /// A decay in a straight line to 0.
+    /// Creates a schedule with a linear decay to 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] where `peak_learning_rate`, `warmup_steps` or `stable_steps` is outside [0, inf), or
+    /// [`Error::Argument`] if `peak_learning_rate`, `warmup_steps` or `stable_steps` is outside [0, inf), or
     /// `decay_steps` outside (0, inf).
     pub fn new(
         peak_learning_rate: f64,
@@ -76,16 +76,16 @@ impl WarmupStableDecay {
         })
     }
 
-    /// What the learning rate comes to; 0 unless set.
+    /// Sets the final learning rate. Default: 0.
     ///
     /// # Errors
-    /// [`Error::Argument`] where it is outside [0, inf).
+    /// [`Error::Argument`] if it is outside [0, inf).
     pub fn end_learning_rate(self, end_learning_rate: f64) -> Result<Self, Error> {
         check::not_negative("end_learning_rate", end_learning_rate)?;
         Ok(WarmupStableDecay { end_learning_rate, ..self })
     }
 
-    /// How the learning rate comes down.
+    /// Sets the shape of the decay.
     #[must_use]
     pub fn shape(self, shape: DecayShape) -> Self {
         WarmupStableDecay { shape, ..self }

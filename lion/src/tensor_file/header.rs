@@ -1,19 +1,21 @@
-//! The header's JSON, read into what it says without yet asking whether that can be.
+//! Parses the JSON of a header. The caller checks the values against the file.
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::METADATA;
 
-/// What a header says.
+/// A parsed header.
 #[derive(Debug, Default)]
 pub(super) struct Header {
     pub(super) metadata: Vec<(String, String)>,
     pub(super) tensors: Vec<RawTensor>,
 }
 
-/// What a header says of a tensor.
+/// A tensor's entry in a header, unchecked.
 #[derive(Debug)]
 pub(super) struct RawTensor {
     pub(super) name: String,
@@ -23,7 +25,7 @@ pub(super) struct RawTensor {
     pub(super) end: u64,
 }
 
-/// Reads a header. An error comes with the name of the tensor that it is about, if it is about one.
+/// Parses a header. An error has the name of the tensor that it is about, if it is about one.
 pub(super) fn parse(text: &[u8]) -> Result<Header, (Option<String>, String)> {
     let mut header = Header::default();
     let mut tensor = None;
@@ -31,11 +33,11 @@ pub(super) fn parse(text: &[u8]) -> Result<Header, (Option<String>, String)> {
     let read = Entries { header: &mut header, tensor: &mut tensor }.deserialize(&mut reader);
     match read.and_then(|()| reader.end()) {
         Ok(()) => Ok(header),
-        Err(error) => Err((tensor, format!("the header is not a valid one: {error}"))),
+        Err(error) => Err((tensor, format!("the header is not valid: {error}"))),
     }
 }
 
-/// The name is left where an error comes up, so that it says where.
+/// Reads the entries. After an error `tensor` holds the name of the entry with the error.
 struct Entries<'a> {
     header: &'a mut Header,
     tensor: &'a mut Option<String>,
@@ -61,21 +63,23 @@ impl<'de> Visitor<'de> for Entries<'_> {
         while let Some(name) = entries.next_key::<String>()? {
             if name == METADATA {
                 if has_metadata {
-                    return Err(A::Error::custom("__metadata__ is there twice"));
+                    return Err(A::Error::custom("duplicate field `__metadata__`"));
                 }
                 has_metadata = true;
                 self.header.metadata = entries.next_value_seed(Metadata)?;
                 continue;
             }
             *self.tensor = Some(name.clone());
-            self.header.tensors.push(entries.next_value_seed(Tensor { name })?);
+            let Tensor { dtype, shape, data_offsets: (begin, end) } =
+                entries.next_value_seed(TensorObject)?;
+            self.header.tensors.push(RawTensor { name, dtype, shape, begin, end });
             *self.tensor = None;
         }
         Ok(())
     }
 }
 
-/// Texts by name, in the order of the file; null is none, as the format's own library has it.
+/// Reads texts by name, in the order of the file. Null means none, as in the format's own library.
 struct Metadata;
 
 impl<'de> DeserializeSeed<'de> for Metadata {
@@ -106,50 +110,34 @@ impl<'de> Visitor<'de> for Metadata {
     }
 }
 
-/// One tensor's entry. Written out and not derived: a derived one would take a list for an object.
+/// One tensor's entry.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Tensor {
-    name: String,
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
 }
 
-impl<'de> DeserializeSeed<'de> for Tensor {
-    type Value = RawTensor;
+/// Reads an entry from an object. The derived reader alone would take a list, too.
+struct TensorObject;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawTensor, D::Error> {
+impl<'de> DeserializeSeed<'de> for TensorObject {
+    type Value = Tensor;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tensor, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Tensor {
-    type Value = RawTensor;
+impl<'de> Visitor<'de> for TensorObject {
+    type Value = Tensor;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with dtype, shape and data_offsets")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<RawTensor, A::Error> {
-        let (mut dtype, mut shape, mut offsets) = (None, None, None);
-        while let Some(key) = entries.next_key::<String>()? {
-            let twice = match key.as_str() {
-                "dtype" => dtype.replace(entries.next_value::<String>()?).is_some(),
-                "shape" => shape.replace(entries.next_value::<Vec<u64>>()?).is_some(),
-                "data_offsets" => offsets.replace(entries.next_value::<(u64, u64)>()?).is_some(),
-                _ => {
-                    entries.next_value::<IgnoredAny>()?;
-                    return Err(A::Error::custom("a key other than dtype, shape and data_offsets"));
-                }
-            };
-            if twice {
-                return Err(A::Error::custom(format_args!("{key} is there twice")));
-            }
-        }
-        let missing = |key| A::Error::custom(format_args!("{key} is missing"));
-        let (begin, end) = offsets.ok_or_else(|| missing("data_offsets"))?;
-        Ok(RawTensor {
-            name: self.name,
-            dtype: dtype.ok_or_else(|| missing("dtype"))?,
-            shape: shape.ok_or_else(|| missing("shape"))?,
-            begin,
-            end,
-        })
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Tensor, A::Error> {
+        Tensor::deserialize(MapAccessDeserializer::new(entries))
     }
 }

@@ -10,7 +10,7 @@ use super::{ErrorContext, LENGTH, LONGEST_HEADER, TOO_MANY, bytes_mut, dtype_of,
 use crate::variable::elements;
 use crate::{Error, TensorBuf, first_bytes};
 
-/// A file of tensors, open for reading: its header is in memory and has been checked, its elements are not.
+/// A tensor file, open for reading. Its header has been read and checked; its elements are read on request.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
@@ -34,54 +34,54 @@ pub struct TensorFile {
     path: PathBuf,
     file: File,
     metadata: Vec<(String, String)>,
-    /// By name.
+    /// Sorted by name.
     tensors: Vec<TensorInfo>,
 }
 
-/// What a file's header says of a tensor.
+/// Name, dtype, shape and position of a tensor in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
     len: usize,
-    /// From the start of the file.
+    /// In bytes from the start of the file.
     offset: u64,
 }
 
 impl TensorInfo {
-    /// The tensor's name.
+    /// Returns the tensor's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its format.
+    /// Returns the tensor's dtype.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Its extents; none for a scalar.
+    /// Returns the tensor's shape; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The number of its elements.
+    /// Returns the number of elements.
     pub fn elements(&self) -> usize {
         self.len
     }
 }
 
 impl TensorFile {
-    /// Opens a file and checks all that its header says.
+    /// Opens a file, and reads and checks its header.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, and [`Error::File`] where it is not a whole and valid one of
-    /// tensors of F32, F16, BF16, I16 and I8.
+    /// [`Error::Io`] if the file cannot be read. [`Error::File`] if it is not valid and complete, or if a tensor is not
+    /// F32, F16, BF16, I16 or I8.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with(path.as_ref(), true)
     }
 
-    /// Opens a file as [`open`](Self::open) does, but leaves out tensors of other formats instead of refusing them.
+    /// Opens a file as [`open`](Self::open) does, but ignores tensors of other dtypes instead of refusing them.
     ///
     /// # Errors
     /// As those of [`open`](Self::open).
@@ -91,7 +91,7 @@ impl TensorFile {
 
     fn open_with(path: &Path, strict: bool) -> Result<Self, Error> {
         let place = ErrorContext::file(path);
-        // Before it is opened: to open a pipe is to wait for its writer.
+        // Checked before the file is opened, as opening a pipe waits for its writer.
         let is_file = fs::metadata(path).map_err(place.io("cannot open"))?.is_file();
         if !is_file {
             return Err(place.is("is not a regular file"));
@@ -102,10 +102,10 @@ impl TensorFile {
         let Header { metadata, tensors } = header::parse(&text)
             .map_err(|(tensor, reason)| ErrorContext { path, tensor: tensor.as_deref() }.is(reason))?;
         if let Some(key) = duplicate(metadata.iter().map(|(key, _)| key.as_str()).collect()) {
-            return Err(place.is(format!("the metadata has the key {key:?} twice")));
+            return Err(place.is(format!("duplicate metadata key {key:?}")));
         }
         if let Some(name) = duplicate(tensors.iter().map(|tensor| tensor.name.as_str()).collect()) {
-            return Err(ErrorContext::tensor(path, name).is("there are two tensors of this name"));
+            return Err(ErrorContext::tensor(path, name).is("duplicate tensor name"));
         }
         let start = (LENGTH + text.len()) as u64;
         let mut tensors = check(path, tensors, start, size - start, strict)?;
@@ -113,28 +113,28 @@ impl TensorFile {
         Ok(TensorFile { path: path.into(), file, metadata, tensors })
     }
 
-    /// The path that the file was opened by.
+    /// Returns the path that the file was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The tensors, sorted by the bytes of their names.
+    /// Returns the tensors, sorted by the bytes of their names.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
-    /// The tensor of that name.
+    /// Returns the tensor of that name.
     pub fn find(&self, name: &str) -> Option<&TensorInfo> {
         let index = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()?;
         self.tensors.get(index)
     }
 
-    /// The text that the metadata has under `key`.
+    /// Returns the text that the metadata has under `key`.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.iter().find(|(found, _)| found == key).map(|(_, text)| text.as_str())
     }
 
-    /// All of the metadata, in the order of the file.
+    /// Returns all metadata, in the order of the file.
     pub fn metadata_entries(&self) -> impl Iterator<Item = (&str, &str)> {
         self.metadata.iter().map(|(key, text)| (key.as_str(), text.as_str()))
     }
@@ -142,16 +142,16 @@ impl TensorFile {
     /// Reads the elements of a tensor of this file.
     ///
     /// # Errors
-    /// [`Error::File`] where `into` has another format or length than the tensor, or the file has become shorter, and
-    /// [`Error::Io`] where it cannot be read; what is in `into` then is not defined.
+    /// [`Error::File`] if dtype or length of `into` differ from the tensor's, or if the file has become shorter.
+    /// [`Error::Io`] if it cannot be read. On an error the content of `into` is unspecified.
     pub fn read<'a>(&self, tensor: &TensorInfo, into: impl Into<TensorMut<'a>>) -> Result<(), Error> {
         self.read_range(tensor, 0..tensor.len, into)
     }
 
-    /// Reads some elements of a tensor of this file, in row-major order.
+    /// Reads a range of elements of a tensor of this file, in row-major order.
     ///
     /// # Errors
-    /// As those of [`read`](Self::read), and a range that is not within the tensor.
+    /// As those of [`read`](Self::read), and a range outside the tensor.
     pub fn read_range<'a>(
         &self,
         tensor: &TensorInfo,
@@ -162,13 +162,15 @@ impl TensorFile {
         let place = ErrorContext::tensor(&self.path, &tensor.name);
         if range.start > range.end || range.end > tensor.len {
             let (Range { start, end }, len) = (range, tensor.len);
-            return Err(place.is(format!("has the elements 0..{len}, and {start}..{end} are wanted")));
+            return Err(
+                place.is(format!("has the elements 0..{len}; the range {start}..{end} was requested"))
+            );
         }
         if into.dtype() != tensor.dtype || into.len() != range.len() {
             let (found, wanted) = (into.dtype(), tensor.dtype);
             let (room, len) = (into.len(), range.len());
             return Err(
-                place.is(format!("is {len} elements of {wanted}, and there is room for {room} of {found}"))
+                place.is(format!("is {len} elements of {wanted}; the destination has {room} of {found}"))
             );
         }
         let bytes = bytes_mut(&mut into);
@@ -180,18 +182,18 @@ impl TensorFile {
         Ok(())
     }
 
-    /// Reads the elements of a tensor of this file into memory of their own.
+    /// Reads the elements of a tensor of this file into a new buffer.
     ///
     /// # Errors
-    /// As those of [`read`](Self::read), and memory that cannot be had.
+    /// As those of [`read`](Self::read), and out of memory.
     pub fn read_values(&self, tensor: &TensorInfo) -> Result<TensorBuf, Error> {
         self.read_values_of(tensor, 0..tensor.len)
     }
 
-    /// Reads some elements of a tensor of this file into memory of their own.
+    /// Reads a range of elements of a tensor of this file into a new buffer.
     ///
     /// # Errors
-    /// As those of [`read_range`](Self::read_range), and memory that cannot be had.
+    /// As those of [`read_range`](Self::read_range), and out of memory.
     pub(crate) fn read_values_of(
         &self,
         tensor: &TensorInfo,
@@ -203,16 +205,16 @@ impl TensorFile {
         Ok(values)
     }
 
-    /// An error about this file, or about a tensor of it.
+    /// Returns an error about this file, or about a tensor of it.
     pub(crate) fn error(&self, tensor: Option<&str>, reason: impl Into<String>) -> Error {
         ErrorContext { path: &self.path, tensor }.is(reason)
     }
 }
 
-/// The end of an error about a file that has less than its header says.
+/// The end of an error about a file that is shorter than its header says.
 const CUT: &str = "it was cut short, or is still being written";
 
-/// Leaves the file at the first element.
+/// Reads the header, and leaves the file's position at the first element.
 fn read_header(file: &mut File, size: u64, place: ErrorContext<'_>) -> Result<Vec<u8>, Error> {
     let mut first = Vec::new();
     Read::by_ref(file)
@@ -225,7 +227,7 @@ fn read_header(file: &mut File, size: u64, place: ErrorContext<'_>) -> Result<Ve
     };
     let (length, rest) = (u64::from_le_bytes(*length), size - LENGTH as u64);
     let begins = header.first() == Some(&b'{');
-    // The first bytes of a file of tensors may be those of any other.
+    // A valid file can begin with the first bytes of another kind, so `{` after the length decides.
     if let Some(kind) = first_bytes::kind(&first).filter(|_| !begins) {
         return Err(place.is(kind.instead_of("a safetensors file")));
     }
@@ -240,9 +242,9 @@ fn read_header(file: &mut File, size: u64, place: ErrorContext<'_>) -> Result<Ve
         return Err(place.is(format!("its header claims {length} bytes, and the file has {rest} more{cut}")));
     }
     if !begins || length == 0 {
-        return Err(place.is("is no safetensors file: its header does not begin with {"));
+        return Err(place.is("is not a safetensors file: its header does not begin with {"));
     }
-    // Neither limit is more than a usize can be.
+    // The length is at most LONGEST_HEADER, which fits in a usize.
     let length = usize::try_from(length).unwrap_or_default();
     let mut text = Vec::new();
     text.try_reserve_exact(length)
@@ -254,7 +256,7 @@ fn read_header(file: &mut File, size: u64, place: ErrorContext<'_>) -> Result<Ve
     Ok(text)
 }
 
-/// The error of a read up to the byte `end` of the file, which had as many bytes when it was opened.
+/// Returns the error of a read up to byte `end`, which existed when the file was opened.
 fn short_read(file: &File, end: u64, place: ErrorContext<'_>, source: io::Error) -> Error {
     if source.kind() != io::ErrorKind::UnexpectedEof {
         return place.io("cannot read")(source);
@@ -263,7 +265,7 @@ fn short_read(file: &File, end: u64, place: ErrorContext<'_>, source: io::Error)
     place.is(format!("ended early while it was read, before byte {end}: the file now has {size}; {CUT}"))
 }
 
-/// A name that is there twice.
+/// Returns a name that occurs twice.
 fn duplicate(mut names: Vec<&str>) -> Option<&str> {
     names.sort_unstable();
     names.windows(2).find_map(|pair| match pair {
@@ -272,7 +274,7 @@ fn duplicate(mut names: Vec<&str>) -> Option<&str> {
     })
 }
 
-/// Checks what a header says of its tensors against the bytes that there are: `size` of them, at `start`.
+/// Checks the header's tensors against the file's data: `size` bytes at `start`.
 fn check(
     path: &Path,
     mut raw: Vec<RawTensor>,
@@ -335,7 +337,7 @@ fn check(
     Ok(tensors)
 }
 
-/// A shape in an error.
+/// Returns a shape as an error shows it, shortened.
 fn short(shape: &[u64]) -> String {
     const MOST: usize = 8;
     match shape.get(..MOST) {

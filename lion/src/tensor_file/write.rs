@@ -10,17 +10,15 @@ use super::{Entry, ErrorContext, LENGTH, LONGEST_HEADER, METADATA, TOO_MANY, byt
 use crate::Error;
 use crate::variable::elements;
 
-/// Writes a file of tensors, atomically, as [`lion_autotune::replace`] does: after a crash at any point, or an error,
-/// there is the old file whole, or the new one. A file that is replaced keeps its mode, its owner where that is allowed,
-/// and the symbolic link that leads to it.
+/// Writes a tensor file atomically, by [`lion_autotune::replace`]: after a crash or an error the old file or the new one is
+/// there, complete. A replaced file keeps its mode, its owner if the system allows it, and a symbolic link to it.
 ///
-/// The order of the file is that of the elements' size, large ones first, so that each tensor is aligned, and within
-/// it that of the names. The same tensors and metadata make the same bytes.
+/// Tensors are sorted by element size, largest first, so that each is aligned, and then by name. The same tensors and
+/// metadata give the same bytes.
 ///
 /// # Errors
-/// [`Error::File`] for a name that is there twice or reserved, a shape that is not that of the values, and values of a
-/// format of two streams;
-/// [`Error::Io`] where the file cannot be written.
+/// [`Error::File`] for a duplicate or reserved name, a shape that does not match the number of values, and a dtype of two
+/// streams. [`Error::Io`] if the file cannot be written.
 pub fn write<'a>(
     path: impl AsRef<Path>,
     tensors: &[Entry<'a>],
@@ -48,23 +46,22 @@ pub fn write<'a>(
     written.map_err(ErrorContext::file(path).io("cannot write"))
 }
 
-/// A tensor that is written piece by piece.
+/// A tensor whose elements are written piece by piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// Its name, which no other tensor of the file may have.
     pub name: String,
-    /// Its extents; none for a scalar.
+    /// Its shape; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Its format, of one stream.
+    /// Its dtype, of one stream.
     pub dtype: Dtype,
 }
 
-/// Writes a file as [`write()`] does, without all of its elements in memory. `values` is asked for the elements of each
-/// tensor, once and in the order of the file, and gives them to its second argument in pieces of any length.
+/// Writes a file as [`write()`] does, without holding all elements in memory. `values` is called once for each tensor, in
+/// the order of the file, and passes the elements to its second argument in pieces of any length.
 ///
 /// # Errors
-/// As [`write()`], those of `values`, and [`Error::File`] for a tensor of which `values` gives another number of elements or
-/// another format.
+/// As [`write()`], those of `values`, and [`Error::File`] if `values` passes another number of elements or another dtype.
 pub fn write_streamed(
     path: impl AsRef<Path>,
     tensors: &[Planned],
@@ -83,7 +80,7 @@ pub fn write_streamed(
         headings.push(Heading { name, shape, dtype: *dtype, len });
     }
     let header = header(path, &headings, metadata)?;
-    // What is not an error of the file goes around `replace`, which has errors of the system only.
+    // `replace` returns only the system's errors, so other errors bypass it through this variable.
     let mut failed = None;
     let written = replace(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -94,7 +91,7 @@ pub fn write_streamed(
                 if piece.dtype() != *dtype || piece.len() > left {
                     let (found, more) = (piece.dtype(), piece.len());
                     return Err(wrong(format!(
-                        "is given {more} elements of {found}, and has room for {left} of {dtype}"
+                        "is given {more} elements of {found}; expected at most {left} of {dtype}"
                     )));
                 }
                 left -= piece.len();
@@ -115,7 +112,7 @@ pub fn write_streamed(
     }
 }
 
-/// What the header says of a tensor.
+/// A tensor's entry in the header.
 struct Heading<'a> {
     name: &'a str,
     shape: &'a [usize],
@@ -130,7 +127,7 @@ fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Res
         let texts: Map<String, Value> =
             metadata.iter().map(|&(key, text)| (key.to_owned(), text.into())).collect();
         if texts.len() < metadata.len() {
-            return Err(ErrorContext::file(path).is("the metadata has a key twice"));
+            return Err(ErrorContext::file(path).is("duplicate metadata key"));
         }
         text.push_str(&format!("\"{METADATA}\":{}", Value::from(texts)));
     }
@@ -138,7 +135,7 @@ fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Res
     for Heading { name, shape, dtype, len } in sorted {
         let place = ErrorContext::tensor(path, name);
         if *name == METADATA || !names.insert(*name) {
-            return Err(place.is("the name is taken"));
+            return Err(place.is("the name is reserved or taken"));
         }
         if elements(shape) != Some(*len) {
             return Err(place.is(format!("the shape {shape:?} does not have its {len} elements")));
@@ -152,7 +149,7 @@ fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Res
         if text.len() > 1 {
             text.push(',');
         }
-        // Not one object for all of them, as serde_json would sort it, or not.
+        // Written by hand to fix the order: whether serde_json sorts an object depends on its features.
         let (dtype, name) = (name_of(*dtype), json!(name));
         text.push_str(&format!(
             "{name}:{{\"dtype\":\"{dtype}\",\"shape\":{},\"data_offsets\":[{begin},{end}]}}",
@@ -161,7 +158,7 @@ fn header(path: &Path, sorted: &[Heading<'_>], metadata: &[(&str, &str)]) -> Res
         begin = end;
     }
     text.push('}');
-    // The first element is aligned to the length's own size.
+    // The padding aligns the first element to 8 bytes.
     let padded = text.len().next_multiple_of(LENGTH);
     let mut text = text.into_bytes();
     text.resize(padded, b' ');
