@@ -82,6 +82,15 @@ impl DlTensor {
         }
     }
 
+    /// The format, also of the integers that part of a state is stored in.
+    pub(crate) fn state_dtype(&self) -> Option<Dtype> {
+        match (self.dtype.code, self.dtype.bits, self.dtype.lanes) {
+            (0, 16, 1) => Some(Dtype::I16),
+            (0, 8, 1) => Some(Dtype::I8),
+            _ => self.dtype(),
+        }
+    }
+
     /// The address of the first element.
     pub(crate) fn address(&self) -> *mut u8 {
         self.data.cast::<u8>().wrapping_add(self.byte_offset as usize)

@@ -65,9 +65,12 @@ pub(crate) trait Item {
     fn has_gradient(&self) -> bool;
     /// Its tensors.
     ///
+    /// # Errors
+    /// [`Error`] if the parts of a tensor do not fit each other.
+    ///
     /// # Safety
     /// They live. Nothing else reads or writes what is written, or writes what is read, while they are used.
-    unsafe fn tensors(&mut self) -> Tensors<'_>;
+    unsafe fn tensors(&mut self) -> Result<Tensors<'_>, Error>;
 }
 
 /// How steps are run.
@@ -115,7 +118,7 @@ impl Engine {
                 let transform = work.cycle().transform(transform)?;
                 let averaged = work.cycle().averages();
                 // SAFETY: the contract of `run`.
-                let Tensors { gradient, states, .. } = unsafe { work.tensors() };
+                let Tensors { gradient, states, .. } = unsafe { work.tensors() }?;
                 let Some(gradient) = gradient else { continue };
                 let [_, accumulator, _] = states;
                 let accumulator =
@@ -150,7 +153,7 @@ impl Engine {
         for (work, clip) in works.iter_mut().zip(clips) {
             let (step, cycle) = (work.step(), work.cycle());
             // SAFETY: the contract of `run`.
-            let tensors = unsafe { work.tensors() };
+            let tensors = unsafe { work.tensors() }?;
             push(&mut tasks, transform, step, cycle, *clip, tensors)?;
         }
         self.run_tasks(Operation::Step, &mut tasks)

@@ -64,11 +64,11 @@ impl Item for Work {
         self.gradient.is_some()
     }
 
-    unsafe fn tensors(&mut self) -> Tensors<'_> {
+    unsafe fn tensors(&mut self) -> Result<Tensors<'_>, Error> {
         let [momentum, accumulator, average] = &mut self.states;
         // SAFETY: by the trait's contract; all are dense.
         unsafe {
-            Tensors {
+            Ok(Tensors {
                 parameter: self.value.to_mut(),
                 gradient: self.gradient.as_ref().map(|gradient| match gradient {
                     Gradient::Borrowed(gradient) => gradient.to_ref(),
@@ -79,7 +79,7 @@ impl Item for Work {
                     accumulator.as_mut().map(|it| it.to_mut()),
                     average.as_mut().map(|it| it.to_mut()),
                 ],
-            }
+            })
         }
     }
 }

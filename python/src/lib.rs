@@ -40,7 +40,7 @@ mod _native {
     #[pymodule_export]
     use crate::tools::{doctor, options, replay, tune};
     #[pymodule_export]
-    use crate::torch::TorchSteps;
+    use crate::torch::{TorchSteps, convert_momentum, decay_rate};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -9,6 +9,7 @@
 //! a step that releases the GIL also holds the memory that they had. Whatever runs Python, and so lets other threads run,
 //! comes before the last look at the addresses.
 
+mod convert;
 mod entry;
 mod exchange;
 mod group;
@@ -24,7 +25,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
 
-use self::entry::{EXP_AVG, Entry, Slot};
+pub(crate) use self::convert::{convert_momentum, decay_rate};
+use self::entry::{Entry, STATES, Slot};
 use self::exchange::Exchange;
 use self::group::Group;
 use self::run::Pending;
@@ -90,12 +92,12 @@ impl TorchSteps {
         })
     }
 
-    /// Prepares a list: for each parameter its group, itself, its state or None, and its name for errors. `idle` are the
-    /// parameters that had no gradient yet.
+    /// Prepares a list: for each parameter its group, itself, its state, its name for errors and for random numbers. `idle`
+    /// are the parameters that had no gradient yet.
     fn prepare(
         &self,
         py: Python<'_>,
-        entries: Vec<(usize, Bound<'_, PyAny>, Bound<'_, PyDict>, String)>,
+        entries: Vec<(usize, Bound<'_, PyAny>, Bound<'_, PyDict>, String, String)>,
         idle: Vec<Py<PyAny>>,
         groups: &Bound<'_, PyList>,
         state: &Bound<'_, PyDict>,
@@ -103,8 +105,8 @@ impl TorchSteps {
         self.prepared.with_gil(py, |prepared| {
             *prepared = Prepared::default();
             let mut made = Vec::with_capacity(entries.len());
-            for (group, parameter, state, name) in entries {
-                made.push(self.entry(group, parameter, state, name)?);
+            for (group, parameter, state, name, key) in entries {
+                made.push(self.entry(group, parameter, state, name, key)?);
             }
             let written = overlap::written(&made)?;
             let lists = groups.iter().map(|group| {
@@ -149,6 +151,12 @@ impl TorchSteps {
                 let read = groups.iter().map(|group| Group::read(group.cast()?, scale));
                 Ok::<_, PyErr>((read.collect::<PyResult<Vec<_>>>()?, scale))
             })?;
+            // An option that asks for another state has been set.
+            let suits =
+                |entry: &Entry| hyperparameters.get(entry.group).is_some_and(|it| entry.suits(&it.formats));
+            if !prepared.entries.iter().all(suits) {
+                return Ok(false);
+            }
             let Some(pending) = self.gradients(py, prepared, only)? else { return Ok(false) };
             if pending.is_empty() {
                 return Ok(true);
@@ -165,6 +173,7 @@ impl TorchSteps {
         parameter: Bound<'_, PyAny>,
         state: Bound<'_, PyDict>,
         name: String,
+        key: String,
     ) -> PyResult<Entry> {
         let refused = |what: &str| PyRuntimeError::new_err(format!("{name}: {what}"));
         let slot = |object: Bound<'_, PyAny>, what: &str| {
@@ -174,28 +183,26 @@ impl TorchSteps {
             Ok::<_, PyErr>(Slot { view, object: object.unbind() })
         };
         let parameter = slot(parameter, "parameter")?;
-        let mut states = [const { None }; 3];
+        if !parameter.view.is_float() {
+            return Err(refused(&format!("the parameter has the dtype {}", parameter.view.dtype)));
+        }
+        let mut states = [const { None }; STATES];
         for (key, place) in entry::keys(state.py()).into_iter().zip(&mut states) {
             if let Some(object) = state.get_item(key)? {
-                let found = slot(object, key.to_str()?)?;
-                if found.view.shape != parameter.view.shape {
-                    let (found, expected) = (found.view.shape.as_slice(), parameter.view.shape.as_slice());
-                    return Err(refused(&format!(
-                        "its {key} has the shape {found:?}, and the parameter {expected:?}"
-                    )));
-                }
-                *place = Some(found);
+                *place = Some(slot(object, key.to_str()?)?);
             }
         }
-        if states[EXP_AVG].is_none() {
-            return Err(refused("its state has no exp_avg"));
-        }
+        // Scales are not elements, and have no gaps.
+        let [elements @ .., scale] = &states;
         let flat = parameter.view.is_dense()
-            && states.iter().flatten().all(|slot| parameter.view.is_alike(&slot.view));
+            && elements.iter().flatten().all(|slot| parameter.view.is_alike(&slot.view))
+            && scale.as_ref().is_none_or(|slot| slot.view.is_row_major());
+        let row_major = parameter.view.is_row_major();
         let len = state.len();
-        Ok(Entry {
+        let entry = Entry {
             group,
-            name,
+            name: name.clone(),
+            key,
             state: state.unbind(),
             len,
             parameter,
@@ -203,7 +210,12 @@ impl TorchSteps {
             gradient: None,
             apart: false,
             flat,
-        })
+            row_major,
+        };
+        match entry.fault() {
+            Some(fault) => Err(refused(&fault)),
+            None => Ok(entry),
+        }
     }
 
     /// The gradients of this step, or of one parameter; nothing if the list is no longer true.
@@ -252,7 +264,7 @@ impl TorchSteps {
                 continue;
             }
             let Some(mut view) = self.exchange.read(&gradient)? else { return Ok(None) };
-            if view.shape != entry.parameter.view.shape {
+            if view.shape != entry.parameter.view.shape || !view.is_float() {
                 return Ok(None);
             }
             let span = view.span();

@@ -13,7 +13,7 @@ import torch
 from lion_cpu._native import TorchSteps
 from lion_cpu._torch_checks import check, is_native, refuse
 from lion_cpu._torch_parallel import parallel_functions
-from lion_cpu._torch_state import Kept, foreign_step, keep_dtypes, state_of
+from lion_cpu._torch_state import Kept, foreign_step, join, keep, split, state_of
 
 __all__ = ["Lion"]
 
@@ -24,10 +24,14 @@ class Lion(Optimizer):
     `params`, `lr`, `betas` and `weight_decay` are those of lion-pytorch and timm, and so is the state, `exp_avg`.
 
     Args:
-        exp_avg_dtype: the dtype of the momentum; the parameter's if None.
+        exp_avg_dtype: the dtype of the momentum, or "q8" for codes of 8 bits; the parameter's if None.
         clipvalue, clipnorm, global_clipnorm: at most one; clips each element, each gradient by its own norm, or all
             gradients of the groups that have it by their joint norm.
         cautious_decay: decays an element only if the step does not already move it towards zero.
+        decay_scale: what the decay is multiplied by: "lr", "relative:TO" (lr / TO) or "corrected:TO" (lr * lr / TO).
+        stochastic_rounding: a seed; rounds bfloat16 parameters up or down at random, right on average. The draws follow
+            from the seed, the parameter's name or number, its step and the element.
+        split: keeps the low half of a bfloat16 parameter in the state, which makes it a float32 one, bit for bit.
         one_minus_beta: "f32" forms `1 - beta` as Keras does, "f64" as PyTorch's Lions do, whose momenta differ by 1e-6.
         gradient_accumulation_steps: averages the gradients of so many steps for one update.
         ema_momentum: keeps a moving average of each parameter, `state[p]["ema"]`.
@@ -55,6 +59,9 @@ class Lion(Optimizer):
         clipnorm=None,
         global_clipnorm=None,
         cautious_decay=False,
+        decay_scale="lr",
+        stochastic_rounding=None,
+        split=False,
         one_minus_beta="f32",
         gradient_accumulation_steps=None,
         ema_momentum=None,
@@ -88,8 +95,11 @@ class Lion(Optimizer):
         self._reset()
 
     def load_state_dict(self, state_dict):
-        """Loads a state, also of lion-pytorch or timm. The momentum keeps the dtype that it was saved with."""
-        handle = self.register_load_state_dict_pre_hook(keep_dtypes)
+        """Loads a state, also of lion-pytorch or timm. The momentum keeps the dtype that it was saved with.
+
+        Options that the state does not have stay as they are.
+        """
+        handle = self.register_load_state_dict_pre_hook(keep)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -124,6 +134,24 @@ class Lion(Optimizer):
         with torch.no_grad():
             self._run(None, parameter)
 
+    def master(self, parameter):
+        """Returns a parameter in float32. Of one that is split these are the values that the steps move."""
+        low = self.state.get(parameter, {}).get("low")
+        return parameter.detach().float() if low is None else join(parameter.detach(), low)
+
+    def set_master(self, parameter, values):
+        """Overwrites a parameter that is split with values in float32."""
+        group = next(group for group in self.param_groups if any(parameter is own for own in group["params"]))
+        if not group["split"]:
+            raise RuntimeError("set_master needs a parameter of a group with split=True")
+        if values.shape != parameter.shape:
+            raise ValueError(f"values has the shape {list(values.shape)}, and the parameter {list(parameter.shape)}")
+        state = state_of(self, group, parameter, "parameter")
+        high, low = split(values.detach().to(torch.float32))
+        with torch.no_grad():
+            parameter.copy_(high)
+            state["low"].copy_(low)
+
     def _reset(self):
         self._steps = None
         self._foreign = ()
@@ -144,11 +172,13 @@ class Lion(Optimizer):
 
     def _prepare(self, only):
         """Makes the list of native steps, and that of the others. Says whether the one parameter is of the others."""
-        entries, idle, foreign = [], [], []
+        entries, idle, foreign, number = [], [], [], 0
         for index, group in enumerate(self.param_groups):
             names = group.get("param_names")
             for place, parameter in enumerate(group["params"]):
                 name = f"parameter {names[place] if names else place} of group {index}"
+                key = names[place] if names else str(number)
+                number += 1
                 gradient = parameter.grad
                 if gradient is not None:
                     refuse(parameter, gradient, name)
@@ -158,7 +188,7 @@ class Lion(Optimizer):
                 elif gradient is None and not state:
                     idle.append(parameter)
                 else:
-                    entries.append((index, parameter, state_of(self, group, parameter), name))
+                    entries.append((index, parameter, state_of(self, group, parameter, name), name, key))
         if self._steps is None:
             bump = torch._C._increment_version
             self._steps = TorchSteps(torch.Tensor, _any_negated, bump, parallel_functions())

@@ -63,7 +63,7 @@ impl Exchange {
         let (shape, strides) = unsafe { found.layout() };
         Ok(found.address().addr() == known.address
             && found.is_on_cpu()
-            && found.dtype() == Some(known.dtype)
+            && found.state_dtype() == Some(known.dtype)
             && shape == known.shape.as_slice()
             && strides.is_some_and(|strides| strides == known.strides.as_slice()))
     }
@@ -141,7 +141,7 @@ impl View {
             Some(strides) => Sides::of(strides.iter().copied()),
             None => row_major(shape),
         };
-        View::new(found.address().addr(), found.dtype()?, Sides::of(shape.iter().copied()), strides)
+        View::new(found.address().addr(), found.state_dtype()?, Sides::of(shape.iter().copied()), strides)
     }
 
     fn of_methods(tensor: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
@@ -154,6 +154,8 @@ impl View {
             "torch.float32" => Dtype::F32,
             "torch.float16" => Dtype::F16,
             "torch.bfloat16" => Dtype::BF16,
+            "torch.int16" => Dtype::I16,
+            "torch.int8" => Dtype::I8,
             _ => return Ok(None),
         };
         let address: usize = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
@@ -173,6 +175,22 @@ impl View {
             return None;
         }
         Some(View { address, dtype, len, shape, strides })
+    }
+
+    /// Whether the elements are numbers of which a step can take a parameter or a gradient.
+    pub(super) fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
+    /// Whether the elements lie in row-major order without gaps, so that an element's place is its index.
+    pub(super) fn is_row_major(&self) -> bool {
+        let mut expected = 1;
+        self.len == 0
+            || self.shape.as_slice().iter().zip(self.strides.as_slice()).rev().all(|(&side, &stride)| {
+                let fits = side == 1 || stride == expected;
+                expected *= side;
+                fits
+            })
     }
 
     /// Whether the elements fill one piece of memory, in whatever order of the sides.

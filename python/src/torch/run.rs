@@ -5,7 +5,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use super::entry::{Copied, Entry, Slot};
+use super::entry::{Copied, Entry, STATES, Slot, formatted};
 use super::exchange::View;
 use super::group::{Group, count};
 use super::{Prepared, TorchSteps};
@@ -45,12 +45,12 @@ struct Work<'p> {
 struct Copies {
     parameter: Copied,
     gradient: Copied,
-    states: [Option<Copied>; 3],
+    states: [Option<Copied>; STATES],
 }
 
 impl Item for Work<'_> {
     fn step(&self) -> LionStep {
-        self.group.step
+        self.group.step_of(&self.entry.key, &self.cycle)
     }
 
     fn clip(&self) -> Clipping {
@@ -69,25 +69,22 @@ impl Item for Work<'_> {
         true
     }
 
-    unsafe fn tensors(&mut self) -> Tensors<'_> {
+    unsafe fn tensors(&mut self) -> Result<Tensors<'_>, Error> {
         match &mut self.copies {
             // SAFETY: a flat entry's tensors are dense and alike; the rest is this function's contract.
             None => unsafe {
                 let state = |slot: &Option<Slot>| slot.as_ref().map(|slot| slot.view.borrow_mut());
-                Tensors {
-                    parameter: self.entry.parameter.view.borrow_mut(),
-                    gradient: Some(self.gradient.borrow()),
-                    states: self.entry.states.each_ref().map(state),
-                }
+                formatted(
+                    self.entry.parameter.view.borrow_mut(),
+                    self.gradient.borrow(),
+                    self.entry.states.each_ref().map(state),
+                )
             },
-            Some(copies) => Tensors {
-                parameter: copies.parameter.dense.to_mut(),
-                gradient: Some(copies.gradient.dense.to_ref()),
-                states: copies
-                    .states
-                    .each_mut()
-                    .map(|state| state.as_mut().map(|state| state.dense.to_mut())),
-            },
+            Some(copies) => formatted(
+                copies.parameter.dense.to_mut(),
+                copies.gradient.dense.to_ref(),
+                copies.states.each_mut().map(|state| state.as_mut().map(|state| state.dense.to_mut())),
+            ),
         }
     }
 }
@@ -112,7 +109,7 @@ impl TorchSteps {
                 entry.and_then(|entry| Some((entry, groups.get(entry.group)?, entry.gradient.as_ref()?)));
             let Some((entry, group, gradient)) = found else { continue };
             let cycle = group.cycle(entry.state.bind(py))?;
-            let flat = entry.flat
+            let flat = entry.is_flat(&group.formats)
                 && (gradient.strides == entry.parameter.view.strides
                     || entry.parameter.view.is_alike(gradient));
             stepped.append(entry.parameter.object.bind(py))?;
@@ -172,11 +169,9 @@ impl TorchSteps {
 /// Parameter, gradient and state of an entry in row-major order.
 fn copies(py: Python<'_>, entry: &Entry, gradient: &View) -> Result<Copies, Error> {
     let copied = |slot: &Slot| Copied::new(&slot.view, slot.object.clone_ref(py));
-    let [momentum, accumulator, ema] = &entry.states;
-    let state = |slot: &Option<Slot>| slot.as_ref().map(copied).transpose();
-    Ok(Copies {
-        parameter: copied(&entry.parameter)?,
-        gradient: Copied::new(gradient, py.None())?,
-        states: [state(momentum)?, state(accumulator)?, state(ema)?],
-    })
+    let mut states = [const { None }; STATES];
+    for (slot, copy) in entry.states.iter().zip(&mut states) {
+        *copy = slot.as_ref().map(copied).transpose()?;
+    }
+    Ok(Copies { parameter: copied(&entry.parameter)?, gradient: Copied::new(gradient, py.None())?, states })
 }
