@@ -57,7 +57,7 @@ pub(crate) trait Item {
     fn step(&self) -> LionStep;
     /// How its gradient is clipped.
     fn clip(&self) -> Clipping;
-    /// Where it is among its steps.
+    /// Its position in accumulation and average cycles.
     fn cycle(&self) -> Cycle;
     /// Its elements.
     fn elements(&self) -> usize;
@@ -69,7 +69,7 @@ pub(crate) trait Item {
     /// [`Error`] if the parts of a tensor do not fit each other.
     ///
     /// # Safety
-    /// They live. Nothing else reads or writes what is written, or writes what is read, while they are used.
+    /// The tensors live. While they are used, nothing else writes them, or reads those that are written.
     unsafe fn tensors(&mut self) -> Result<Tensors<'_>, Error>;
 }
 
@@ -94,7 +94,7 @@ impl Engine {
         self.move_all(transform, works, &clips)
     }
 
-    /// The clip of each gradient, of which norms are found first.
+    /// Returns the clip of each gradient, after computing the norms that clips need.
     fn clips<I: Item>(
         &self,
         transform: &GradientTransform,
@@ -159,7 +159,7 @@ impl Engine {
         self.run_tasks(Operation::Step, &mut tasks)
     }
 
-    /// By the plan for tensors like the first.
+    /// Runs tasks by the plan for tensors like the first.
     fn run_tasks(&self, operation: Operation, tasks: &mut [Task<'_>]) -> Result<(), Failure> {
         let Some(first) = tasks.first() else { return Ok(()) };
         let [parameter, gradient, momentum] = first.dtypes();

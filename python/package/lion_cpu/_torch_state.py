@@ -17,6 +17,9 @@ def state_of(optimizer, group, parameter, name):
     if wanted == "q8":
         if "exp_avg_scale" not in state:
             momentum = state.get("exp_avg")
+            if momentum is not None and momentum.dtype not in NATIVE:
+                what = "codes of 8 bits" if momentum.dtype == torch.int8 else f"the dtype {momentum.dtype}"
+                raise RuntimeError(f"{name}: its exp_avg has {what}, and its state no exp_avg_scale")
             codes, scales = state["exp_avg"], state["exp_avg_scale"] = _codes(parameter)
             if momentum is not None:
                 convert_momentum([momentum.contiguous()], [codes, scales])

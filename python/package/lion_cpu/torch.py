@@ -1,7 +1,7 @@
-"""A drop-in for `torch.optim`: Lion on tensors that lie on the CPU, in place and without a copy.
+"""A drop-in for `torch.optim`: Lion on CPU tensors, in place and without a copy.
 
-Tensors in float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses
-such as DTensor) take PyTorch's operations in the same order, so an optimizer may hold any mixture.
+Tensors of float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses such
+as DTensor) take PyTorch's operations in the same order. One optimizer may hold any mixture.
 """
 
 import inspect
@@ -27,7 +27,7 @@ class Lion(Optimizer):
         exp_avg_dtype: the dtype of the momentum, or "q8" for codes of 8 bits; the parameter's if None.
         clipvalue, clipnorm, global_clipnorm: at most one; clips each element, each gradient by its own norm, or all
             gradients of the groups that have it by their joint norm.
-        cautious_decay: decays an element only if the step does not already move it towards zero.
+        cautious_decay: decays an element only if the step moves it towards zero, or not at all.
         decay_scale: what the decay is multiplied by: "lr", "relative:TO" (lr / TO) or "corrected:TO" (lr * lr / TO).
         stochastic_rounding: a seed; rounds bfloat16 parameters up or down at random, right on average. The draws follow
             from the seed, the parameter's name or number, its step and the element.
@@ -39,7 +39,7 @@ class Lion(Optimizer):
         foreach, fused: taken and ignored; the step is fused wherever it can be.
     """
 
-    # GradScaler hands over its scale, which the step divides by.
+    # GradScaler passes its scale, and the step divides gradients by it.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -121,7 +121,7 @@ class Lion(Optimizer):
             return _hooked_step(self, closure) if closure is not None else _hooked_step(self)
         return _step(self, closure)
 
-    # Hooks and profiling are seen to above.
+    # `step` itself runs hooks and profiling.
     step.hooked = True
 
     def step_parameter(self, parameter):
@@ -129,9 +129,7 @@ class Lion(Optimizer):
 
         A joint norm (`global_clipnorm`) is then that of its gradient alone.
         """
-        if parameter.grad is None:
-            return
-        with torch.no_grad():
+        if parameter.grad is not None:
             self._run(None, parameter)
 
     def master(self, parameter):
@@ -158,20 +156,20 @@ class Lion(Optimizer):
 
     def _run(self, scale, only=None):
         """Steps, after preparing a new list if something has changed."""
-        for _ in range(2):
-            if self._steps is not None and self._steps.step(self.param_groups, self.state, scale, only):
-                break
-            if self._prepare(only):
-                # The native list holds no tensor of this call.
-                break
-        else:
-            raise RuntimeError("tensors of the optimizer changed while the step was prepared")
-        for group, parameter, name in self._foreign:
-            if parameter.grad is not None and (only is None or only is parameter):
-                foreign_step(self, group, parameter, name, scale)
+        steps = self._steps
+        if steps is None or not steps.step(self.param_groups, self.state, scale, only):
+            with torch.no_grad():
+                # Otherwise the native list holds no tensor of this call.
+                if not self._prepare(only) and not self._steps.step(self.param_groups, self.state, scale, only):
+                    raise RuntimeError("tensors of the optimizer changed while the step was prepared")
+        if self._foreign:
+            with torch.no_grad():
+                for group, parameter, name in self._foreign:
+                    if parameter.grad is not None and (only is None or only is parameter):
+                        foreign_step(self, group, parameter, name, scale)
 
     def _prepare(self, only):
-        """Makes the list of native steps, and that of the others. Says whether the one parameter is of the others."""
+        """Makes the lists of native steps and of others. Returns whether `only` is one of the others."""
         entries, idle, foreign, number = [], [], [], 0
         for index, group in enumerate(self.param_groups):
             names = group.get("param_names")
@@ -212,8 +210,7 @@ def _step(self, closure=None):
             return loss
         scale = self.__dict__.get("grad_scale")
         scale = None if scale is None else float(scale)
-    with torch.no_grad():
-        self._run(scale)
+    self._run(scale)
     return loss
 
 

@@ -155,7 +155,7 @@ impl Group {
         Ok(Group { step, clip, accumulation, ema, formats })
     }
 
-    /// Where a parameter with this state is among its steps.
+    /// Returns the position of a parameter in its accumulation and average cycles.
     pub(super) fn cycle(&self, state: &Bound<'_, PyDict>) -> PyResult<Cycle> {
         if self.accumulation.is_none() && self.ema.is_none() && self.formats.seed.is_none() {
             return Ok(Cycle { step: None, accumulation: None, updates: true, ema: None });
@@ -181,7 +181,7 @@ impl Group {
         })
     }
 
-    /// The step of a parameter with these draws, in this step of its own.
+    /// Returns the settings of one parameter's step; `key` is its name in stochastic rounding.
     pub(super) fn step_of(&self, key: &str, cycle: &Cycle) -> LionStep {
         match self.formats.seed {
             None => self.step,
@@ -203,7 +203,7 @@ impl Group {
 
 const BOTH: &str = "stochastic_rounding and split cannot be set together: a split parameter is not rounded";
 
-/// What the decay is multiplied by, if it is not the learning rate.
+/// Parses a decay scale; `None` is the learning rate.
 pub(super) fn scale_of(text: &str) -> PyResult<Option<DecayScale>> {
     match text.parse().map_err(PyValueError::new_err)? {
         DecayScale::LearningRate => Ok(None),
