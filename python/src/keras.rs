@@ -1,7 +1,7 @@
 //! The native half of `lion_cpu.keras.Lion`: one step over arrays or tensors that Keras's variables hold.
 //!
-//! Python decides what the step does (learning rate, window, averages) from Keras's own counters and hands everything over in
-//! one call. Every tensor is in row-major order; Python has made sure of it.
+//! Python reads learning rate, accumulation window and averages from Keras's own counters and passes them in one call.
+//! Requires every tensor to be in row-major order, which Python ensures and [`read`] checks.
 
 use lion::Profile;
 use lion_kernels::{Ema, Error, GradientTransform, LionStep, TensorBuf};
