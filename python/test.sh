@@ -2,7 +2,7 @@
 # Builds the wheel, installs it in a virtual environment and runs the package's tests.
 #
 #     python/test.sh                 with numpy
-#     python/test.sh --frameworks    with PyTorch and Keras too, which are a download of some 600 MB
+#     python/test.sh --frameworks    with PyTorch, Keras and JAX too, a download of about 600 MB
 #
 # Needs Rust, gcc with binutils and Python 3.10 or later with pip. The environments are kept in the target folder.
 set -euo pipefail

@@ -1,24 +1,23 @@
 #!/usr/bin/env python3
 """Times a step of `lion_cpu.torch.Lion` beside other optimizers: a Markdown table of their times over ours.
 
-    python python/benches/step.py [--threads 1 2] [--seconds 3] > benches/results/python-MACHINE.md
+    python python/benches/step.py [--threads 1 2] [--cases "16 K" GPT-2] [--peers timm "SGD fused"] [--seconds 3]
 
-The optimizers of a row take turns on the same tensors, in random order; a figure is the quotient of medians. Needs
-PyTorch and lion-pytorch. "one array" is numpy's optimizer over one array of as many bytes, in f32.
+The optimizers of a row take turns on the same tensors, in random order; a figure is the quotient of medians. A peer that is
+not installed has no column. "prepared list" is one call of the C ABI on the same parameters and gradients, with its list of
+tensors made beforehand and momenta on huge pages; it needs `--liblion target/release/liblion.so`.
 """
 
 import argparse
+import ctypes
+import os
 import platform
 import random
 import statistics
 import time
 import warnings
 
-import numpy
-from lion_pytorch import Lion as LionPytorch
-
 import lion_cpu
-import lion_cpu.numpy
 import torch
 from lion_cpu.torch import Lion
 
@@ -36,28 +35,115 @@ CASES = {
     "GPT-2, bf16": (GPT2, torch.bfloat16),
     "2,000 x 4,096": (2000 * [(4096,)], torch.float32),
 }
+OPTIONS = {"lr": 1e-5, "weight_decay": 0.1}
+# Compiling a step takes minutes for more tensors.
+MOST_COMPILED = 150
 
 
-class Array:
-    """numpy's optimizer over one array."""
+class Options(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t)] + [(name, ctypes.c_double) for name in "rate beta_1 beta_2 decay".split()] + [
+        ("json", ctypes.c_char_p), ("plan", ctypes.c_void_p),
+    ]
 
-    def __init__(self, elements, threads):
-        self.gradients = {"all": numpy.ones(elements, numpy.float32)}
-        parameters = {"all": numpy.zeros(elements, numpy.float32)}
-        self.optimizer = lion_cpu.numpy.Lion(parameters, weight_decay=0.1, threads=threads)
+
+class Plan(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t), ("isa", ctypes.c_char_p)] + [
+        (name, ctypes.c_size_t) for name in "threads chunk threshold".split()
+    ]
+
+
+class Update(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t), ("variable", ctypes.c_uint64), ("parameter", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p), ("len", ctypes.c_size_t), ("dtype", ctypes.c_uint32),
+        ("gradient_dtype", ctypes.c_uint32), ("start", ctypes.c_size_t), ("end", ctypes.c_size_t),
+        ("source", ctypes.c_void_p), ("copy", ctypes.c_void_p), ("copy_dtype", ctypes.c_uint32), ("rest", ctypes.c_uint32),
+    ]
+
+
+class PreparedList:
+    """`lion_apply` of the C ABI."""
+
+    def __init__(self, path, tensors, threads):
+        self.library = ctypes.CDLL(path)
+        options, plan = Options(), Plan(ctypes.sizeof(Plan), None, threads, 0, 0)
+        self._check(self.library.lion_options_init(ctypes.byref(options), ctypes.c_size_t(ctypes.sizeof(Options))))
+        options.rate, options.decay, options.plan = 1e-5, 0.1, ctypes.addressof(plan)
+        self.optimizer = ctypes.c_void_p()
+        self._check(self.library.lion_new(ctypes.byref(options), ctypes.byref(self.optimizer)))
+        self.updates = (Update * len(tensors))()
+        for place, tensor in enumerate(tensors):
+            dtype = {torch.float32: 1, torch.bfloat16: 3}[tensor.dtype]
+            shape, variable = (ctypes.c_size_t * tensor.dim())(*tensor.shape), ctypes.c_uint64()
+            self._check(self.library.lion_register(
+                self.optimizer, str(place).encode(), shape, ctypes.c_size_t(tensor.dim()), ctypes.c_uint32(dtype), None,
+                ctypes.byref(variable),
+            ))
+            self.updates[place] = Update(
+                ctypes.sizeof(Update), variable.value, tensor.data_ptr(), tensor.grad.data_ptr(), tensor.numel(), dtype, dtype
+            )
+
+    def _check(self, status):
+        assert status == 0, status
 
     def step(self):
-        self.optimizer.step(self.gradients)
+        self._check(self.library.lion_apply(self.optimizer, self.updates, ctypes.c_size_t(len(self.updates))))
 
 
-def optimizers(tensors, threads):
-    elements = sum(tensor.numel() * tensor.element_size() for tensor in tensors) // 4
-    yield "ours", Lion(tensors, lr=1e-5, weight_decay=0.1)
-    yield "one array", Array(elements, threads)
-    yield "lion-pytorch", LionPytorch(tensors, lr=1e-5, weight_decay=0.1)
-    yield "SGD fused", torch.optim.SGD(tensors, lr=1e-5, momentum=0.9, weight_decay=0.1, fused=True)
-    yield "AdamW foreach", torch.optim.AdamW(tensors, lr=1e-5, foreach=True)
-    yield "AdamW fused", torch.optim.AdamW(tensors, lr=1e-5, fused=True)
+class Compiled:
+    def __init__(self, optimizer):
+        self.step = torch.compile(optimizer.step)
+
+
+def prepared_list(tensors, threads, liblion):
+    return PreparedList(liblion, tensors, threads)
+
+
+def lion_pytorch(tensors, threads, _):
+    from lion_pytorch import Lion
+
+    return Lion(tensors, **OPTIONS)
+
+
+def lion_pytorch_foreach(tensors, threads, _):
+    from lion_pytorch.foreach import Lion
+
+    return Lion(tensors, **OPTIONS)
+
+
+def lion_pytorch_compiled(tensors, threads, _):
+    return Compiled(lion_pytorch_foreach(tensors, threads, _))
+
+
+def timm(tensors, threads, _):
+    from timm.optim import Lion
+
+    return Lion(tensors, **OPTIONS)
+
+
+def pytorch_optimizer(tensors, threads, _):
+    from pytorch_optimizer import Lion
+
+    return Lion(tensors, **OPTIONS)
+
+
+def deepspeed(tensors, threads, _):
+    from deepspeed.ops.lion import DeepSpeedCPULion
+
+    return DeepSpeedCPULion(tensors, fp32_optimizer_states=False, **OPTIONS)
+
+
+PEERS = {
+    "prepared list": prepared_list,
+    "lion-pytorch": lion_pytorch,
+    "lion-pytorch foreach": lion_pytorch_foreach,
+    "compiled": lion_pytorch_compiled,
+    "timm": timm,
+    "pytorch_optimizer": pytorch_optimizer,
+    "DeepSpeed": deepspeed,
+    "SGD fused": lambda tensors, *_: torch.optim.SGD(tensors, momentum=0.9, fused=True, **OPTIONS),
+    "AdamW fused": lambda tensors, *_: torch.optim.AdamW(tensors, fused=True, **OPTIONS),
+}
 
 
 def once(optimizer, calls):
@@ -67,20 +153,28 @@ def once(optimizer, calls):
     return (time.perf_counter() - begin) / calls
 
 
-def row(name, threads, seconds):
+def row(name, arguments, threads):
+    """The median time of each, by name; None of one that is missing."""
     shapes, dtype = CASES[name]
     tensors = [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
     for tensor in tensors:
         tensor.grad = torch.randn(tensor.shape).to(dtype)
-    those = dict(optimizers(tensors, threads))
+    those = {"ours": Lion(tensors, **OPTIONS)}
+    for peer in arguments.peers:
+        if peer == "compiled" and len(tensors) > MOST_COMPILED or peer == "prepared list" and not arguments.liblion:
+            continue
+        try:
+            those[peer] = PEERS[peer](tensors, threads, arguments.liblion)
+        except ImportError:
+            pass
     calls = {}
     for key, optimizer in those.items():
-        once(optimizer, 2)
-        calls[key] = max(1, int(0.01 / once(optimizer, 2)))
+        once(optimizer, 3)
+        calls[key] = max(1, int(0.005 / once(optimizer, 2)))
     times = {key: [] for key in those}
-    end = time.monotonic() + seconds
+    end = time.monotonic() + arguments.seconds
     order = list(those)
-    while time.monotonic() < end or len(times["ours"]) < 12:
+    while time.monotonic() < end or len(times["ours"]) < 7:
         for key in order:
             times[key].append(once(those[key], calls[key]))
         # Each comes after each of the others: what one leaves in the caches is not always the same one's to bear.
@@ -93,21 +187,20 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--liblion", help="the library of the C ABI", type=os.path.abspath)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"PyTorch {torch.__version__}, lion_cpu {lion_cpu.__version__}, Python {platform.python_version()}, "
           f"{torch.backends.cpu.get_cpu_capability()}\n")
-    head = None
+    print("| tensors | threads | ours, µs | " + " | ".join(arguments.peers) + " |")
+    print("|---" * (len(arguments.peers) + 3) + "|")
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for name in arguments.cases:
-            found = row(name, threads, arguments.seconds)
-            if head is None:
-                head = list(found)
-                print("| tensors | threads | " + " | ".join(f"{key} / ours" for key in head[1:]) + " |")
-                print("|---" * (len(head) + 1) + "|")
-            ratios = [f"{found[key] / found['ours']:.2f}" for key in head[1:]]
-            print(f"| {name} | {threads} | " + " | ".join(ratios) + " |", flush=True)
+            found = row(name, arguments, threads)
+            over = [f"{found[peer] / found['ours']:.2f}" if peer in found else "" for peer in arguments.peers]
+            print(f"| {name} | {threads} | {found['ours'] * 1e6:,.1f} | " + " | ".join(over) + " |", flush=True)
 
 
 if __name__ == "__main__":

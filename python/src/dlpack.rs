@@ -1,7 +1,7 @@
 //! The two protocols by which arrays show their memory: numpy's `__array_struct__` and DLPack.
 //!
-//! Both hand out a capsule with a C struct. The capsule keeps the memory alive; it is not consumed, so its own destructor
-//! gives everything back. The structs are those of numpy's `PyArrayInterface` and of dlpack.h, version 1.
+//! Both return a capsule with a C struct. The capsule keeps the memory alive. It is not consumed, so its own destructor
+//! releases everything. The structs are those of numpy's `PyArrayInterface` and of dlpack.h, version 1.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::slice;
@@ -79,6 +79,15 @@ impl DlTensor {
             (2, 16, 1) => Some(Dtype::F16),
             (4, 16, 1) => Some(Dtype::BF16),
             _ => None,
+        }
+    }
+
+    /// Returns the dtype, also of the integers in a state: low halves and 8-bit codes.
+    pub(crate) fn state_dtype(&self) -> Option<Dtype> {
+        match (self.dtype.code, self.dtype.bits, self.dtype.lanes) {
+            (0, 16, 1) => Some(Dtype::I16),
+            (0, 8, 1) => Some(Dtype::I8),
+            _ => self.dtype(),
         }
     }
 

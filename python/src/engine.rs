@@ -57,7 +57,7 @@ pub(crate) trait Item {
     fn step(&self) -> LionStep;
     /// How its gradient is clipped.
     fn clip(&self) -> Clipping;
-    /// Where it is among its steps.
+    /// Its position in accumulation and average cycles.
     fn cycle(&self) -> Cycle;
     /// Its elements.
     fn elements(&self) -> usize;
@@ -65,9 +65,12 @@ pub(crate) trait Item {
     fn has_gradient(&self) -> bool;
     /// Its tensors.
     ///
+    /// # Errors
+    /// [`Error`] if the parts of a tensor do not fit each other.
+    ///
     /// # Safety
-    /// They live. Nothing else reads or writes what is written, or writes what is read, while they are used.
-    unsafe fn tensors(&mut self) -> Tensors<'_>;
+    /// The tensors live. While they are used, nothing else writes them, or reads those that are written.
+    unsafe fn tensors(&mut self) -> Result<Tensors<'_>, Error>;
 }
 
 /// How steps are run.
@@ -91,7 +94,7 @@ impl Engine {
         self.move_all(transform, works, &clips)
     }
 
-    /// The clip of each gradient, of which norms are found first.
+    /// Returns the clip of each gradient, after computing the norms that clips need.
     fn clips<I: Item>(
         &self,
         transform: &GradientTransform,
@@ -115,7 +118,7 @@ impl Engine {
                 let transform = work.cycle().transform(transform)?;
                 let averaged = work.cycle().averages();
                 // SAFETY: the contract of `run`.
-                let Tensors { gradient, states, .. } = unsafe { work.tensors() };
+                let Tensors { gradient, states, .. } = unsafe { work.tensors() }?;
                 let Some(gradient) = gradient else { continue };
                 let [_, accumulator, _] = states;
                 let accumulator =
@@ -150,13 +153,13 @@ impl Engine {
         for (work, clip) in works.iter_mut().zip(clips) {
             let (step, cycle) = (work.step(), work.cycle());
             // SAFETY: the contract of `run`.
-            let tensors = unsafe { work.tensors() };
+            let tensors = unsafe { work.tensors() }?;
             push(&mut tasks, transform, step, cycle, *clip, tensors)?;
         }
         self.run_tasks(Operation::Step, &mut tasks)
     }
 
-    /// By the plan for tensors like the first.
+    /// Runs tasks by the plan for tensors like the first.
     fn run_tasks(&self, operation: Operation, tasks: &mut [Task<'_>]) -> Result<(), Failure> {
         let Some(first) = tasks.first() else { return Ok(()) };
         let [parameter, gradient, momentum] = first.dtypes();

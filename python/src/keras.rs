@@ -1,7 +1,7 @@
 //! The native half of `lion_cpu.keras.Lion`: one step over arrays or tensors that Keras's variables hold.
 //!
-//! Python decides what the step does (learning rate, window, averages) from Keras's own counters and hands everything over in
-//! one call. Every tensor is in row-major order; Python has made sure of it.
+//! Python reads learning rate, accumulation window and averages from Keras's own counters and passes them in one call.
+//! Requires every tensor to be in row-major order, which Python ensures and [`read`] checks.
 
 use lion::Profile;
 use lion_kernels::{Ema, Error, GradientTransform, LionStep, TensorBuf};
@@ -64,11 +64,11 @@ impl Item for Work {
         self.gradient.is_some()
     }
 
-    unsafe fn tensors(&mut self) -> Tensors<'_> {
+    unsafe fn tensors(&mut self) -> Result<Tensors<'_>, Error> {
         let [momentum, accumulator, average] = &mut self.states;
         // SAFETY: by the trait's contract; all are dense.
         unsafe {
-            Tensors {
+            Ok(Tensors {
                 parameter: self.value.to_mut(),
                 gradient: self.gradient.as_ref().map(|gradient| match gradient {
                     Gradient::Borrowed(gradient) => gradient.to_ref(),
@@ -79,7 +79,7 @@ impl Item for Work {
                     accumulator.as_mut().map(|it| it.to_mut()),
                     average.as_mut().map(|it| it.to_mut()),
                 ],
-            }
+            })
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The native half of the Python package `lion_cpu`: numpy's optimizer, the steps of PyTorch's, and the
-//! tools of the command `lion`.
+//! The native half of the Python package `lion_cpu`: numpy's optimizer, the steps for PyTorch, Keras and JAX, and the tools
+//! of the command `lion`.
 //!
-//! Python's objects are read under the GIL, checked against each other, and kept by a reference; the core then works on
-//! their memory without the GIL. Every entry turns a panic into a `RuntimeError`. `unsafe` reads memory that other
-//! libraries own: in `dlpack.rs`, `tensor.rs`, `call.rs` and `torch`.
+//! A call reads Python's objects under the GIL, checks them against each other, and holds references to them. The core then
+//! works on their memory without the GIL. Every entry turns a panic into a `RuntimeError`. `unsafe` reads memory that other
+//! libraries own: in `dlpack.rs`, `tensor.rs`, `call.rs`, `jax.rs` and `torch`.
 
 mod build;
 mod call;
@@ -11,6 +11,7 @@ mod constraint;
 mod dlpack;
 mod engine;
 mod error;
+mod jax;
 mod keras;
 mod logging;
 mod metrics;
@@ -30,6 +31,8 @@ mod _native {
     #[pymodule_export]
     use crate::constraint::Constraint;
     #[pymodule_export]
+    use crate::jax::jax_handler;
+    #[pymodule_export]
     use crate::keras::KerasSteps;
     #[pymodule_export]
     use crate::metrics::Metrics;
@@ -40,7 +43,7 @@ mod _native {
     #[pymodule_export]
     use crate::tools::{doctor, options, replay, tune};
     #[pymodule_export]
-    use crate::torch::TorchSteps;
+    use crate::torch::{TorchSteps, convert_momentum, decay_rate};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -294,7 +294,7 @@ impl Optimizer {
         Ok(parameters)
     }
 
-    /// Momentum, average and accumulator of a variable, as new arrays.
+    /// Momentum, average, accumulator and low halves of a variable, as new arrays. A momentum of 8 bits is in float32.
     fn state<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> {
         error::guarded(|| self.read_state(py, name))
     }

@@ -1,7 +1,7 @@
 //! The threads of a call: the caller with rayon's global pool or, after a fork, with a pool that the new process made.
 //!
-//! A forked process has none of its parent's threads, and work that is handed to them never ends. The process that first
-//! used this module is at home in rayon's global pool; every other one makes a pool and enters it.
+//! A forked process has none of its parent's threads, so work queued for them never ends. The process that first used this
+//! module uses rayon's global pool. Every other process makes a pool of its own and enters it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +16,7 @@ static HOME: AtomicU32 = AtomicU32::new(0);
 /// The pool of a forked process. Pools of its parents are never dropped, as their threads would be waited for.
 static FORKED: Mutex<Option<(u32, &'static ThreadPool)>> = Mutex::new(None);
 
-/// Does work in a place where the core finds living threads.
+/// Runs work where the core finds living threads.
 pub(crate) fn enter<R: Send>(work: impl FnOnce() -> PyResult<R> + Send) -> PyResult<R> {
     match forked()? {
         None => work(),
@@ -24,14 +24,21 @@ pub(crate) fn enter<R: Send>(work: impl FnOnce() -> PyResult<R> + Send) -> PyRes
     }
 }
 
-/// The pool of this process, if it is not at home in the global one.
-pub(crate) fn forked() -> PyResult<Option<&'static ThreadPool>> {
+/// Returns whether this process may use threads that other libraries started: it is not a fork of one that used this module.
+pub(crate) fn is_home() -> bool {
     let process = std::process::id();
     match HOME.compare_exchange(0, process, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => return Ok(None),
-        Err(home) if home == process => return Ok(None),
-        Err(_) => {}
+        Ok(_) => true,
+        Err(home) => home == process,
     }
+}
+
+/// The pool of this process, if it is not at home in the global one.
+pub(crate) fn forked() -> PyResult<Option<&'static ThreadPool>> {
+    if is_home() {
+        return Ok(None);
+    }
+    let process = std::process::id();
     let mut known = FORKED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match *known {
         Some((owner, pool)) if owner == process => Ok(Some(pool)),

@@ -1,9 +1,9 @@
 //! A value that several Python threads may use, one at a time, without the GIL.
 //!
-//! Whoever waits for it has given up the GIL before, so the holder can call Python (a schedule) meanwhile. Two calls would
-//! wait for ever and are refused instead: one from such a callback, and one in a process that was forked while another
-//! thread held the value. So the lock is a ticket that names its holder, process and thread. It is taken before the mutex
-//! and given back after it: where no ticket is out, nobody has the mutex, not even a thread that a fork left behind.
+//! A waiting thread releases the GIL, so the holder can call Python (a schedule) meanwhile. Two kinds of calls would wait for
+//! ever, so they are errors: a call from such a callback, and a call in a process that was forked while another thread held
+//! the value. To detect them, the lock is a ticket that names process and thread of its holder. The ticket is taken before
+//! the mutex and released after it. So if no ticket is out, no thread has the mutex, not even one that a fork lost.
 
 use std::fmt;
 use std::sync::Mutex;

@@ -1,30 +1,34 @@
-//! The fast half of `lion_cpu.torch.Lion`: steps over tensors of PyTorch that lie on the CPU, state included.
+//! The native half of `lion_cpu.torch.Lion`: steps over PyTorch tensors on the CPU, with the state that PyTorch saves.
 //!
-//! A list is prepared: each parameter with its state, where they lay, and that no memory is written twice. Every step reads
-//! the tensors anew (addresses, shapes, strides, dtypes, and by identity the parameter lists and the state dicts) and goes
-//! on only if nothing has changed. Otherwise it has written nothing and says so; Python prepares a new list, and its checks
-//! are the place for what is rare. What PyTorch alone can do (other devices and dtypes, subclasses) is never in the list.
+//! Python prepares a list of parameters and their state. It contains their addresses, shapes, strides and dtypes, after a
+//! check that no memory is written twice. Every step reads the tensors again and compares them with the list; it compares
+//! parameter lists and state dicts by identity. If anything differs, the step writes nothing and returns false, and Python
+//! prepares a new list. So slow checks run once a list. Tensors that need PyTorch's operations (other devices and dtypes,
+//! subclasses) are never in the list.
 //!
-//! The GIL is released while a large step runs. The list holds references to its tensors, and the step to the gradients;
-//! a step that releases the GIL also holds the memory that they had. Whatever runs Python, and so lets other threads run,
-//! comes before the last look at the addresses.
+//! A large step releases the GIL. The list holds references to its tensors and to their memory, and the step to its
+//! gradients. Calls that run Python may let other threads run, so they all come before the last comparison of addresses.
 
+mod convert;
 mod entry;
 mod exchange;
 mod group;
 mod overlap;
 mod run;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use lion::Profile;
 use lion_kernels::with_ieee_state;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
 
-use self::entry::{EXP_AVG, Entry, Slot};
+pub(crate) use self::convert::{convert_momentum, decay_rate};
+use self::entry::{Entry, STATES, Slot};
 use self::exchange::Exchange;
 use self::group::Group;
 use self::run::Pending;
@@ -39,26 +43,32 @@ pub(crate) struct TorchSteps {
     prepared: Shared<Prepared>,
     exchange: Exchange,
     engine: Engine,
-    /// PyTorch's class of tensors; gradients of another are Python's to judge.
+    /// PyTorch's class of tensors. A gradient of another class needs a new list.
     tensor: Py<PyType>,
-    /// Says of a list of tensors whether one has its negation pending.
+    /// Returns whether a tensor of a list is a negated view.
     any_negated: Py<PyAny>,
     increment_version: Py<PyAny>,
 }
 
-/// The list. Addresses of Python's objects are only ever compared.
+/// The list. Addresses of Python objects are only compared.
 #[derive(Debug, Default)]
 struct Prepared {
     entries: Vec<Entry>,
-    /// Parameters without an entry whose gradients, if they get one, need a new list.
+    /// Parameters without gradient and state. A gradient of one needs a new list.
     idle: Vec<Py<PyAny>>,
     /// The parameters of each group.
     groups: Vec<Vec<usize>>,
     /// The keys and values of the optimizer's state.
     state: Vec<(usize, usize)>,
-    /// The memory that steps write, in order.
+    /// Address ranges that steps write, sorted.
     written: Vec<Range<usize>>,
 }
+
+/// A parameter for a list: its group's number, itself, its state, its name for errors, and its name for random numbers.
+type Given<'py> = (usize, Bound<'py, PyAny>, Bound<'py, PyDict>, String, String);
+
+/// Entries that are prefetched before they are read.
+const AHEAD: usize = 8;
 
 fn address(object: &Bound<'_, PyAny>) -> usize {
     object.as_ptr().addr()
@@ -90,12 +100,11 @@ impl TorchSteps {
         })
     }
 
-    /// Prepares a list: for each parameter its group, itself, its state or None, and its name for errors. `idle` are the
-    /// parameters that had no gradient yet.
+    /// Prepares a list. `idle` are the parameters that have had no gradient yet.
     fn prepare(
         &self,
         py: Python<'_>,
-        entries: Vec<(usize, Bound<'_, PyAny>, Bound<'_, PyDict>, String)>,
+        entries: Vec<Given<'_>>,
         idle: Vec<Py<PyAny>>,
         groups: &Bound<'_, PyList>,
         state: &Bound<'_, PyDict>,
@@ -103,8 +112,8 @@ impl TorchSteps {
         self.prepared.with_gil(py, |prepared| {
             *prepared = Prepared::default();
             let mut made = Vec::with_capacity(entries.len());
-            for (group, parameter, state, name) in entries {
-                made.push(self.entry(group, parameter, state, name)?);
+            for (group, parameter, state, name, key) in entries {
+                made.push(self.entry(group, parameter, state, name, key)?);
             }
             let written = overlap::written(&made)?;
             let lists = groups.iter().map(|group| {
@@ -112,9 +121,15 @@ impl TorchSteps {
                 let list = list.ok_or_else(|| PyRuntimeError::new_err("a parameter group without params"))?;
                 list.try_iter()?.map(|parameter| Ok(address(&parameter?))).collect::<PyResult<Vec<_>>>()
             });
+            let known: Vec<_> = state.iter().map(|(key, value)| (address(&key), address(&value))).collect();
+            // Another thread may have taken a state from the optimizer since Python looked. Without a list the step says so.
+            let states: HashSet<_> = known.iter().map(|(_, state)| *state).collect();
+            if !made.iter().all(|entry| states.contains(&entry.state.as_ptr().addr())) {
+                return Ok(());
+            }
             *prepared = Prepared {
                 groups: lists.collect::<PyResult<_>>()?,
-                state: state.iter().map(|(key, value)| (address(&key), address(&value))).collect(),
+                state: known,
                 entries: made,
                 idle,
                 written,
@@ -123,9 +138,8 @@ impl TorchSteps {
         })
     }
 
-    /// Steps all parameters of the list that have a gradient, or one of them. `scale` is what the loss was multiplied by.
-    /// Returns whether it was done: if not,
-    /// nothing has been written, and the list must be prepared anew.
+    /// Steps all parameters of the list that have a gradient, or only the parameter `only`. `scale` is the factor of the loss.
+    /// Returns false if the list is out of date; nothing has been written then.
     #[pyo3(signature = (groups, state, scale=None, only=None))]
     fn step(
         &self,
@@ -149,8 +163,10 @@ impl TorchSteps {
                 let read = groups.iter().map(|group| Group::read(group.cast()?, scale));
                 Ok::<_, PyErr>((read.collect::<PyResult<Vec<_>>>()?, scale))
             })?;
-            let Some(pending) = self.gradients(py, prepared, only)? else { return Ok(false) };
-            if pending.is_empty() {
+            let Some(pending) = self.gradients(py, prepared, &hyperparameters, only)? else {
+                return Ok(false);
+            };
+            if pending.steps.is_empty() {
                 return Ok(true);
             }
             self.run(py, prepared, &hyperparameters, pending, scale)
@@ -165,37 +181,38 @@ impl TorchSteps {
         parameter: Bound<'_, PyAny>,
         state: Bound<'_, PyDict>,
         name: String,
+        key: String,
     ) -> PyResult<Entry> {
         let refused = |what: &str| PyRuntimeError::new_err(format!("{name}: {what}"));
         let slot = |object: Bound<'_, PyAny>, what: &str| {
             let view = self.exchange.read(&object)?;
             let view = view
                 .ok_or_else(|| refused(&format!("the {what} has no memory on the CPU in a known dtype")))?;
-            Ok::<_, PyErr>(Slot { view, object: object.unbind() })
+            let storage = object.call_method0(intern!(object.py(), "untyped_storage"))?.unbind();
+            let record = self.exchange.record(&object);
+            Ok::<_, PyErr>(Slot { view, object: object.unbind(), _storage: storage, record })
         };
         let parameter = slot(parameter, "parameter")?;
-        let mut states = [const { None }; 3];
+        if !parameter.view.is_float() {
+            return Err(refused(&format!("the parameter has the dtype {}", parameter.view.dtype)));
+        }
+        let mut states = [const { None }; STATES];
         for (key, place) in entry::keys(state.py()).into_iter().zip(&mut states) {
             if let Some(object) = state.get_item(key)? {
-                let found = slot(object, key.to_str()?)?;
-                if found.view.shape != parameter.view.shape {
-                    let (found, expected) = (found.view.shape.as_slice(), parameter.view.shape.as_slice());
-                    return Err(refused(&format!(
-                        "its {key} has the shape {found:?}, and the parameter {expected:?}"
-                    )));
-                }
-                *place = Some(found);
+                *place = Some(slot(object, key.to_str()?)?);
             }
         }
-        if states[EXP_AVG].is_none() {
-            return Err(refused("its state has no exp_avg"));
-        }
+        // Scales are not elements, and have no gaps.
+        let [elements @ .., scale] = &states;
         let flat = parameter.view.is_dense()
-            && states.iter().flatten().all(|slot| parameter.view.is_alike(&slot.view));
+            && elements.iter().flatten().all(|slot| parameter.view.is_alike(&slot.view))
+            && scale.as_ref().is_none_or(|slot| slot.view.is_row_major());
+        let row_major = parameter.view.is_row_major();
         let len = state.len();
-        Ok(Entry {
+        let entry = Entry {
             group,
-            name,
+            name: name.clone(),
+            key,
             state: state.unbind(),
             len,
             parameter,
@@ -203,16 +220,22 @@ impl TorchSteps {
             gradient: None,
             apart: false,
             flat,
-        })
+            row_major,
+        };
+        match entry.fault() {
+            Some(fault) => Err(refused(&fault)),
+            None => Ok(entry),
+        }
     }
 
-    /// The gradients of this step, or of one parameter; nothing if the list is no longer true.
-    fn gradients(
+    /// Returns the gradients of this step, or that of one parameter; `None` if the list is out of date.
+    fn gradients<'py>(
         &self,
-        py: Python<'_>,
-        prepared: &mut Prepared,
+        py: Python<'py>,
+        prepared: &Prepared,
+        groups: &[Group],
         only: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Option<Pending>> {
+    ) -> PyResult<Option<Pending<'py>>> {
         let grad = intern!(py, "grad");
         if only.is_none() {
             for parameter in &prepared.idle {
@@ -221,60 +244,68 @@ impl TorchSteps {
                 }
             }
         }
-        let mut found = Vec::new();
+        let mut pending = Pending::with_capacity(prepared.entries.len());
         for (at, entry) in prepared.entries.iter().enumerate() {
+            if only.is_none()
+                && let Some(ahead) = prepared.entries.get(at + AHEAD)
+            {
+                ahead.prefetch();
+            }
             if only.is_some_and(|only| !only.is(&entry.parameter.object)) {
                 continue;
             }
+            // An option that asks for another state may have been set.
+            let suits = groups.get(entry.group).is_some_and(|group| entry.suits(&group.formats));
             let gradient = entry.parameter.object.bind(py).getattr(grad)?;
-            if gradient.is_none() {
+            if suits && gradient.is_none() {
                 continue;
             }
-            if !gradient.get_type().is(&self.tensor) || !has_its_state(py, entry)? {
+            if !suits || !gradient.get_type().is(&self.tensor) || !has_its_state(py, entry)? {
                 return Ok(None);
             }
-            found.push((at, gradient));
+            pending.push(at, gradient);
         }
-        let objects = PyList::new(py, found.iter().map(|(_, gradient)| gradient))?;
-        if !found.is_empty() && self.any_negated.call1(py, (&objects,))?.is_truthy(py)? {
-            for (place, (_, gradient)) in found.iter_mut().enumerate() {
+        if pending.steps.is_empty() {
+            return Ok(Some(pending));
+        }
+        let objects = PyList::new(py, &pending.gradients)?;
+        if self.any_negated.call1(py, (&objects,))?.is_truthy(py)? {
+            for gradient in &mut pending.gradients {
                 *gradient = gradient.call_method0("resolve_neg")?;
-                objects.set_item(place, &*gradient)?;
             }
         }
-        let mut steps = Vec::with_capacity(found.len());
-        for (place, (at, mut gradient)) in found.into_iter().enumerate() {
-            steps.push(at);
-            let Some(entry) = prepared.entries.get_mut(at) else { return Ok(None) };
-            if let (true, Some(known)) = (entry.apart, &entry.gradient)
-                && self.exchange.is_still(&gradient, known)?
-            {
-                continue;
-            }
-            let Some(mut view) = self.exchange.read(&gradient)? else { return Ok(None) };
-            if view.shape != entry.parameter.view.shape {
-                return Ok(None);
-            }
-            let span = view.span();
-            if !holds(&gradient, &span)? {
-                return Ok(None);
-            }
-            let after = prepared.written.partition_point(|written| written.end <= span.start);
-            let shares = prepared.written.get(after).is_some_and(|written| written.start < span.end);
-            entry.apart = !shares || span.is_empty();
-            if !entry.apart {
-                gradient = gradient.call_method0("clone")?;
-                objects.set_item(place, &gradient)?;
-                let Some(copy) = self.exchange.read(&gradient)? else { return Ok(None) };
-                view = copy;
-            }
-            entry.gradient = Some(view);
+        Ok(Some(pending))
+    }
+
+    /// Reads a gradient that is not where the last one was. Returns false if it needs a new list.
+    fn renew(
+        &self,
+        written: &[Range<usize>],
+        entry: &mut Entry,
+        gradient: &mut Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let Some(mut view) = self.exchange.read(gradient)? else { return Ok(false) };
+        if view.shape != entry.parameter.view.shape || !view.is_float() {
+            return Ok(false);
         }
-        Ok(Some(Pending { steps, objects: objects.unbind() }))
+        let span = view.span();
+        if !holds(gradient, &span)? {
+            return Ok(false);
+        }
+        let after = written.partition_point(|written| written.end <= span.start);
+        let shares = written.get(after).is_some_and(|written| written.start < span.end);
+        entry.apart = !shares || span.is_empty();
+        if !entry.apart {
+            *gradient = gradient.call_method0("clone")?;
+            let Some(copy) = self.exchange.read(gradient)? else { return Ok(false) };
+            view = copy;
+        }
+        entry.gradient = Some(view);
+        Ok(true)
     }
 }
 
-/// Whether a parameter's state holds the same objects as when the list was made.
+/// Returns whether a parameter's state holds the objects of the list.
 fn has_its_state(py: Python<'_>, entry: &Entry) -> PyResult<bool> {
     let state = entry.state.bind(py);
     if state.len() != entry.len {
@@ -282,16 +313,17 @@ fn has_its_state(py: Python<'_>, entry: &Entry) -> PyResult<bool> {
     }
     for (key, known) in entry::keys(py).into_iter().zip(&entry.states) {
         // A state that was not there is not looked for: the dict would be longer.
-        if let Some(slot) = known
-            && !state.get_item(key)?.is_some_and(|now| now.is(&slot.object))
-        {
-            return Ok(false);
+        let Some(slot) = known else { continue };
+        // SAFETY: dict and key are alive, and what is found is only compared.
+        let found = unsafe { ffi::PyDict_GetItemWithError(state.as_ptr(), key.as_ptr()) };
+        if found != slot.object.as_ptr() {
+            return if PyErr::occurred(py) { Err(PyErr::fetch(py)) } else { Ok(false) };
         }
     }
     Ok(true)
 }
 
-/// Whether the tensor's storage reaches to the end of its elements: a storage can be resized under its tensors.
+/// Returns whether the tensor's storage contains all its elements. A storage can be resized under its tensors.
 fn holds(tensor: &Bound<'_, PyAny>, span: &Range<usize>) -> PyResult<bool> {
     let py = tensor.py();
     if span.is_empty() {
@@ -304,7 +336,7 @@ fn holds(tensor: &Bound<'_, PyAny>, span: &Range<usize>) -> PyResult<bool> {
 }
 
 impl Prepared {
-    /// Whether groups and state hold the same objects as when the list was made.
+    /// Returns whether groups and state hold the objects of the list.
     fn is_current(
         &self,
         py: Python<'_>,
@@ -318,23 +350,32 @@ impl Prepared {
             let Some(list) = group.cast::<PyDict>()?.get_item(intern!(py, "params"))? else {
                 return Ok(false);
             };
-            let mut known = known.iter();
-            for parameter in list.try_iter()? {
-                if known.next() != Some(&address(&parameter?)) {
-                    return Ok(false);
+            let same = match list.cast::<PyList>() {
+                Ok(list) => {
+                    list.len() == known.len()
+                        // SAFETY: the list has the entry, which is only compared.
+                        && known.iter().zip(0..).all(|(known, at)| unsafe {
+                            ffi::PyList_GetItem(list.as_ptr(), at).addr() == *known
+                        })
                 }
-            }
-            if known.next().is_some() {
+                Err(_) => {
+                    let objects = list.try_iter()?.map(|it| Ok(address(&it?)));
+                    objects.collect::<PyResult<Vec<_>>>()? == *known
+                }
+            };
+            if !same {
                 return Ok(false);
             }
         }
-        Ok(state
-            .iter()
-            .zip(&self.state)
-            .all(|((key, value), known)| (address(&key), address(&value)) == *known))
+        let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        Ok(self.state.iter().all(|known| {
+            // SAFETY: the dict is not changed meanwhile, and its keys and values are only compared.
+            let more = unsafe { ffi::PyDict_Next(state.as_ptr(), &raw mut at, &raw mut key, &raw mut value) };
+            more != 0 && (key.addr(), value.addr()) == *known
+        }))
     }
 
-    /// Whether the list has the parameter with the state that it has now.
+    /// Returns whether the list has the parameter with its present state.
     fn knows(&self, parameter: &Bound<'_, PyAny>, state: &Bound<'_, PyDict>) -> PyResult<bool> {
         let Some(entry) = self.entries.iter().find(|entry| parameter.is(&entry.parameter.object)) else {
             return Ok(false);

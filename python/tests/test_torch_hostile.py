@@ -327,8 +327,11 @@ def test_a_step_within_a_closure_or_a_hook():
     assert tensor.tolist() == [0.25] * 4
 
 
-@pytest.mark.parametrize("found_inf, scale", itertools.product([None, torch.tensor(0.0), torch.tensor(1.0)],
-                                                               [None, torch.tensor(2.0), torch.tensor(float("inf"))]))
+FOUND = [None, torch.tensor(0.0), torch.tensor(1.0)]
+SCALES = [None, torch.tensor(2.0), torch.tensor(float("inf"))]
+
+
+@pytest.mark.parametrize("found_inf, scale", list(itertools.product(FOUND, SCALES)))
 def test_attributes_of_a_scaler(found_inf, scale):
     tensor = parameter((4,))
     tensor.grad = torch.ones(4)

@@ -8,5 +8,5 @@ def array(dtype, memory, shape):
     if dtype == "bf16":
         from ml_dtypes import bfloat16 as kind
     else:
-        kind = {"f32": numpy.float32, "f16": numpy.float16}[dtype]
+        kind = {"f32": numpy.float32, "f16": numpy.float16, "i16": numpy.int16}[dtype]
     return numpy.frombuffer(memory, dtype=kind).reshape(shape).copy()

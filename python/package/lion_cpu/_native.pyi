@@ -126,7 +126,7 @@ class TorchSteps:
     ) -> None: ...
     def prepare(
         self,
-        entries: list[tuple[int, Any, dict[str, Any], str]],
+        entries: list[tuple[int, Any, dict[str, Any], str, str]],
         idle: list[Any],
         groups: list[dict[str, Any]],
         state: dict[Any, Any],
@@ -135,6 +135,9 @@ class TorchSteps:
         self, groups: list[dict[str, Any]], state: dict[Any, Any], scale: float | None = None, only: Any = None
     ) -> bool: ...
 
+def convert_momentum(source: list[Any], target: list[Any]) -> None: ...
+def jax_handler() -> int: ...
+def decay_rate(scale: str, learning_rate: float) -> float: ...
 def replay(
     input: _Path,
     output: _Path,

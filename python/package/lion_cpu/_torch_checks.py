@@ -1,9 +1,17 @@
 """What `lion_cpu.torch.Lion` refuses, in PyTorch's words, and which tensors take the native step."""
 
 import torch
+from lion_cpu._native import decay_rate
 
 NATIVE = (torch.float32, torch.float16, torch.bfloat16)
-STATE = ("exp_avg", "accumulator", "ema")
+# The state, and the dtypes that it may have where the native step takes it.
+STATE = {
+    "exp_avg": (*NATIVE, torch.int8),
+    "accumulator": (torch.float32,),
+    "ema": (torch.float32,),
+    "low": (torch.int16,),
+    "exp_avg_scale": (torch.float32,),
+}
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -33,7 +41,18 @@ def check(group):
             raise ValueError(f"Invalid {name} value: {group[name]}")
     if group["one_minus_beta"] not in ("f32", "f64"):
         raise ValueError(f"Invalid one_minus_beta value: {group['one_minus_beta']}; expected 'f32' or 'f64'")
-    if group["exp_avg_dtype"] not in (None, *NATIVE):
+    try:
+        decay_rate(group["decay_scale"], 0.0)
+    except ValueError as error:
+        raise ValueError(f"Invalid decay_scale value: {error}") from None
+    seed = group["stochastic_rounding"]
+    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 1 << 64):
+        raise ValueError(f"Invalid stochastic_rounding value: {seed}; expected a seed, 0 to 2**64 - 1")
+    if not isinstance(group["split"], bool):
+        raise ValueError(f"Invalid split value: {group['split']}; expected True or False")
+    if group["split"] and seed is not None:
+        raise ValueError("stochastic_rounding and split cannot be set together: a split parameter is not rounded")
+    if group["exp_avg_dtype"] not in (None, "q8", *NATIVE):
         raise ValueError(f"Invalid exp_avg_dtype value: {group['exp_avg_dtype']}")
     steps = group["gradient_accumulation_steps"]
     if steps is not None and not (isinstance(steps, int) and 2 <= steps <= 1 << 24):
@@ -43,6 +62,15 @@ def check(group):
     frequency = group["ema_overwrite_frequency"]
     if frequency is not None and not (isinstance(frequency, int) and frequency > 0):
         raise ValueError(f"Invalid ema_overwrite_frequency value: {frequency}")
+
+
+def check_formats(group, parameter, state, name):
+    """Refuses formats that the parameter or its state cannot have."""
+    for option in ("stochastic_rounding", "split"):
+        if group[option] not in (None, False) and parameter.dtype != torch.bfloat16:
+            raise RuntimeError(f"{name}: {option} needs a parameter of torch.bfloat16, but got {parameter.dtype}")
+    if "low" in state and not group["split"]:
+        raise RuntimeError(f"{name}: its state has the low half of a split parameter; expected split=True")
 
 
 def refuse(parameter, gradient, name):
@@ -85,9 +113,7 @@ def is_native(parameter, gradient, state, group):
     ):
         return False
     return all(
-        _is_plain(state[key], NATIVE if key == "exp_avg" else (torch.float32,)) and _fits(state[key])
-        for key in STATE
-        if state and key in state
+        _is_plain(state[key], dtypes) and _fits(state[key]) for key, dtypes in STATE.items() if state and key in state
     )
 
 

@@ -14,7 +14,7 @@ class LionNameError(LionError, LookupError):
 
 
 class LionFormatError(LionError, ValueError):
-    """Text or a file that is not what it must be."""
+    """Text or a file in the wrong format."""
 
 
 class LionTensorError(LionError, ValueError):
@@ -22,7 +22,7 @@ class LionTensorError(LionError, ValueError):
 
 
 class LionStepError(LionError, RuntimeError):
-    """Variables that a step must have, must not have, or has twice."""
+    """Variables that are missing in a step, not allowed, or given twice."""
 
 
 class LionStateError(LionError, ValueError):
@@ -30,15 +30,15 @@ class LionStateError(LionError, ValueError):
 
 
 class LionIOError(LionError, OSError):
-    """A file that the system does not let be read or written."""
+    """A file that cannot be read or written."""
 
 
 class LionMemoryError(LionError, MemoryError):
-    """Memory that the system does not give."""
+    """Out of memory."""
 
 
 class LionUnsupportedError(LionError, RuntimeError):
-    """What is right, and cannot be done here: on this machine, in this format, after the optimizer was built."""
+    """A valid request that this machine, format or optimizer does not support."""
 
 
 KINDS = {

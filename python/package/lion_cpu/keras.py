@@ -1,8 +1,8 @@
 """A drop-in for `keras.optimizers.Lion`: native on Keras's numpy and torch backends, Keras's own code elsewhere.
 
-Native steps are in place and one pass. They take float32 variables with every option, and float16 and bfloat16
-variables without averages and accumulation, whose state Keras keeps in the variable's dtype. A step with any other
-variable or gradient, within a stateless scope, or on another backend is Keras's.
+A native step is one pass, in place. It takes float32 variables with every option, and float16 and bfloat16 variables
+without averages and accumulation, whose state Keras stores in the variable's dtype. All other steps are Keras's own: with
+any other variable or gradient, within a stateless scope, or on another backend.
 """
 
 import sys
@@ -58,7 +58,7 @@ def _variables(optimizer, grads, trainable_variables):
     gradients = dict(zip(map(id, trainable_variables), grads))
     if len(gradients) != len(trainable_variables):
         return None
-    # All of them: averages move, and accumulators end, also of those without a gradient.
+    # Variables without a gradient too: their averages move, and the end of a window clears their accumulators.
     every = trainable_variables if plain else optimizer._trainable_variables
     found = []
     for variable in every:
@@ -84,7 +84,7 @@ def _variables(optimizer, grads, trainable_variables):
 
 
 def _array(variable):
-    """A variable's array, which nobody else holds: one that somebody does is replaced by a copy."""
+    """Returns a variable's array, after replacing it by a copy if other code holds it."""
     array = variable._value
     if type(array) is not numpy.ndarray:
         return None
@@ -104,7 +104,7 @@ def _tensor(variable):
 
 def _gradient(gradient):
     if _BACKEND == "numpy":
-        # Of a scalar numpy's operations give a number that is no array.
+        # numpy's operations on a scalar return a number, not an array.
         return numpy.asarray(gradient, order="C") if isinstance(gradient, numpy.ndarray | numpy.generic) else None
     if type(gradient).__name__ not in ("Tensor", "Parameter") or gradient.layout is not _strided():
         return None

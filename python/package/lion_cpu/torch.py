@@ -1,7 +1,7 @@
-"""A drop-in for `torch.optim`: Lion on tensors that lie on the CPU, in place and without a copy.
+"""A drop-in for `torch.optim`: Lion on CPU tensors, in place and without a copy.
 
-Tensors in float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses
-such as DTensor) take PyTorch's operations in the same order, so an optimizer may hold any mixture.
+Tensors of float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses such
+as DTensor) take PyTorch's operations in the same order. One optimizer may hold any mixture.
 """
 
 import inspect
@@ -13,7 +13,7 @@ import torch
 from lion_cpu._native import TorchSteps
 from lion_cpu._torch_checks import check, is_native, refuse
 from lion_cpu._torch_parallel import parallel_functions
-from lion_cpu._torch_state import Kept, foreign_step, keep_dtypes, state_of
+from lion_cpu._torch_state import Kept, foreign_step, join, keep, split, state_of
 
 __all__ = ["Lion"]
 
@@ -24,10 +24,14 @@ class Lion(Optimizer):
     `params`, `lr`, `betas` and `weight_decay` are those of lion-pytorch and timm, and so is the state, `exp_avg`.
 
     Args:
-        exp_avg_dtype: the dtype of the momentum; the parameter's if None.
+        exp_avg_dtype: the dtype of the momentum, or "q8" for codes of 8 bits; the parameter's if None.
         clipvalue, clipnorm, global_clipnorm: at most one; clips each element, each gradient by its own norm, or all
             gradients of the groups that have it by their joint norm.
-        cautious_decay: decays an element only if the step does not already move it towards zero.
+        cautious_decay: decays an element only if the step moves it towards zero, or not at all.
+        decay_scale: what the decay is multiplied by: "lr", "relative:TO" (lr / TO) or "corrected:TO" (lr * lr / TO).
+        stochastic_rounding: a seed; rounds bfloat16 parameters up or down at random, right on average. The draws follow
+            from the seed, the parameter's name or number, its step and the element.
+        split: keeps the low half of a bfloat16 parameter in the state, which makes it a float32 one, bit for bit.
         one_minus_beta: "f32" forms `1 - beta` as Keras does, "f64" as PyTorch's Lions do, whose momenta differ by 1e-6.
         gradient_accumulation_steps: averages the gradients of so many steps for one update.
         ema_momentum: keeps a moving average of each parameter, `state[p]["ema"]`.
@@ -35,7 +39,7 @@ class Lion(Optimizer):
         foreach, fused: taken and ignored; the step is fused wherever it can be.
     """
 
-    # GradScaler hands over its scale, which the step divides by.
+    # GradScaler passes its scale, and the step divides gradients by it.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -55,6 +59,9 @@ class Lion(Optimizer):
         clipnorm=None,
         global_clipnorm=None,
         cautious_decay=False,
+        decay_scale="lr",
+        stochastic_rounding=None,
+        split=False,
         one_minus_beta="f32",
         gradient_accumulation_steps=None,
         ema_momentum=None,
@@ -88,8 +95,11 @@ class Lion(Optimizer):
         self._reset()
 
     def load_state_dict(self, state_dict):
-        """Loads a state, also of lion-pytorch or timm. The momentum keeps the dtype that it was saved with."""
-        handle = self.register_load_state_dict_pre_hook(keep_dtypes)
+        """Loads a state, also of lion-pytorch or timm. The momentum keeps the dtype that it was saved with.
+
+        Options that the state does not have stay as they are.
+        """
+        handle = self.register_load_state_dict_pre_hook(keep)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -111,7 +121,7 @@ class Lion(Optimizer):
             return _hooked_step(self, closure) if closure is not None else _hooked_step(self)
         return _step(self, closure)
 
-    # Hooks and profiling are seen to above.
+    # `step` itself runs hooks and profiling.
     step.hooked = True
 
     def step_parameter(self, parameter):
@@ -119,10 +129,26 @@ class Lion(Optimizer):
 
         A joint norm (`global_clipnorm`) is then that of its gradient alone.
         """
-        if parameter.grad is None:
-            return
-        with torch.no_grad():
+        if parameter.grad is not None:
             self._run(None, parameter)
+
+    def master(self, parameter):
+        """Returns a parameter in float32. Of one that is split these are the values that the steps move."""
+        low = self.state.get(parameter, {}).get("low")
+        return parameter.detach().float() if low is None else join(parameter.detach(), low)
+
+    def set_master(self, parameter, values):
+        """Overwrites a parameter that is split with values in float32."""
+        group = next(group for group in self.param_groups if any(parameter is own for own in group["params"]))
+        if not group["split"]:
+            raise RuntimeError("set_master needs a parameter of a group with split=True")
+        if values.shape != parameter.shape:
+            raise ValueError(f"values has the shape {list(values.shape)}, and the parameter {list(parameter.shape)}")
+        state = state_of(self, group, parameter, "parameter")
+        high, low = split(values.detach().to(torch.float32))
+        with torch.no_grad():
+            parameter.copy_(high)
+            state["low"].copy_(low)
 
     def _reset(self):
         self._steps = None
@@ -130,25 +156,27 @@ class Lion(Optimizer):
 
     def _run(self, scale, only=None):
         """Steps, after preparing a new list if something has changed."""
-        for _ in range(2):
-            if self._steps is not None and self._steps.step(self.param_groups, self.state, scale, only):
-                break
-            if self._prepare(only):
-                # The native list holds no tensor of this call.
-                break
-        else:
-            raise RuntimeError("tensors of the optimizer changed while the step was prepared")
-        for group, parameter, name in self._foreign:
-            if parameter.grad is not None and (only is None or only is parameter):
-                foreign_step(self, group, parameter, name, scale)
+        steps = self._steps
+        if steps is None or not steps.step(self.param_groups, self.state, scale, only):
+            with torch.no_grad():
+                # Otherwise the native list holds no tensor of this call.
+                if not self._prepare(only) and not self._steps.step(self.param_groups, self.state, scale, only):
+                    raise RuntimeError("tensors of the optimizer changed while the step was prepared")
+        if self._foreign:
+            with torch.no_grad():
+                for group, parameter, name in self._foreign:
+                    if parameter.grad is not None and (only is None or only is parameter):
+                        foreign_step(self, group, parameter, name, scale)
 
     def _prepare(self, only):
-        """Makes the list of native steps, and that of the others. Says whether the one parameter is of the others."""
-        entries, idle, foreign = [], [], []
+        """Makes the lists of native steps and of others. Returns whether `only` is one of the others."""
+        entries, idle, foreign, number = [], [], [], 0
         for index, group in enumerate(self.param_groups):
             names = group.get("param_names")
             for place, parameter in enumerate(group["params"]):
                 name = f"parameter {names[place] if names else place} of group {index}"
+                key = names[place] if names else str(number)
+                number += 1
                 gradient = parameter.grad
                 if gradient is not None:
                     refuse(parameter, gradient, name)
@@ -158,7 +186,7 @@ class Lion(Optimizer):
                 elif gradient is None and not state:
                     idle.append(parameter)
                 else:
-                    entries.append((index, parameter, state_of(self, group, parameter), name))
+                    entries.append((index, parameter, state_of(self, group, parameter, name), name, key))
         if self._steps is None:
             bump = torch._C._increment_version
             self._steps = TorchSteps(torch.Tensor, _any_negated, bump, parallel_functions())
@@ -182,8 +210,7 @@ def _step(self, closure=None):
             return loss
         scale = self.__dict__.get("grad_scale")
         scale = None if scale is None else float(scale)
-    with torch.no_grad():
-        self._run(scale)
+    self._run(scale)
     return loss
 
 

@@ -18,11 +18,14 @@ class Lion(Optimizer):
         fused: bool | None = None,
         capturable: Literal[False] = False,
         differentiable: Literal[False] = False,
-        exp_avg_dtype: torch.dtype | None = None,
+        exp_avg_dtype: torch.dtype | Literal["q8"] | None = None,
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         cautious_decay: bool = False,
+        decay_scale: str = "lr",
+        stochastic_rounding: int | None = None,
+        split: bool = False,
         one_minus_beta: Literal["f32", "f64"] = "f32",
         gradient_accumulation_steps: int | None = None,
         ema_momentum: float | None = None,
@@ -33,3 +36,5 @@ class Lion(Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
     def step_parameter(self, parameter: torch.Tensor) -> None: ...
+    def master(self, parameter: torch.Tensor) -> torch.Tensor: ...
+    def set_master(self, parameter: torch.Tensor, values: torch.Tensor) -> None: ...

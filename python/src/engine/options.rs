@@ -1,8 +1,8 @@
-//! What the options ask of one step: where it is among those of a window, and how gradients are clipped.
+//! Options of one step: its position in accumulation and average cycles, and gradient clipping.
 
 use lion_kernels::{Clip, Ema, Error, GradientStatistics, GradientTransform};
 
-/// Where a parameter is among its steps, if the options count them.
+/// Position of a parameter in its accumulation and average cycles.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cycle {
     /// The number of the step, if it is counted.
@@ -16,7 +16,7 @@ pub(crate) struct Cycle {
 }
 
 impl Cycle {
-    /// What the options make of a gradient before it is clipped.
+    /// Returns the gradient transforms before clipping.
     pub(crate) fn transform(&self, transform: &GradientTransform) -> Result<GradientTransform, Error> {
         match self.accumulation {
             Some(steps) if self.updates => transform.average_over(steps),
@@ -30,7 +30,7 @@ impl Cycle {
     }
 }
 
-/// What a group clips.
+/// Gradient clipping of a group.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Clipping {
     Off,

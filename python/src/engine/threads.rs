@@ -19,12 +19,10 @@ type GetThreads = unsafe extern "C" fn(*mut u32) -> i32;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Threads {
     functions: Option<(ParallelFor, GetThreads)>,
-    /// Whoever forks has none of its parent's threads, and OpenMP waits for them.
-    process: u32,
 }
 
 impl Threads {
-    /// The functions at these addresses, which PyTorch's library has under their names; 0 where it lacks them.
+    /// Takes the functions' addresses from PyTorch's library; 0 in a version without them.
     ///
     /// # Safety
     /// The addresses are those of the two functions.
@@ -42,13 +40,14 @@ impl Threads {
                 )
             }
         });
-        Threads { functions, process: std::process::id() }
+        // A process that is forked later is not at home, as its OpenMP would wait for the parent's threads.
+        pool::is_home();
+        Threads { functions }
     }
 
-    /// Runs tasks as a plan says, on as many threads as pay.
+    /// Runs tasks as a plan says, on at most PyTorch's number of threads.
     pub(crate) fn run(&self, plan: &Plan, tasks: &mut [Task<'_>]) -> PyResult<Result<(), Error>> {
-        let Some((parallel_for, get_threads)) = self.functions.filter(|_| self.process == std::process::id())
-        else {
+        let Some((parallel_for, get_threads)) = self.functions.filter(|_| pool::is_home()) else {
             return pool::enter(|| Ok(run(plan, tasks)));
         };
         let mut threads = 1;

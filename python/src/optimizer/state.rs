@@ -22,6 +22,7 @@ impl Optimizer {
                 ("momentum", view.momentum),
                 ("ema", view.ema.map(TensorRef::from)),
                 ("accumulator", view.accumulator.map(TensorRef::from)),
+                ("low", view.low.map(TensorRef::from)),
             ];
             Ok(tensors.into_iter().filter_map(|(key, tensor)| Some((key, bytes(tensor?)))).collect())
         })?;
@@ -169,7 +170,9 @@ impl Optimizer {
 /// The elements as an array of numpy can hold them: those of a format that numpy lacks as f32.
 fn bytes(tensor: TensorRef<'_>) -> (&'static str, Vec<u8>) {
     match (tensor.dtype(), tensor.as_bytes(0)) {
-        (Dtype::F32 | Dtype::F16 | Dtype::BF16, Some(bytes)) => (tensor.dtype().name(), bytes.to_vec()),
+        (Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I16, Some(bytes)) => {
+            (tensor.dtype().name(), bytes.to_vec())
+        }
         _ => (Dtype::F32.name(), tensor.to_f32().into_iter().flat_map(f32::to_ne_bytes).collect()),
     }
 }

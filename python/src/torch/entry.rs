@@ -1,11 +1,13 @@
-//! A parameter with its state, as a step found it and the next one expects it.
+//! A parameter with its state: their tensors, and where each was at the last look.
 
-use lion_kernels::{Error, TensorBuf, TensorMut, TensorRef};
+use lion_kernels::{Dtype, Error, TensorBuf, TensorMut, TensorRef, prefetch};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::exchange::View;
+use super::group::Formats;
+use crate::engine::Tensors;
 use crate::tensor::Tensor;
 
 /// A tensor of PyTorch that the steps write.
@@ -13,6 +15,21 @@ use crate::tensor::Tensor;
 pub(super) struct Slot {
     pub(super) object: Py<PyAny>,
     pub(super) view: View,
+    /// Keeps the memory until the next list, also if another thread gives the tensor other memory during a step.
+    pub(super) _storage: Py<PyAny>,
+    /// An address within PyTorch's record of the tensor, only to prefetch it.
+    pub(super) record: usize,
+}
+
+impl Slot {
+    /// Fetches what the next look at the tensor reads. After a step of many tensors none of it is in the caches.
+    fn prefetch(&self) {
+        prefetch(self.object.as_ptr().addr());
+        // The shape lies in the middle of the record, which has four cache lines.
+        for line in [-64_isize, 0, 64, 128] {
+            prefetch(self.record.wrapping_add_signed(line));
+        }
+    }
 }
 
 /// A parameter and its state.
@@ -22,30 +39,130 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) state: Py<PyDict>,
     pub(super) parameter: Slot,
-    /// By [`keys`]; nothing where the options need none.
-    pub(super) states: [Option<Slot>; 3],
-    /// How many entries the state's dict had.
+    /// Name of the parameter in stochastic rounding, which makes its random numbers its own.
+    pub(super) key: String,
+    /// In the order of [`keys`].
+    pub(super) states: [Option<Slot>; STATES],
+    /// Number of items in the state's dict.
     pub(super) len: usize,
     /// The gradient of the last step.
     pub(super) gradient: Option<View>,
-    /// Whether that gradient was the parameter's own, and shared no memory with what is written.
+    /// Whether that gradient was used in place: it shared no memory with written tensors.
     pub(super) apart: bool,
-    /// Whether parameter and state lie alike and without gaps, so that each is one run of elements.
+    /// Whether parameter and state have the same dense strides, so that each is one run of elements.
     pub(super) flat: bool,
+    /// Whether the parameter is in row-major order, the order of random numbers and of 8-bit blocks.
+    pub(super) row_major: bool,
 }
 
 /// The names of the state.
-pub(super) fn keys(py: Python<'_>) -> [&Bound<'_, PyString>; 3] {
-    [intern!(py, "exp_avg"), intern!(py, "accumulator"), intern!(py, "ema")]
+pub(super) fn keys(py: Python<'_>) -> [&Bound<'_, PyString>; STATES] {
+    [
+        intern!(py, "exp_avg"),
+        intern!(py, "accumulator"),
+        intern!(py, "ema"),
+        intern!(py, "low"),
+        intern!(py, "exp_avg_scale"),
+    ]
 }
 
-pub(super) const EXP_AVG: usize = 0;
+/// The number of [`keys`].
+pub(super) const STATES: usize = 5;
+/// The low halves of a split parameter.
+pub(super) const LOW: usize = 3;
+/// The scales of an 8-bit momentum.
+pub(super) const SCALE: usize = 4;
+
+/// A key of the state with its tensor, the dtypes that it may have, and its shape.
+type Check<'a> = (&'a str, &'a Option<Slot>, &'a [Dtype], &'a [i64]);
+
+/// The elements of a momentum that share a scale.
+const SCALE_BLOCK: usize = Dtype::Q8.block();
 
 impl Entry {
-    /// What the steps write.
+    /// Returns the first error in dtypes and shapes of the state.
+    pub(super) fn fault(&self) -> Option<String> {
+        let parameter = &self.parameter.view;
+        let [momentum, accumulator, ema, low, scale] = &self.states;
+        let narrow = momentum.as_ref().is_some_and(|slot| slot.view.dtype == Dtype::I8);
+        let of_parameter = parameter.shape.as_slice();
+        let blocks = [parameter.len.div_ceil(SCALE_BLOCK) as i64];
+        let checks: [Check<'_>; STATES] = [
+            ("exp_avg", momentum, &[Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I8], of_parameter),
+            ("accumulator", accumulator, &[Dtype::F32], of_parameter),
+            ("ema", ema, &[Dtype::F32], of_parameter),
+            ("low", low, &[Dtype::I16], of_parameter),
+            ("exp_avg_scale", scale, &[Dtype::F32], &blocks),
+        ];
+        for (key, slot, dtypes, shape) in checks {
+            let Some(Slot { view, .. }) = slot else { continue };
+            let found = view.shape.as_slice();
+            if found != shape {
+                let what = if key == "exp_avg_scale" { "expected is" } else { "the parameter" };
+                return Some(format!("its {key} has the shape {found:?}, and {what} {shape:?}"));
+            }
+            if !dtypes.contains(&view.dtype) {
+                return Some(format!("its {key} has the dtype {}; expected {}", view.dtype, names(dtypes)));
+            }
+        }
+        if momentum.is_none() {
+            return Some("its state has no exp_avg".into());
+        }
+        match (narrow, scale) {
+            (true, None) => Some("its exp_avg has codes of 8 bits, and its state no exp_avg_scale".into()),
+            (false, Some(_)) => {
+                Some("its state has an exp_avg_scale, and its exp_avg no codes of 8 bits".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns whether the state has the formats that the group's options ask for.
+    pub(super) fn suits(&self, formats: &Formats) -> bool {
+        let narrow = self.states[SCALE].is_some();
+        formats.split == self.states[LOW].is_some()
+            && (formats.seed.is_none() || self.parameter.view.dtype == Dtype::BF16)
+            && formats.narrow.is_none_or(|wanted| wanted == narrow)
+    }
+
+    /// Returns whether parameter and state can be used in place.
+    pub(super) fn is_flat(&self, formats: &Formats) -> bool {
+        let ordered = formats.seed.is_some() || self.states[SCALE].is_some();
+        self.flat && (!ordered || self.row_major)
+    }
+
+    /// Fetches what the next look at parameter and state reads.
+    pub(super) fn prefetch(&self) {
+        prefetch(self.state.as_ptr().addr());
+        self.written().for_each(Slot::prefetch);
+    }
+
+    /// Returns the tensors that steps write.
     pub(super) fn written(&self) -> impl Iterator<Item = &Slot> {
         std::iter::once(&self.parameter).chain(self.states.iter().flatten())
     }
+}
+
+fn names(dtypes: &[Dtype]) -> String {
+    dtypes.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the tensors of a step. A parameter and its low halves become one tensor, and so do codes and scales.
+pub(super) fn formatted<'t>(
+    parameter: TensorMut<'t>,
+    gradient: TensorRef<'t>,
+    states: [Option<TensorMut<'t>>; STATES],
+) -> Result<Tensors<'t>, Error> {
+    let [momentum, accumulator, ema, low, scale] = states;
+    let parameter = match low {
+        None => parameter,
+        Some(low) => TensorMut::of_streams(Dtype::Split, parameter, low)?,
+    };
+    let momentum = match (momentum, scale) {
+        (Some(codes), Some(scale)) => Some(TensorMut::of_streams(Dtype::Q8, codes, scale)?),
+        (momentum, _) => momentum,
+    };
+    Ok(Tensors { parameter, gradient: Some(gradient), states: [momentum, accumulator, ema] })
 }
 
 impl View {

@@ -1,5 +1,5 @@
-//! Tensors of PyTorch as their memory: by its table of C functions (`__dlpack_c_exchange_api__`, 40 ns a tensor), or where
-//! a version lacks the table by `data_ptr()` and its like.
+//! Reads the memory of PyTorch tensors: by PyTorch's table of C functions (`__dlpack_c_exchange_api__`), which takes about
+//! 40 ns a tensor, or by `data_ptr()` and other methods in versions without the table.
 
 use std::ffi::{c_int, c_void};
 
@@ -46,7 +46,7 @@ impl Exchange {
         table().map_or(Exchange::Methods, Exchange::Table)
     }
 
-    /// Whether a tensor is still as it was at another moment.
+    /// Returns whether a tensor still has the memory and layout of `known`.
     ///
     /// `tensor` is of PyTorch's own class, not of one derived from it.
     #[inline]
@@ -63,12 +63,30 @@ impl Exchange {
         let (shape, strides) = unsafe { found.layout() };
         Ok(found.address().addr() == known.address
             && found.is_on_cpu()
-            && found.dtype() == Some(known.dtype)
+            && found.state_dtype() == Some(known.dtype)
             && shape == known.shape.as_slice()
             && strides.is_some_and(|strides| strides == known.strides.as_slice()))
     }
 
-    /// What a tensor is at this moment; nothing if it is not plain memory on the CPU in a format of ours.
+    /// Returns the address of a tensor's shape, which is within PyTorch's record of the tensor; 0 if it is not known.
+    ///
+    /// `tensor` is of PyTorch's own class, not of one derived from it.
+    pub(super) fn record(self, tensor: &Bound<'_, PyAny>) -> usize {
+        let Exchange::Table(read) = self else { return 0 };
+        let mut found = DlTensor::EMPTY;
+        // SAFETY: as in `read`.
+        match unsafe { read(tensor.as_ptr().cast(), &raw mut found) } {
+            // SAFETY: as in `read`.
+            0 => unsafe { found.layout() }.0.as_ptr().addr(),
+            _ => {
+                // SAFETY: the GIL is held.
+                unsafe { ffi::PyErr_Clear() };
+                0
+            }
+        }
+    }
+
+    /// Returns a tensor's memory and layout; `None` if it is not CPU memory of a known dtype.
     ///
     /// `tensor` is of PyTorch's own class, not of one derived from it.
     pub(super) fn read(self, tensor: &Bound<'_, PyAny>) -> PyResult<Option<View>> {
@@ -89,7 +107,7 @@ impl Exchange {
     }
 }
 
-/// A tensor at one moment.
+/// Memory and layout of a tensor at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) address: usize,
@@ -141,7 +159,7 @@ impl View {
             Some(strides) => Sides::of(strides.iter().copied()),
             None => row_major(shape),
         };
-        View::new(found.address().addr(), found.dtype()?, Sides::of(shape.iter().copied()), strides)
+        View::new(found.address().addr(), found.state_dtype()?, Sides::of(shape.iter().copied()), strides)
     }
 
     fn of_methods(tensor: &Bound<'_, PyAny>) -> PyResult<Option<Self>> {
@@ -154,6 +172,8 @@ impl View {
             "torch.float32" => Dtype::F32,
             "torch.float16" => Dtype::F16,
             "torch.bfloat16" => Dtype::BF16,
+            "torch.int16" => Dtype::I16,
+            "torch.int8" => Dtype::I8,
             _ => return Ok(None),
         };
         let address: usize = tensor.call_method0(intern!(py, "data_ptr"))?.extract()?;
@@ -175,7 +195,23 @@ impl View {
         Some(View { address, dtype, len, shape, strides })
     }
 
-    /// Whether the elements fill one piece of memory, in whatever order of the sides.
+    /// Returns whether the dtype is one of parameters and gradients.
+    pub(super) fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
+    /// Returns whether the elements are in row-major order without gaps.
+    pub(super) fn is_row_major(&self) -> bool {
+        let mut expected = 1;
+        self.len == 0
+            || self.shape.as_slice().iter().zip(self.strides.as_slice()).rev().all(|(&side, &stride)| {
+                let fits = side == 1 || stride == expected;
+                expected *= side;
+                fits
+            })
+    }
+
+    /// Returns whether the elements fill one piece of memory, in any order of the dimensions.
     pub(super) fn is_dense(&self) -> bool {
         let mut sides: Vec<_> = self.sides().filter(|(side, _)| *side != 1).collect();
         sides.sort_unstable_by_key(|(_, stride)| *stride);
@@ -188,7 +224,7 @@ impl View {
             })
     }
 
-    /// Whether the elements of the other tensor lie in the same order.
+    /// Returns whether the elements of the other tensor are in the same order.
     pub(super) fn is_alike(&self, other: &View) -> bool {
         self.shape == other.shape
             && (self.strides == other.strides

@@ -1,6 +1,7 @@
 //! The hyperparameters of a parameter group, read from its dict in every step: schedulers and people write them there.
 
-use lion_kernels::{Ema, Error, GradientTransform, LionStep};
+use lion::DecayScale;
+use lion_kernels::{Ema, Error, GradientTransform, LionStep, StochasticRounding};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -17,6 +18,19 @@ pub(super) struct Group {
     accumulation: Option<u32>,
     /// The momentum of the parameters' average, and after how many updates it overwrites them.
     ema: Option<(f32, Option<u64>)>,
+    /// How parameters and momenta are stored.
+    pub(super) formats: Formats,
+}
+
+/// The formats that a group's options ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Formats {
+    /// The seed with which parameters are rounded at random.
+    pub(super) seed: Option<u64>,
+    /// Whether a parameter has its low half in the state.
+    pub(super) split: bool,
+    /// Whether momenta have eight bits; nothing if they stay as they are.
+    pub(super) narrow: Option<bool>,
 }
 
 impl Group {
@@ -77,11 +91,18 @@ impl Group {
                 }
             },
         };
+        let scale = match group.get_item(intern!(py, "decay_scale"))? {
+            None => None,
+            Some(scale) => scale_of(scale.extract()?)?,
+        };
         let step = || {
             let mut step = LionStep::new(lr as f32, beta_1 as f32, beta_2 as f32)?;
             // PyTorch's own decay of zero is none.
             if decay > 0.0 {
                 step = step.weight_decay(decay as f32)?;
+            }
+            if let Some(scale) = scale {
+                step = step.decay_rate(scale.at(lr as f32))?;
             }
             if in_f64 {
                 step = step.gradient_factors((1.0 - beta_1) as f32, (1.0 - beta_2) as f32)?;
@@ -118,12 +139,25 @@ impl Group {
             }
             momentum => momentum.map(|momentum| (momentum as f32, frequency)),
         };
-        Ok(Group { step, clip, accumulation, ema })
+        let formats = Formats {
+            seed: whole(intern!(py, "stochastic_rounding"))?,
+            split: flag(intern!(py, "split"))?,
+            narrow: match group.get_item(intern!(py, "exp_avg_dtype"))? {
+                Some(dtype) if !dtype.is_none() => {
+                    Some(dtype.extract::<&str>().is_ok_and(|name| name == "q8"))
+                }
+                _ => None,
+            },
+        };
+        if formats.split && formats.seed.is_some() {
+            return Err(PyValueError::new_err(BOTH));
+        }
+        Ok(Group { step, clip, accumulation, ema, formats })
     }
 
-    /// Where a parameter with this state is among its steps.
+    /// Returns the position of a parameter in its accumulation and average cycles.
     pub(super) fn cycle(&self, state: &Bound<'_, PyDict>) -> PyResult<Cycle> {
-        if self.accumulation.is_none() && self.ema.is_none() {
+        if self.accumulation.is_none() && self.ema.is_none() && self.formats.seed.is_none() {
             return Ok(Cycle { step: None, accumulation: None, updates: true, ema: None });
         }
         let step = match state.get_item(intern!(state.py(), "step"))? {
@@ -147,12 +181,33 @@ impl Group {
         })
     }
 
+    /// Returns the settings of one parameter's step; `key` is its name in stochastic rounding.
+    pub(super) fn step_of(&self, key: &str, cycle: &Cycle) -> LionStep {
+        match self.formats.seed {
+            None => self.step,
+            Some(seed) => {
+                let rounding = StochasticRounding::new(seed, key, cycle.step.unwrap_or(0));
+                self.step.stochastic_rounding(rounding)
+            }
+        }
+    }
+
     /// The transform of a gradient before it is clipped.
     pub(super) fn transform(loss_scale: Option<f32>) -> Result<GradientTransform, Error> {
         match loss_scale {
             Some(scale) => GradientTransform::new().loss_scale(scale),
             None => Ok(GradientTransform::new()),
         }
+    }
+}
+
+const BOTH: &str = "stochastic_rounding and split cannot be set together: a split parameter is not rounded";
+
+/// Parses a decay scale; `None` is the learning rate.
+pub(super) fn scale_of(text: &str) -> PyResult<Option<DecayScale>> {
+    match text.parse().map_err(PyValueError::new_err)? {
+        DecayScale::LearningRate => Ok(None),
+        scale => Ok(Some(scale)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Memory that a step would write twice: found when a plan is built, and refused.
+//! Finds memory that a step would write twice, when a list is prepared, and refuses it.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use super::exchange::View;
 const WITHIN: &str = "unsupported operation: more than one element of the written-to tensor refers to a single memory \
                       location. Please clone() the tensor before performing the operation.";
 
-/// The memory that the steps write, in order: what lies between a range's ends may be others', but no element is twice
-/// in it.
+/// Returns the address ranges that the steps write, sorted. A range may span memory of other tensors, but contains no written
+/// element twice.
 pub(super) fn written(entries: &[Entry]) -> PyResult<Vec<Range<usize>>> {
     let mut tensors: Vec<(Range<usize>, &View, &str)> = Vec::new();
     for entry in entries {
@@ -50,8 +50,8 @@ pub(super) fn written(entries: &[Entry]) -> PyResult<Vec<Range<usize>>> {
 
 /// Marks every element in a map of the cluster's memory.
 fn check(cluster: Range<usize>, tensors: &[(Range<usize>, &View, &str)]) -> PyResult<()> {
-    /// The smallest element's size.
-    const UNIT: usize = 2;
+    /// Size of the smallest element in bytes.
+    const UNIT: usize = 1;
     let mut owners = vec![0_u64; cluster.len().div_ceil(UNIT).div_ceil(64)];
     for (at, (_, view, name)) in tensors.iter().enumerate() {
         let mut twice = false;
