@@ -50,7 +50,7 @@ unsafe fn borrow<'a>(views: &[View]) -> Result<TensorRef<'a>, Error> {
     // SAFETY: by this function's contract.
     unsafe {
         match views {
-            [codes, scales] => TensorRef::of_streams(Dtype::Q8, codes.borrow(), scales.borrow()),
+            [codes, scales] => TensorRef::from_streams(Dtype::Q8, codes.borrow(), scales.borrow()),
             [one] => Ok(one.borrow()),
             _ => Err(Error::MissingTensor { tensor: "momentum" }),
         }
@@ -63,7 +63,7 @@ unsafe fn borrow_mut<'a>(views: &[View]) -> Result<TensorMut<'a>, Error> {
     // SAFETY: by this function's contract.
     unsafe {
         match views {
-            [codes, scales] => TensorMut::of_streams(Dtype::Q8, codes.borrow_mut(), scales.borrow_mut()),
+            [codes, scales] => TensorMut::from_streams(Dtype::Q8, codes.borrow_mut(), scales.borrow_mut()),
             [one] => Ok(one.borrow_mut()),
             _ => Err(Error::MissingTensor { tensor: "momentum" }),
         }

@@ -156,10 +156,10 @@ pub(super) fn formatted<'t>(
     let [momentum, accumulator, ema, low, scale] = states;
     let parameter = match low {
         None => parameter,
-        Some(low) => TensorMut::of_streams(Dtype::Split, parameter, low)?,
+        Some(low) => TensorMut::from_streams(Dtype::Split, parameter, low)?,
     };
     let momentum = match (momentum, scale) {
-        (Some(codes), Some(scale)) => Some(TensorMut::of_streams(Dtype::Q8, codes, scale)?),
+        (Some(codes), Some(scale)) => Some(TensorMut::from_streams(Dtype::Q8, codes, scale)?),
         (momentum, _) => momentum,
     };
     Ok(Tensors { parameter, gradient: Some(gradient), states: [momentum, accumulator, ema] })
