@@ -1,5 +1,7 @@
 //! Parameter groups: hyperparameters of their own for some of the variables.
 
+mod json;
+
 use lion_kernels::LionStep;
 
 use crate::{Config, DecayScale, Error, Hyperparameter, check};
