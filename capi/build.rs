@@ -1,4 +1,4 @@
-//! Keeps the shared library loaded once it is: its worker threads outlive a `dlclose`.
+//! Links the shared library with `-z nodelete`: its worker threads outlive a `dlclose`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

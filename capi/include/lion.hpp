@@ -1,12 +1,12 @@
-/// The Lion optimizer for C++17: lion.h with owners, exceptions and types. It has no code to link but the C library's.
+/// The Lion optimizer for C++17: lion.h with RAII, exceptions and types. It needs no library but the C one.
 ///
 ///     lion::Optimizer optimizer(lion::Options().learning_rate(0.01).json(R"({"global_clipnorm": 1})"));
 ///     const lion::Variable weights = optimizer.add("weights", {2, 3}, LION_F32);
 ///     std::vector<float> parameter(6), gradient(6);
 ///     optimizer.apply({lion::update(weights, parameter, gradient)});
 ///
-/// A call that fails throws lion::Error, and has done nothing unless lion.h says otherwise. An optimizer is moved and not
-/// copied, and freed at its end; one thread at a time may use it.
+/// A call that fails throws lion::Error, and has done nothing unless lion.h says otherwise. An optimizer can be moved but not
+/// copied, and its destructor frees it. One thread at a time may use it.
 
 #ifndef LION_HPP
 #define LION_HPP
@@ -61,8 +61,9 @@ template <> inline constexpr std::uint32_t dtype_of<f16> = LION_F16;
 template <> inline constexpr std::uint32_t dtype_of<bf16> = LION_BF16;
 
 using Variable = LionVariable;
+using Group = LionGroup;
 
-/// What an optimizer computes, and how it is fast. The texts are kept.
+/// Options of an optimizer. They keep their texts.
 class Options {
 public:
     Options() { check(lion_options_init(&options_, sizeof options_)); }
@@ -73,13 +74,13 @@ public:
     Options &weight_decay(double value) { return options_.weight_decay = value, *this; }
     /// All other options, by name, as a JSON object.
     Options &json(std::string text) { return json_ = std::move(text), has_json_ = true, *this; }
-    /// How the work is cut and where it runs; a text in it must outlive the options.
+    /// How work is split and where it runs; a text in the plan must outlive the options.
     Options &plan(LionPlan plan) {
         plan.struct_size = sizeof plan;
         return plan_ = plan, has_plan_ = true, *this;
     }
 
-    /// The options as C has them, valid as long as this is and does not change.
+    /// The options for C, valid until this object changes or ends.
     LionOptions get() const noexcept {
         LionOptions options = options_;
         options.json = has_json_ ? json_.c_str() : nullptr;
@@ -117,20 +118,20 @@ template <typename P, typename G> LionUpdate update(Variable variable, P &parame
     return update(variable, parameter.data(), gradient.data(), parameter.size());
 }
 
-/// A variable that has no gradient in this call; also a parameter to save or to load.
+/// A variable without a gradient in this call; also a parameter to save or to load.
 template <typename P> LionUpdate without_gradient(Variable variable, P &parameter) {
     using Element = typename P::value_type;
     return update(variable, parameter.data(), static_cast<const Element *>(nullptr), parameter.size());
 }
 
-/// The update for a range of the variable's elements, which its tensors are of.
+/// The update for a range of the variable's elements.
 inline LionUpdate range(LionUpdate update, std::size_t start, std::size_t end) {
     update.range_start = start;
     update.range_end = end;
     return update;
 }
 
-/// The update with a copy of the parameter, as it is stored after the call, in another dtype.
+/// The update with a copy of the stored parameter after the call, in any dtype.
 template <typename C> LionUpdate copy_to(LionUpdate update, C &copy) {
     if (copy.size() != update.len)
         throw Error(LION_ERROR_TENSOR, "a parameter and its copy have different lengths");
@@ -164,7 +165,7 @@ public:
         return Optimizer(made);
     }
 
-    /// The optimizer as C has it, for what this class lacks. It stays this object's.
+    /// The C optimizer, for functions that this class lacks. This object still owns it.
     LionOptimizer *get() const noexcept { return handle_.get(); }
 
     /// Adds a variable.
@@ -176,6 +177,14 @@ public:
         return made;
     }
 
+    /// Adds a group of hyperparameters, as a JSON object of those that differ, for LionVariableOptions.
+    Group add_group(const std::string &json) {
+        Group made = 0;
+        check(lion_add_group(get(), json.c_str(), &made));
+        return made;
+    }
+    void set_group(Group group, const std::string &json) { check(lion_set_group(get(), group, json.c_str())); }
+
     /// Applies gradients: a whole step.
     void apply(Updates updates) { apply(updates.begin(), updates.size()); }
     void apply(const std::vector<LionUpdate> &updates) { apply(updates.data(), updates.size()); }
@@ -183,11 +192,14 @@ public:
         called([&] { return lion_apply(get(), updates, count); });
     }
 
-    /// A step in parts: measure where norms need it, begin, any number of parts, finish.
+    /// A step in parts: measure if a clip by norm or a dynamic loss scale needs it, begin, any number of parts, finish.
     void measure(const std::vector<LionGradient> &gradients) {
         called([&] { return lion_measure(get(), gradients.data(), gradients.size()); });
     }
-    void begin() { check(lion_begin(get(), nullptr)); }
+    void begin(LionBegin options = {}) {
+        options.struct_size = sizeof options;
+        check(lion_begin(get(), &options));
+    }
     void part(Updates updates) {
         called([&] { return lion_part(get(), updates.begin(), updates.size()); });
     }
@@ -197,7 +209,18 @@ public:
     void finish() { check(lion_finish(get())); }
     void abandon() { check(lion_abandon(get(), nullptr)); }
 
-    /// Makes each parameter its moving average.
+    /// The statistics of blocks of a variable that have been measured, for other processes.
+    std::vector<LionBlock> statistics(Variable variable, std::size_t first, std::size_t count) {
+        std::vector<LionBlock> blocks(count);
+        check(lion_statistics(get(), variable, first, blocks.data(), count));
+        return blocks;
+    }
+    /// Adds those that other processes have measured.
+    void add_statistics(Variable variable, std::size_t first, const std::vector<LionBlock> &blocks) {
+        check(lion_add_statistics(get(), variable, first, blocks.data(), blocks.size()));
+    }
+
+    /// Overwrites each parameter with its moving average.
     void finalize(const std::vector<LionUpdate> &updates) {
         called([&] { return lion_finalize(get(), updates.data(), updates.size()); });
     }
@@ -213,8 +236,8 @@ public:
         check(lion_set_plan(get(), &plan));
     }
 
-    /// Runs the work of calls on the host's threads. What `parallel_for` throws comes out of the call that it was in, when
-    /// the call's work has been done.
+    /// Runs the work of calls on the host's threads. If `parallel_for` throws, the call finishes its work on this thread and
+    /// then throws the same.
     void set_parallel_for(std::size_t threads, ParallelFor parallel_for) {
         auto host = std::make_unique<Host>(std::move(parallel_for));
         check(lion_set_parallel_for(get(), threads, &Host::run, host.get()));
@@ -225,11 +248,11 @@ public:
         host_.reset();
     }
 
-    /// Writes a checkpoint, with the parameters that are given.
+    /// Writes a checkpoint, with the given parameters.
     void save(const std::string &path, const std::vector<LionUpdate> &parameters = {}) {
         check(lion_save(get(), path.c_str(), parameters.data(), parameters.size()));
     }
-    /// Goes on from a checkpoint, and reads the parameters that are given.
+    /// Restores a checkpoint, and reads the given parameters.
     void load(const std::string &path, const std::vector<LionUpdate> &parameters = {}) {
         check(lion_load(get(), path.c_str(), parameters.data(), parameters.size()));
     }
@@ -242,7 +265,7 @@ public:
     }
 
 private:
-    /// The host's function, and what it threw. No exception may pass the library.
+    /// The host's function, and the exception it threw: none may pass through the library.
     struct Host {
         explicit Host(ParallelFor given) : function(std::move(given)) {}
 
@@ -272,7 +295,7 @@ private:
         check(status);
     }
 
-    // The optimizer is freed before the function that it may call.
+    // Members are destroyed in reverse order: the optimizer before the function that it may call.
     std::unique_ptr<Host> host_;
     std::unique_ptr<LionOptimizer, Free> handle_;
 };

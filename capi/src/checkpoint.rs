@@ -1,4 +1,4 @@
-//! Checkpoints: files of safetensors, which the Rust library and `lion replay` read too.
+//! Checkpoints: safetensors files, which the Rust library and `lion replay` read and write too.
 
 use std::ffi::{CStr, c_char};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::tensor::Raw;
 use crate::update::LionUpdate;
 use crate::variable::id;
 
-/// A path of the caller's: bytes on Unix, UTF-8 elsewhere.
+/// A path of the caller's: bytes on Unix, UTF-8 on other systems.
 ///
 /// # Safety
 /// The pointer is null, or a text that ends with a zero.
@@ -34,10 +34,10 @@ unsafe fn path(at: *const c_char) -> Result<PathBuf, Box<Failure>> {
     }
 }
 
-/// The caller's parameters of a checkpoint.
+/// The caller's parameters for a checkpoint.
 ///
 /// # Safety
-/// There are none, or so many structs are readable, as long as the first one says.
+/// There are none, or so many structs are readable, each as long as the first one says.
 unsafe fn parameters(
     optimizer: &State,
     updates: *const LionUpdate,
@@ -56,12 +56,13 @@ unsafe fn parameters(
         .collect()
 }
 
-/// Writes a checkpoint: all that the optimizer knows, and the parameters that are given, of which `variable`, `parameter`,
-/// `parameter_dtype` and `len` are looked at. There may be none. The file is replaced as a whole or not at all.
+/// Writes a checkpoint: the optimizer's state, and the given parameters, if any. Of each, only `variable`, `parameter`,
+/// `parameter_dtype` and `len` are used. The file is replaced atomically. Groups and constraints are not part of it.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `path` is null or ends with a zero. `parameters` are readable, as long as the
-/// first one says, and each has the memory that its length and dtype say, which nothing writes during the call.
+/// `optimizer` is from `lion_new` and not freed. `path` is null or ends with a zero. `parameters` is readable for `n` structs,
+/// each as long as the first one says. Each parameter has the memory that its length and dtype say, and nothing writes it
+/// during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_save(
     optimizer: *mut LionOptimizer,
@@ -86,13 +87,13 @@ pub unsafe extern "C" fn lion_save(
     unsafe { call(optimizer, work) }
 }
 
-/// Goes on from a checkpoint of the same variables, and reads the parameters that are given from it, as `lion_save` takes
-/// them. There may be none. The options stay those of this optimizer.
+/// Restores the state from a checkpoint of the same variables, and reads the given parameters from it, if any. The options
+/// stay those of this optimizer.
 ///
-/// If it returns an error, nothing has been changed.
+/// If it returns an error, nothing has changed.
 ///
 /// # Safety
-/// As for `lion_save`, and each parameter is writable and used by nothing else during the call.
+/// As for `lion_save`, and each parameter is writable, and nothing else uses it during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_load(
     optimizer: *mut LionOptimizer,
@@ -104,7 +105,7 @@ pub unsafe extern "C" fn lion_load(
         // SAFETY: by this function's contract.
         let (path, given) = unsafe { (self::path(path)?, self::parameters(optimizer, parameters, n)?) };
         let checkpoint = Checkpoint::read(path)?;
-        // Found before anything is changed.
+        // Checked before anything changes.
         for (variable, _) in &given {
             saved(optimizer, &checkpoint, *variable)?;
         }
@@ -124,7 +125,7 @@ pub unsafe extern "C" fn lion_load(
     unsafe { call(optimizer, work) }
 }
 
-/// A variable's parameter in a checkpoint, and the part of it that the optimizer holds.
+/// Returns a variable's parameter in a checkpoint, and the part of it that the optimizer holds.
 fn saved<'c>(
     optimizer: &State,
     checkpoint: &'c Checkpoint<'_>,

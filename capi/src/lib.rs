@@ -1,24 +1,25 @@
-//! The C ABI of the Lion optimizer: a C or C++ program, or any language that calls C, steps its own memory, on its own
-//! threads. `include/lion.h` is made of these sources, with their documentation.
+//! The C ABI of the Lion optimizer: C, C++ and every language that calls C can step their own memory on their own threads.
+//! cbindgen generates `include/lion.h` from these sources, documentation included.
 //!
-//! A function checks what can be seen of its arguments, makes tensors of the caller's addresses (`tensor`), and calls the
-//! Rust library. Three things are done here alone: structs grow without breaking older callers (`structs`), an error
-//! becomes a number and a text of the thread, a panic too (`status`), and two threads in one optimizer are told apart
-//! (`optimizer`).
+//! Each function checks its arguments, makes tensors of the caller's addresses (`tensor`), and calls the Rust library. This
+//! crate adds three things. Structs can grow without breaking older callers (`structs`). An error or a panic becomes a
+//! number and a message of the thread (`status`). A second thread in an optimizer gets an error (`optimizer`).
 //!
-//! The caller upholds what cannot be seen, and each function's documentation names it: that an address has the memory that a
-//! length says, that the memory is initialised, that no other thread uses it, that an optimizer is one of
-//! [`lion_new`]'s and has not been freed.
+//! The caller upholds what no check can see. Each function's documentation lists it under "Safety": an address has the
+//! memory that its length says, the memory is initialised, no other thread uses it, an optimizer comes from [`lion_new`]
+//! and has not been freed.
 
 #![allow(unsafe_code)]
 
 mod checkpoint;
+mod group;
 mod memory;
 mod metrics;
 mod optimizer;
 mod options;
 mod parts;
 mod plan;
+mod statistics;
 mod status;
 mod step;
 mod structs;
@@ -29,6 +30,7 @@ mod variable;
 mod version;
 
 pub use checkpoint::{lion_load, lion_save};
+pub use group::{LionGroup, lion_add_group, lion_set_group};
 pub use memory::{LionHugePages, lion_advise_huge_pages};
 pub use metrics::{
     LION_ACCUMULATED, LION_KNOWS_CLIPPED, LION_KNOWS_CLIPPED_NORM, LION_KNOWS_GRADIENT_NORM,
@@ -40,10 +42,12 @@ pub use optimizer::{
 };
 pub use options::{LION_OFF, LionOptions, lion_options_init};
 pub use parts::{
-    LionBegin, LionGradient, LionRange, lion_abandon, lion_abandoned_range, lion_begin, lion_finish,
-    lion_measure, lion_part,
+    LionBegin, LionRange, lion_abandon, lion_abandoned_range, lion_begin, lion_finish, lion_part,
 };
 pub use plan::{LionPlan, lion_set_plan};
+pub use statistics::{
+    LION_BLOCK, LionBlock, LionGradient, lion_add_statistics, lion_measure, lion_statistics,
+};
 pub use status::{
     LION_ERROR_BUSY, LION_ERROR_FORMAT, LION_ERROR_IO, LION_ERROR_MEMORY, LION_ERROR_NAME, LION_ERROR_PANIC,
     LION_ERROR_POINTER, LION_ERROR_STATE, LION_ERROR_STEP, LION_ERROR_TENSOR, LION_ERROR_UNSUPPORTED,

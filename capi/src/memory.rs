@@ -12,11 +12,11 @@ use crate::structs::{self, Struct};
 pub struct LionHugePages {
     /// `sizeof(LionHugePages)`, which the caller sets.
     pub struct_size: usize,
-    /// How many pages of 2 MiB lie wholly within the memory.
+    /// The number of pages of 2 MiB that lie wholly within the memory.
     pub whole: usize,
-    /// How many of them are huge pages now.
+    /// The number of them that are huge pages now.
     pub collapsed: usize,
-    /// 1 if the system was told to make the others so when it can.
+    /// 1 if the system was asked to convert the others in the background.
     pub advised: usize,
 }
 
@@ -27,12 +27,12 @@ unsafe impl Struct for LionHugePages {
         LionHugePages { struct_size: size_of::<Self>(), whole: 0, collapsed: 0, advised: 0 };
 }
 
-/// Turns memory of the caller's into huge pages where it lies, as far as the system lets it: Linux 6.1 and later at once, by
-/// copying, an older one in the background, another system not at all. The contents stay as they are. A step on large
-/// tensors then takes up to half the time. `pages` may be null.
+/// Turns the caller's memory into huge pages in place, as far as the system allows: Linux 6.1 and later at once, by copying;
+/// older Linux in the background; other systems not at all. The contents do not change. A step on large tensors can then take
+/// half the time. `pages` may be null.
 ///
 /// # Safety
-/// The memory is the caller's, for so many bytes. `pages` is null, or begins with its size and is writable for as many bytes.
+/// The caller owns the memory, for `bytes` bytes. `pages` is null, or begins with its size and is writable for as many bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_advise_huge_pages(
     memory: *mut c_void,

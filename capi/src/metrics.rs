@@ -1,4 +1,4 @@
-//! Metrics of the last step, and what the next one begins with.
+//! Metrics of the last step, and the learning rate and loss scale of the next.
 
 use lion::{Metrics, Outcome};
 
@@ -6,17 +6,17 @@ use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::LionStatus;
 use crate::structs::{self, Struct};
 
-/// An outcome: there was no call yet, or it named no variable.
+/// An outcome: there was no step yet, or it named no variable.
 pub const LION_NOTHING: u32 = 0;
-/// An outcome: the call moved the parameters.
+/// An outcome: the step updated the parameters.
 pub const LION_UPDATED: u32 = 1;
-/// An outcome: the call added the gradients to the accumulators.
+/// An outcome: the step added the gradients to the accumulators.
 pub const LION_ACCUMULATED: u32 = 2;
-/// An outcome: only variables that are overwritten with their gradient had one.
+/// An outcome: only variables that are overwritten with their gradient had a gradient.
 pub const LION_OVERWRITTEN: u32 = 3;
-/// An outcome: a gradient was not finite, so the dynamic loss scale was halved, and nothing else happened.
+/// An outcome: a gradient was not finite. The dynamic loss scale was halved, and nothing else changed.
 pub const LION_SKIPPED: u32 = 4;
-/// An outcome that this version has no number for.
+/// An outcome without a number in this version.
 const UNKNOWN: u32 = u32::MAX;
 
 /// A bit of `known`: `loss_scale`.
@@ -31,7 +31,7 @@ pub const LION_KNOWS_CLIPPED: u32 = 8;
 pub const LION_KNOWS_NON_FINITE: u32 = 16;
 
 /// Metrics of the last step, and the learning rate and loss scale of the next. Metrics cost nothing: a value that the step did
-/// not need is unknown, its bit of `known` is 0, and so is the field.
+/// not need is unknown. Then its bit in `known` is 0, and so is the field.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionMetrics {
@@ -39,16 +39,15 @@ pub struct LionMetrics {
     pub struct_size: usize,
     /// The outcome of the last step: `LION_NOTHING`, `LION_UPDATED` or another outcome.
     pub outcome: u32,
-    /// The fields that are known, as bits `LION_KNOWS_...`.
+    /// Which fields are known: the sum of some `LION_KNOWS_...`.
     pub known: u32,
     /// The learning rate of the last step.
     pub learning_rate: f32,
     /// The divisor of the gradients, if the loss is scaled.
     pub loss_scale: f32,
-    /// The L2 norm over all gradients of an update before they were clipped: known with `clipnorm`, `global_clipnorm` and
-    /// dynamic loss scaling.
+    /// The L2 norm of all gradients before clipping: known with `clipnorm`, `global_clipnorm` and dynamic loss scaling.
     pub gradient_norm: f32,
-    /// The same after they were clipped: not known with `clipvalue`.
+    /// The norm after clipping: unknown with `clipvalue`.
     pub clipped_norm: f32,
     /// 1 if clipping changed a gradient by more than rounding.
     pub clipped: u32,
@@ -58,9 +57,9 @@ pub struct LionMetrics {
     pub next_loss_scale: f32,
     /// Zero.
     pub reserved: u32,
-    /// How many elements of the gradients were infinite or NaN.
+    /// The number of elements of the gradients that were infinite or NaN.
     pub non_finite: u64,
-    /// The steps so far, without those that a dynamic loss scale skipped. It is the step that schedules see next.
+    /// The steps so far, without those that a dynamic loss scale skipped: the number that schedules get in the next step.
     pub iterations: u64,
 }
 
@@ -85,8 +84,8 @@ unsafe impl Struct for LionMetrics {
 }
 
 impl LionMetrics {
-    /// Takes over the metrics of a step. Field by field: the step has just written them so, and a processor stalls if it
-    /// reads more at once than was written.
+    /// Takes over a step's metrics, field by field. The step has just written them one by one, and a copy of several at once
+    /// would wait until these stores have reached the cache.
     #[inline]
     pub(crate) fn set(&mut self, metrics: &Metrics) {
         let Metrics {
@@ -136,7 +135,7 @@ impl State {
 /// Writes the metrics of the last step, by `lion_apply` or `lion_finish`, and the numbers that the next one begins with.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `metrics` is null, or begins with its size and is writable for as many bytes.
+/// `optimizer` is from `lion_new` and not freed. `metrics` is null, or begins with its size and is writable for as many bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_metrics(
     optimizer: *mut LionOptimizer,

@@ -1,8 +1,7 @@
-//! The opaque optimizer: an address, which one call at a time may use.
+//! The opaque optimizer, which one call at a time may use.
 //!
-//! A word beside the optimizer says whether a call is in it. A call that finds another one there returns
-//! [`LION_ERROR_BUSY`]; so does one that the host makes from its own function for threads. A call that panics leaves a mark
-//! there, since its state is then unknown.
+//! An atomic flag says whether a call is running. A second call returns [`LION_ERROR_BUSY`]: from another thread, or from
+//! the host's own parallel-for function. A call that panics sets the flag to broken, since the state is then unknown.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_char;
@@ -23,7 +22,7 @@ use crate::status::{
 use crate::structs::{self, Struct};
 use crate::update::Checked;
 
-/// An optimizer. One call at a time may use it; another thread's call at the same time returns `LION_ERROR_BUSY`.
+/// An optimizer. One call at a time may use it; a second call at the same time returns `LION_ERROR_BUSY`.
 pub struct LionOptimizer {
     entry: AtomicU8,
     state: UnsafeCell<State>,
@@ -45,9 +44,9 @@ pub(crate) struct State {
     pub(crate) lion: Lion,
     /// The metrics of the last step.
     pub(crate) metrics: LionMetrics,
-    /// Statistics of the gradients of the next step, measured so far.
+    /// Statistics for the next step, as far as they have been measured.
     pub(crate) statistics: Option<Statistics>,
-    /// The elements that the step had written which was last abandoned.
+    /// The elements that the last abandoned step had written.
     pub(crate) abandoned: Vec<(VariableId, Range<usize>)>,
     pub(crate) updates: Checked,
 }
@@ -64,7 +63,7 @@ impl LionOptimizer {
         LionOptimizer { entry: AtomicU8::new(FREE), state: UnsafeCell::new(state) }
     }
 
-    /// Keeps other calls out. A panic before [`leave`](Inside::leave) leaves the optimizer broken.
+    /// Keeps other calls out. If the call panics before [`leave`](Inside::leave), the optimizer is broken.
     fn enter(&self) -> Result<Inside<'_>, Box<Failure>> {
         match self.entry.compare_exchange(FREE, BUSY, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => Ok(Inside { entry: &self.entry }),
@@ -77,7 +76,7 @@ impl LionOptimizer {
     }
 }
 
-/// Proof that no other call is in the optimizer.
+/// Proof that no other call uses the optimizer.
 struct Inside<'a> {
     entry: &'a AtomicU8,
 }
@@ -98,7 +97,7 @@ impl Drop for Inside<'_> {
 /// Does a function's work on an optimizer.
 ///
 /// # Safety
-/// The pointer is null, or of [`lion_new`] and not freed.
+/// The pointer is null, or from [`lion_new`] and not freed.
 #[inline]
 pub(crate) unsafe fn call(
     optimizer: *mut LionOptimizer,
@@ -116,7 +115,7 @@ pub(crate) unsafe fn call(
     })
 }
 
-/// Makes an optimizer with these options; null for the defaults. `lion_free` ends it.
+/// Makes an optimizer with these options; null for the defaults. `lion_free` frees it.
 ///
 /// # Safety
 /// `options` is null or readable for the size that it says; its texts end with a zero. `optimizer` is null or writable.
@@ -134,8 +133,8 @@ pub unsafe extern "C" fn lion_new(
     unsafe { make(optimizer, build) }
 }
 
-/// Makes an optimizer from Keras's JSON: `optimizer.get_config()`, `keras.optimizers.serialize(optimizer)`, a
-/// `LossScaleOptimizer` around it, or a model's config that has its optimizer in it.
+/// Makes an optimizer from Keras's JSON: that of `optimizer.get_config()` or `keras.optimizers.serialize(optimizer)`, of a
+/// `LossScaleOptimizer` around it, or of a model with its optimizer.
 ///
 /// # Safety
 /// `json` is null or a text that ends with a zero. `optimizer` is null or writable.
@@ -171,10 +170,11 @@ unsafe fn make(
     })
 }
 
-/// Ends an optimizer. Null is no error; an optimizer that another thread is in is one, and is not ended.
+/// Frees an optimizer. Null is allowed. If another call uses the optimizer, the result is `LION_ERROR_BUSY` and the optimizer
+/// stays.
 ///
 /// # Safety
-/// `optimizer` is null, or of `lion_new` and not freed; no call uses it from now on.
+/// `optimizer` is null, or from `lion_new` and not freed; no call uses it from now on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_free(optimizer: *mut LionOptimizer) -> LionStatus {
     if optimizer.is_null() {
@@ -195,12 +195,12 @@ pub unsafe extern "C" fn lion_free(optimizer: *mut LionOptimizer) -> LionStatus 
     })
 }
 
-/// Sets an option by its name, from the next step on: `learning_rate`, `beta_1`, `beta_2` and `weight_decay` may change after
-/// the optimizer is made; for the others, which are those of `lion::options::TABLE`, the error says so. The value is JSON: a
-/// number, `null` for off, or a schedule as Keras serializes it.
+/// Sets an option by its name, from the next step on. `learning_rate`, `beta_1`, `beta_2`, `weight_decay`, `cautious_decay` and
+/// `decay_scale` may change; the other options are fixed once the optimizer is made, and setting them is an error. The value is
+/// JSON: a number, a string, `true` or `false`, `null` for off, or a schedule as Keras serializes it.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. The texts are null or end with a zero.
+/// `optimizer` is from `lion_new` and not freed. The texts are null or end with a zero.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_set(
     optimizer: *mut LionOptimizer,
@@ -216,10 +216,10 @@ pub unsafe extern "C" fn lion_set(
     unsafe { call(optimizer, work) }
 }
 
-/// Sets the learning rate from the next step on, in [0, inf), in place of a number or a schedule.
+/// Sets the learning rate from the next step on, in [0, inf). It replaces a schedule.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed.
+/// `optimizer` is from `lion_new` and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_set_learning_rate(
     optimizer: *mut LionOptimizer,

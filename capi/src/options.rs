@@ -8,7 +8,7 @@ use crate::plan::{self, LionPlan};
 use crate::status::{Failure, LionStatus, guarded};
 use crate::structs::{self, Struct};
 
-/// No weight decay, as a value of `weight_decay`. It is not 0, by which a parameter of -0 becomes +0.
+/// A value of `weight_decay`: none. A weight decay of 0 is different: it turns a parameter of -0 into +0.
 pub const LION_OFF: f64 = -1.0;
 
 /// Options of an optimizer: the common few as fields, all others by name. `lion_options_init` fills in the defaults.
@@ -17,7 +17,7 @@ pub const LION_OFF: f64 = -1.0;
 pub struct LionOptions {
     /// `sizeof(LionOptions)`.
     pub struct_size: usize,
-    /// How far a step moves each element, in [0, inf); 0.001 by default.
+    /// The learning rate, in [0, inf): how far a step moves each element. 0.001 by default.
     pub learning_rate: f64,
     /// The share of the old momentum in the direction of a step, in (0, 1]; 0.9 by default.
     pub beta_1: f64,
@@ -25,12 +25,13 @@ pub struct LionOptions {
     pub beta_2: f64,
     /// Decoupled weight decay, in [0, inf), or `LION_OFF`, the default.
     pub weight_decay: f64,
-    /// All other options, by the names that `lion_set` takes, as a JSON object such as
-    /// `{"global_clipnorm": 1, "momentum_dtype": "bf16", "exclude_from_weight_decay": ["bias$"]}`. An option that is also a
-    /// field above may be a schedule here, and is then the stronger one. Null for none.
+    /// All other options by name, as a JSON object such as
+    /// `{"global_clipnorm": 1, "momentum_dtype": "bf16", "exclude_from_weight_decay": ["bias$"]}`. It may also have the options
+    /// of the fields above, as numbers or as schedules in Keras's form: `{"learning_rate": {"class_name": "CosineDecay",
+    /// "config": {"initial_learning_rate": 0.001, "decay_steps": 10000}}}`. They override the fields. Null for none.
     pub json: *const c_char,
-    /// How the work is cut and where it runs; null for the profile that `lion tune` has written on this machine, or else the
-    /// defaults. It changes no bit of a result.
+    /// How work is split and where it runs; null for the profile that `lion tune` has written on this machine, or else the
+    /// defaults. Results do not depend on it.
     pub plan: *const LionPlan,
 }
 
@@ -48,7 +49,7 @@ unsafe impl Struct for LionOptions {
     };
 }
 
-/// Fills options with the defaults. `struct_size` is `sizeof(LionOptions)`.
+/// Writes the default options. `struct_size` is `sizeof(LionOptions)`.
 ///
 /// # Safety
 /// `options` is writable for `struct_size` bytes.
@@ -66,7 +67,7 @@ pub unsafe extern "C" fn lion_options_init(options: *mut LionOptions, struct_siz
 }
 
 impl LionOptions {
-    /// The options, checked as far as their types go.
+    /// The options. Their types and ranges have been checked.
     ///
     /// # Safety
     /// `json` is null or a text that ends with a zero.

@@ -1,78 +1,23 @@
-//! A step in parts: each gradient is used, and can be freed, as soon as it is there.
+//! A step in parts: each gradient can be used and freed as soon as it is computed.
 
-use std::ffi::c_void;
-
-use lion::{BeginOptions, Error, Gradient};
+use lion::{BeginOptions, Error};
 
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::{Failure, LION_ERROR_VALUE, LionStatus};
-use crate::structs::{self, Array, Struct};
-use crate::tensor::{GRADIENT, Raw};
+use crate::structs::{self, Struct};
 use crate::update::LionUpdate;
-use crate::variable::{LionVariable, given_range, id};
+use crate::variable::LionVariable;
 
-/// A gradient, or a part of one, to be measured before its step.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct LionGradient {
-    /// `sizeof(LionGradient)`.
-    pub struct_size: usize,
-    /// The variable.
-    pub variable: LionVariable,
-    /// The gradient.
-    pub gradient: *const c_void,
-    /// Its elements: those of the variable's shape, or of the range.
-    pub len: usize,
-    /// Its dtype.
-    pub gradient_dtype: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// The first of the variable's elements that the gradient is of: a multiple of 4,096. With `range_end` 0 for all.
-    pub range_start: usize,
-    /// One past the last element: a multiple of 4,096, or the variable's end.
-    pub range_end: usize,
-}
-
-// SAFETY: `repr(C)`, words and a pair of u32 alone.
-unsafe impl Struct for LionGradient {
-    const NAME: &'static str = "LionGradient";
-    const DEFAULT: Self = LionGradient {
-        struct_size: size_of::<Self>(),
-        variable: 0,
-        gradient: std::ptr::null(),
-        len: 0,
-        gradient_dtype: 0,
-        reserved: 0,
-        range_start: 0,
-        range_end: 0,
-    };
-}
-
-impl LionGradient {
-    /// # Safety
-    /// The gradient has the memory that its length and dtype say, which nothing writes while it is used.
-    unsafe fn to_gradient<'a>(self) -> Result<Gradient<'a>, Box<Failure>> {
-        structs::check_reserved("reserved", self.reserved)?;
-        let raw = Raw::new(GRADIENT, self.gradient, self.gradient_dtype, self.len)?;
-        // SAFETY: the address has been checked; the rest is this function's contract.
-        let gradient = Gradient::new(id(self.variable), unsafe { raw.tensor_ref() });
-        Ok(match given_range(self.range_start, self.range_end) {
-            Some(range) => gradient.range(range),
-            None => gradient,
-        })
-    }
-}
-
-/// How a step begins. All zeros but the size is the ordinary way.
+/// How a step begins. Zero is the default of each field.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionBegin {
     /// `sizeof(LionBegin)`.
     pub struct_size: usize,
-    /// Other than 0: only variables that are overwritten with their gradient will have one.
+    /// Other than 0: only variables that are overwritten with their gradient will have a gradient.
     pub only_overwrites: u32,
-    /// Other than 0: other optimizers hold other shards of the variables, and may have the step's gradients, so that the step
-    /// counts also if none is given here.
+    /// Other than 0: other optimizers hold other shards of the variables. The step then counts even if this optimizer gets no
+    /// gradient.
     pub elsewhere: u32,
 }
 
@@ -82,7 +27,7 @@ unsafe impl Struct for LionBegin {
     const DEFAULT: Self = LionBegin { struct_size: size_of::<Self>(), only_overwrites: 0, elsewhere: 0 };
 }
 
-/// Elements of a variable.
+/// A range of a variable's elements.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionRange {
@@ -92,7 +37,7 @@ pub struct LionRange {
     pub variable: LionVariable,
     /// The first element, in row-major order.
     pub start: usize,
-    /// One past the last element.
+    /// The end of the range.
     pub end: usize,
 }
 
@@ -102,53 +47,15 @@ unsafe impl Struct for LionRange {
     const DEFAULT: Self = LionRange { struct_size: size_of::<Self>(), variable: 0, start: 0, end: 0 };
 }
 
-/// Measures gradients for the next step, which clipping by a norm and a dynamic loss scale need before the first part. It may
-/// be called several times, with other gradients, and adds to what has been measured; `lion_begin` uses it up, and so does
-/// everything else that is a step or changes the variables.
-///
-/// If it returns an error, nothing has been added. These are found: gradients that do not fit, elements that have been
-/// measured before, a range that cuts a block of 4,096 elements.
-///
-/// # Safety
-/// `optimizer` is of `lion_new` and not freed. `gradients` are readable, as long as the first one says. Each has the memory
-/// that its length and dtype say, is initialised, and is not written during the call.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn lion_measure(
-    optimizer: *mut LionOptimizer,
-    gradients: *const LionGradient,
-    n: usize,
-) -> LionStatus {
-    let work = |optimizer: &mut State| {
-        // SAFETY: by this function's contract.
-        let given = unsafe { Array::new("gradients", gradients, n)? };
-        let mut list = Vec::new();
-        let no_memory = |_| Error::OutOfMemory { what: "gradients", elements: given.len() };
-        list.try_reserve_exact(given.len()).map_err(no_memory)?;
-        for (index, gradient) in given.iter().enumerate() {
-            // SAFETY: by this function's contract.
-            list.push(unsafe { gradient?.to_gradient() }.map_err(|failure| failure.of("gradients", index))?);
-        }
-        let mut statistics = match optimizer.statistics.take() {
-            Some(statistics) => statistics,
-            None => optimizer.lion.statistics()?,
-        };
-        let measured = optimizer.lion.measure(&mut statistics, &mut list);
-        optimizer.statistics = Some(statistics);
-        Ok(measured?)
-    };
-    // SAFETY: by this function's contract.
-    unsafe { call(optimizer, work) }
-}
-
-/// Begins a step, which `lion_part` does in any number of parts and `lion_finish` ends. Hyperparameters, accumulation, loss
-/// scale and clipping are decided here, with what `lion_measure` has found. Any cut into parts gives the bits of one
-/// `lion_apply`. `options` may be null.
+/// Begins a step. Any number of calls of `lion_part` follow, and `lion_finish` ends it. Hyperparameters, accumulation, loss
+/// scale and clipping are decided here, from the statistics of `lion_measure` and `lion_add_statistics`. Any split into parts
+/// gives the bits of one `lion_apply`. `options` may be null.
 ///
 /// Until the step is finished or abandoned, other steps and `lion_register`, `lion_save` and `lion_load` return
 /// `LION_ERROR_STEP`.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `options` is null or readable for the size that it says.
+/// `optimizer` is from `lion_new` and not freed. `options` is null or readable for the size that it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_begin(optimizer: *mut LionOptimizer, options: *const LionBegin) -> LionStatus {
     let work = |optimizer: &mut State| {
@@ -159,7 +66,7 @@ pub unsafe extern "C" fn lion_begin(optimizer: *mut LionOptimizer, options: *con
             only_overwrites: options.only_overwrites != 0,
             elsewhere: options.elsewhere != 0,
         });
-        // The open step is the one that parts are of.
+        // Later calls find the open step without its id.
         let _ = begun?;
         optimizer.statistics = None;
         Ok(())
@@ -168,10 +75,10 @@ pub unsafe extern "C" fn lion_begin(optimizer: *mut LionOptimizer, options: *con
     unsafe { call(optimizer, work) }
 }
 
-/// Does the step that has begun on these variables, or on ranges of them.
+/// Applies the open step to these variables, or to ranges of them.
 ///
-/// If it returns an error, nothing has been changed, and the step is still open. What `lion_apply` finds is found here too,
-/// and elements that the step has been given before, and gradients that it needed to be measured.
+/// If it returns an error, nothing has changed, and the step is still open. It finds what `lion_apply` finds, elements that an
+/// earlier part had, and gradients without the statistics that the step needs.
 ///
 /// # Safety
 /// As for `lion_apply`.
@@ -191,17 +98,16 @@ pub unsafe extern "C" fn lion_part(
     unsafe { call(optimizer, work) }
 }
 
-/// Ends the step that has begun, and counts it; `lion_metrics` tells what it did. Elements that were never given count as ones
-/// without a gradient, and a step that was given none is not counted.
+/// Ends the open step, and counts it; `lion_metrics` tells what it did. Elements that no part had count as ones without a
+/// gradient. A step without any part is not counted.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed.
+/// `optimizer` is from `lion_new` and not freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_finish(optimizer: *mut LionOptimizer) -> LionStatus {
     let work = |optimizer: &mut State| {
         let step = optimizer.lion.open_step_id().ok_or(Error::NoStep)?;
-        let metrics = optimizer.lion.finish(step)?;
-        optimizer.metrics.set(&metrics);
+        optimizer.metrics.set(&optimizer.lion.finish(step)?);
         optimizer.statistics = None;
         Ok(())
     };
@@ -209,11 +115,11 @@ pub unsafe extern "C" fn lion_finish(optimizer: *mut LionOptimizer) -> LionStatu
     unsafe { call(optimizer, work) }
 }
 
-/// Gives up the step that has begun, if there is one: the next step has its number. What its parts have written stays written;
-/// the number of such ranges goes to `ranges`, which may be null, and `lion_abandoned_range` tells them.
+/// Abandons the open step, if there is one: the next step gets its number. What its parts have written stays written. The
+/// number of written ranges goes to `ranges`, which may be null; `lion_abandoned_range` returns each.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `ranges` is null or writable.
+/// `optimizer` is from `lion_new` and not freed. `ranges` is null or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_abandon(optimizer: *mut LionOptimizer, ranges: *mut usize) -> LionStatus {
     let work = |optimizer: &mut State| {
@@ -231,11 +137,11 @@ pub unsafe extern "C" fn lion_abandon(optimizer: *mut LionOptimizer, ranges: *mu
     unsafe { call(optimizer, work) }
 }
 
-/// Writes a range that the step had written which was last abandoned: its elements and their state are as after the step.
-/// `index` is below the number that `lion_abandon` gave.
+/// Writes one of the ranges that the last abandoned step had written: their elements and state are as after that step.
+/// `index` is less than the number from `lion_abandon`.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `range` is null, or begins with its size and is writable for as many bytes.
+/// `optimizer` is from `lion_new` and not freed. `range` is null, or begins with its size and is writable for as many bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_abandoned_range(
     optimizer: *mut LionOptimizer,

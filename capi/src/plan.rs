@@ -1,4 +1,4 @@
-//! How the work of a call is cut and where it runs. It changes no bit of a result.
+//! Plans: how the work of a call is split and where it runs. Results do not depend on them.
 
 use std::ffi::c_char;
 
@@ -9,21 +9,21 @@ use crate::optimizer::{LionOptimizer, call};
 use crate::status::{Failure, LionStatus};
 use crate::structs::{self, Struct};
 
-/// How the work of a call is cut and where it runs. A field of zero leaves it to the profile that `lion tune` has written
-/// for this machine, or else to the defaults. No field changes a bit of a result.
+/// How the work of a call is split and where it runs. A field of zero is taken from the profile that `lion tune` has written
+/// for this machine, or else from the defaults. Results do not depend on any field.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionPlan {
     /// `sizeof(LionPlan)`.
     pub struct_size: usize,
-    /// The instruction set: "scalar", "avx2", "avx512", "neon", or "auto" for the fastest here.
+    /// The instruction set: "scalar", "avx2", "avx512", "neon", or "auto" for the fastest on this machine.
     pub isa: *const c_char,
-    /// The most threads that share a call.
+    /// The largest number of threads that share a call.
     pub threads: usize,
-    /// Elements of a piece of work, in whole blocks of 4,096.
+    /// Elements of a chunk of work, in whole blocks of 4,096.
     pub chunk_elements: usize,
-    /// Bytes of a call's tensors below which it stays on the calling thread. If it is given, one plan is for all work, and
-    /// no profile is looked at.
+    /// A call whose tensors have fewer bytes stays on the calling thread. If this is given, one plan holds for all work, and
+    /// no profile is read.
     pub parallel_threshold: usize,
 }
 
@@ -50,10 +50,15 @@ pub(crate) struct Chosen {
 ///
 /// # Safety
 /// The pointer is null, or the plan is readable and its text ends with a zero.
+#[inline]
 pub(crate) unsafe fn read(at: *const LionPlan) -> Result<Option<Chosen>, Box<Failure>> {
-    if at.is_null() {
-        return Ok(None);
-    }
+    // SAFETY: by this function's contract.
+    if at.is_null() { Ok(None) } else { unsafe { read_given(at).map(Some) } }
+}
+
+/// # Safety
+/// As for [`read`].
+unsafe fn read_given(at: *const LionPlan) -> Result<Chosen, Box<Failure>> {
     // SAFETY: by this function's contract.
     let (plan, isa) = unsafe {
         let plan = structs::read("plan", at)?;
@@ -65,7 +70,7 @@ pub(crate) unsafe fn read(at: *const LionPlan) -> Result<Option<Chosen>, Box<Fai
         threads: given(plan.threads),
         chunk: given(plan.chunk_elements),
     };
-    Ok(Some(Chosen { overrides, parallel_threshold: given(plan.parallel_threshold) }))
+    Ok(Chosen { overrides, parallel_threshold: given(plan.parallel_threshold) })
 }
 
 impl Chosen {
@@ -77,7 +82,7 @@ impl Chosen {
         profile.overridden(&self.overrides)
     }
 
-    /// The plan of one kind of work, which the profile has as `found`.
+    /// The plan for one kind of work, given the profile's.
     pub(crate) fn plan(&self, found: Plan) -> Plan {
         let plan = match self.parallel_threshold {
             Some(bytes) => Plan::new(Backend::best()).parallel_threshold(bytes),
@@ -87,11 +92,11 @@ impl Chosen {
     }
 }
 
-/// Sets how the work of calls is cut and where it runs, from the next call on. It changes no bit of a result. Null for the
+/// Sets how the work of calls is split and where it runs, from the next call on. Results do not depend on it. Null for the
 /// profile that `lion tune` has written on this machine, or else the defaults.
 ///
 /// # Safety
-/// As for every function: `optimizer` is of `lion_new` and not freed. `plan` is null or readable for the size that it says;
+/// `optimizer` is from `lion_new` and not freed. `plan` is null or readable for the size that it says;
 /// its `isa` ends with a zero.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_set_plan(optimizer: *mut LionOptimizer, plan: *const LionPlan) -> LionStatus {

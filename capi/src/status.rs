@@ -1,7 +1,7 @@
-//! Statuses, the last error of a thread, and the guard that no panic passes.
+//! Statuses, the last error of a thread, and the guard that stops panics.
 //!
-//! A function of the library returns a number; the message lies in a buffer of the calling thread, which stays where it is
-//! until the thread ends. A panic is a bug of the library: it becomes [`LION_ERROR_PANIC`], and writes nothing.
+//! Every function returns a status. The message is in a buffer of the calling thread, which keeps its address until the
+//! thread ends. A panic is a bug in the library: the guard turns it into [`LION_ERROR_PANIC`] and prints nothing.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -9,38 +9,39 @@ use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// The result of a function: `LION_OK`, or a negative number by the kind of error. `lion_last_error` has the message. The numbers stay the same in all versions; later versions may add some.
+/// The result of a function: `LION_OK`, or a negative number for the kind of error. `lion_last_error` has the message. A
+/// number keeps its meaning in all versions; later versions may add numbers.
 pub type LionStatus = i32;
 
-/// It worked.
+/// Success.
 pub const LION_OK: LionStatus = 0;
 /// An option or an argument outside its range or of another type, or options that exclude each other.
 pub const LION_ERROR_VALUE: LionStatus = -1;
-/// The name or the number of something that does not exist, or a name that exists already.
+/// A name or number of something that does not exist, or a name that is taken.
 pub const LION_ERROR_NAME: LionStatus = -2;
-/// Text or a file that is not what it must be.
+/// A malformed text or file.
 pub const LION_ERROR_FORMAT: LionStatus = -3;
-/// A tensor of another shape, length or dtype than its variable's, or one that overlaps another.
+/// A tensor whose shape, length or dtype is not its variable's, or that overlaps another tensor.
 pub const LION_ERROR_TENSOR: LionStatus = -4;
-/// Variables that a call must give, must not give, or gives twice.
+/// A step out of order, or variables that a call lacks, must not have, or has twice.
 pub const LION_ERROR_STEP: LionStatus = -5;
 /// A checkpoint of another optimizer.
 pub const LION_ERROR_STATE: LionStatus = -6;
-/// A file that the system does not let be read or written.
+/// A file that cannot be read or written.
 pub const LION_ERROR_IO: LionStatus = -7;
-/// Memory that the system does not give.
+/// Out of memory.
 pub const LION_ERROR_MEMORY: LionStatus = -8;
-/// Right in itself, and impossible here: on this machine, in this version, after the optimizer was built.
+/// A valid request that this machine, this version, or an optimizer that is already built does not support.
 pub const LION_ERROR_UNSUPPORTED: LionStatus = -9;
-/// A pointer that is null or misaligned, or memory that would go beyond the end of the address space.
+/// A null or misaligned pointer, or memory that would exceed the address space.
 pub const LION_ERROR_POINTER: LionStatus = -50;
-/// Another thread is in a call on the same optimizer, or the host's own function for threads is.
+/// Another call on the same optimizer is running: on another thread, or the one that called the host's parallel-for.
 pub const LION_ERROR_BUSY: LionStatus = -51;
-/// The library has a bug: a call panicked. The optimizer's state is not known, and every later call on the optimizer but
-/// `lion_free` returns this too.
+/// A bug in the library: a call panicked. The optimizer's state is unknown, and every later call on it except `lion_free`
+/// returns this too.
 pub const LION_ERROR_PANIC: LionStatus = -100;
 
-/// Why a function did nothing. It lies behind a pointer, so that results stay small where all is well.
+/// Why a function did nothing. It is boxed, so that a successful result stays small.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) status: LionStatus,
@@ -53,13 +54,13 @@ impl Failure {
         Box::new(Failure { status, message: message.into() })
     }
 
-    /// An argument that is not what it must be.
+    /// An argument outside its range.
     #[cold]
     pub(crate) fn value(name: &str, found: impl std::fmt::Display, allowed: &str) -> Box<Self> {
         Self::new(LION_ERROR_VALUE, format!("{name} is {found}; expected {allowed}"))
     }
 
-    /// Says in which struct of an array the trouble is.
+    /// Names the struct of an array that the error is about.
     #[cold]
     pub(crate) fn of(&self, name: &str, index: usize) -> Box<Self> {
         Self::new(self.status, format!("{name}[{index}].{}", self.message))
@@ -93,18 +94,18 @@ impl From<lion_kernels::Error> for Box<Failure> {
     }
 }
 
-/// Bytes of the buffer of a message, with the zero at its end.
+/// Bytes of the message buffer, including the terminating zero.
 const MESSAGE_BYTES: usize = 1024;
 
 thread_local! {
     static MESSAGE: UnsafeCell<[u8; MESSAGE_BYTES]> = const { UnsafeCell::new([0; MESSAGE_BYTES]) };
 }
 
-/// The message of the last call on this thread that failed, in UTF-8; empty if none has. It is at most 1,023 bytes long,
-/// and cut if it would be longer.
+/// Returns the message of the last call on this thread that failed, in UTF-8; empty if none has failed. A message has at
+/// most 1,023 bytes; a longer one is truncated.
 ///
-/// The pointer is the same for all calls on one thread, and valid until the thread ends. The next call that fails on the
-/// thread overwrites the text; a call that succeeds leaves it.
+/// The pointer is the same for all calls on a thread, and valid until the thread ends. The next call on the thread that
+/// fails overwrites the text. A call that succeeds does not change it.
 #[unsafe(no_mangle)]
 pub extern "C" fn lion_last_error() -> *const c_char {
     MESSAGE.with(|message| message.get().cast_const().cast())
@@ -114,7 +115,7 @@ fn set_message(text: &str) {
     let end = text.floor_char_boundary(MESSAGE_BYTES - 1);
     let bytes = text.as_bytes().get(..end).unwrap_or_default();
     MESSAGE.with(|message| {
-        // SAFETY: the buffer is this thread's alone, and Rust makes no other reference to it.
+        // SAFETY: only this thread uses the buffer, and no other reference to it exists.
         let buffer = unsafe { &mut *message.get() };
         buffer[..bytes.len()].copy_from_slice(bytes);
         // A zero within would end the text early.
@@ -123,7 +124,7 @@ fn set_message(text: &str) {
     });
 }
 
-/// Runs a function's work. A panic becomes a status.
+/// Runs a function's work, and turns an error or a panic into a status.
 #[inline]
 pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Box<Failure>>) -> LionStatus {
     match caught(work) {
@@ -139,10 +140,10 @@ fn report(failure: &Failure) -> LionStatus {
     failure.status
 }
 
-/// Runs some work. Gives the message of a panic.
+/// Runs some work. Returns the message if it panics.
 #[inline]
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    // Whoever owns the state that the work leaves half done marks it, see `LionOptimizer`.
+    // The owner of half-changed state marks it as broken: see `LionOptimizer`.
     catch_unwind(AssertUnwindSafe(work)).map_err(message_of)
 }
 
@@ -156,8 +157,8 @@ fn message_of(payload: Box<dyn Any + Send>) -> String {
     message
 }
 
-/// From now on a panic on a thread of C, or on a worker of the pool, writes nothing to standard error. Rust knows no name of
-/// such a thread. It knows those of a Rust program's main thread and of its tests, whose panics are not this library's.
+/// From now on, a panic on a C thread or a pool worker prints nothing to standard error. Such threads have no name in Rust.
+/// A Rust program's main thread and its tests have names, and keep their panic messages.
 pub(crate) fn silence_panics() {
     static SILENCED: Once = Once::new();
     SILENCED.call_once(|| {

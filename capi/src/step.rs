@@ -1,6 +1,7 @@
-//! A step for callers that keep the momentum themselves.
+//! A step without an optimizer, for callers that keep the momentum themselves.
 
 use std::ffi::c_void;
+use std::slice;
 use std::sync::OnceLock;
 
 use lion::{Error, Profile};
@@ -19,13 +20,13 @@ use crate::tensor::{COPY, GRADIENT, MOMENTUM, PARAMETER, Raw, SOURCE, Spans};
 pub struct LionStepTensors {
     /// `sizeof(LionStepTensors)`.
     pub struct_size: usize,
-    /// The parameter, which the step moves.
+    /// The parameter, which the step updates.
     pub parameter: *mut c_void,
     /// The gradient.
     pub gradient: *const c_void,
-    /// The momentum, which the step moves; zero before the first step.
+    /// The momentum, which the step updates; zero before the first step.
     pub momentum: *mut c_void,
-    /// The elements of each tensor.
+    /// The number of elements of each tensor.
     pub len: usize,
     /// The dtype of `parameter` and `source`: `LION_F32`, `LION_F16` or `LION_BF16`.
     pub parameter_dtype: u32,
@@ -33,11 +34,11 @@ pub struct LionStepTensors {
     pub gradient_dtype: u32,
     /// The momentum's dtype, any.
     pub momentum_dtype: u32,
-    /// The dtype of `copy`; not looked at without one.
+    /// The dtype of `copy`; ignored without a copy.
     pub copy_dtype: u32,
-    /// The parameter is read from here and written to `parameter`. Null if it is moved in place.
+    /// The parameter is read from here and written to `parameter`. Null to update it in place.
     pub source: *const c_void,
-    /// The parameter, as it is stored after the step, is also written here. Null for no copy.
+    /// The stored parameter after the step is also written here. Null for no copy.
     pub copy: *mut c_void,
 }
 
@@ -60,7 +61,7 @@ unsafe impl Struct for LionStepTensors {
 }
 
 impl LionStepTensors {
-    /// Checks what can be seen of the tensors. `spans` notes their memory, in a call of several.
+    /// Checks the tensors. Returns the task and its bytes. `spans` records their memory, in a call with several structs.
     ///
     /// # Safety
     /// The tensors have the memory that the length and dtypes say, which nothing else uses while the task lives.
@@ -69,7 +70,7 @@ impl LionStepTensors {
         &self,
         step: LionStep,
         spans: Option<(&mut Spans, usize)>,
-    ) -> Result<Task<'a>, Box<Failure>> {
+    ) -> Result<(Task<'a>, usize), Box<Failure>> {
         let len = self.len;
         let parameter = Raw::new(PARAMETER, self.parameter, self.parameter_dtype, len)?;
         let gradient = Raw::new(GRADIENT, self.gradient, self.gradient_dtype, len)?;
@@ -94,6 +95,8 @@ impl LionStepTensors {
             }
             copy = Some(raw);
         }
+        let read_and_written = [&parameter, &gradient, &momentum].into_iter().chain(&source).chain(&copy);
+        let bytes = read_and_written.map(Raw::bytes).fold(0, usize::saturating_add);
         if let Some((spans, index)) = spans {
             [&parameter, &momentum].into_iter().chain(&copy).for_each(|raw| spans.writes(index, raw));
             [&gradient].into_iter().chain(&source).for_each(|raw| spans.reads(index, raw));
@@ -112,11 +115,11 @@ impl LionStepTensors {
                 None => tensors,
             }
         };
-        Ok(Task::step(step, tensors)?)
+        Ok((Task::step(step, tensors)?, bytes))
     }
 }
 
-/// The step that options ask for.
+/// The hyperparameters of a step.
 fn step_of(options: &LionOptions) -> Result<LionStep, Box<Failure>> {
     if !options.json.is_null() {
         let message = "json is given; expected null, as lion_step has the options of the fields alone";
@@ -124,38 +127,56 @@ fn step_of(options: &LionOptions) -> Result<LionStep, Box<Failure>> {
     }
     let LionOptions { learning_rate, beta_1, beta_2, weight_decay, .. } = *options;
     let wanted = [learning_rate, beta_1, beta_2, weight_decay];
-    // Rounding follows the host's floating-point state.
-    let [learning_rate, beta_1, beta_2, decay] = with_ieee_state(|| wanted.map(|value| value as f32));
+    let [learning_rate, beta_1, beta_2, decay] = wanted.map(nearest);
     let step = LionStep::new(learning_rate, beta_1, beta_2)?;
     Ok(if weight_decay == LION_OFF { step } else { step.weight_decay(decay)? })
 }
 
-/// The profile of this process.
+/// Rounds to the nearest f32, ties to even, whatever the host's floating-point state is. For numbers in f32's normal range,
+/// integer arithmetic is faster than a look at that state.
+#[inline]
+fn nearest(value: f64) -> f32 {
+    /// The bits of f64 that f32 lacks, and the difference of their exponents' biases.
+    const DROPPED: u32 = 29;
+    const BIAS: u64 = 1023 - 127;
+    let bits = value.to_bits();
+    let magnitude = bits & !(1 << 63);
+    if !(f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&f64::from_bits(magnitude)) {
+        return with_ieee_state(|| value as f32);
+    }
+    let half = (1_u64 << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1);
+    let rounded = ((magnitude + half) >> DROPPED) - (BIAS << 23);
+    f32::from_bits(rounded as u32 | (bits >> 32) as u32 & 1 << 31)
+}
+
+/// The profile, loaded once.
 fn profile() -> &'static Profile {
     static LOADED: OnceLock<Profile> = OnceLock::new();
     LOADED.get_or_init(Profile::load)
 }
 
-/// Runs the tasks as the plan says, or else the profile.
-fn run_as(plan: Option<Chosen>, tasks: &mut [Task<'_>]) -> Result<(), Box<Failure>> {
+/// Runs the tasks, of so many bytes, by the caller's plan, or else by the profile.
+fn run_as(plan: Option<&Chosen>, tasks: &mut [Task<'_>], bytes: usize) -> Result<(), Box<Failure>> {
     let Some(first) = tasks.first() else { return Ok(()) };
     let [parameter, gradient, momentum] = first.dtypes();
-    let bytes = tasks.iter().map(Task::bytes).fold(0, usize::saturating_add);
     let found = profile().plan(Operation::Step, Dtypes { parameter, gradient, momentum }, bytes);
-    let plan = plan.map_or(*found, |plan| plan.plan(*found));
-    Ok(run(&plan, tasks)?)
+    match plan {
+        Some(plan) => run(&plan.plan(*found), tasks)?,
+        None => run(found, tasks)?,
+    }
+    Ok(())
 }
 
-/// One step on tensors of the caller's, without an optimizer: the caller keeps the momentum. `options` has the
-/// hyperparameters, and may be null for the defaults; its `json` must be null. Threads may call it at the same time, on other
-/// tensors: any cut of a tensor into ranges gives the same bits.
+/// Does one step without an optimizer: the caller keeps the momentum. `options` has the hyperparameters, and may be null for
+/// the defaults; its `json` must be null. Several threads may call it at the same time on different tensors. Any split of a
+/// tensor into ranges gives the same bits.
 ///
-/// If it returns an error, nothing has been changed. Null, misaligned and overlapping tensors and wrong dtypes are found.
+/// If it returns an error, nothing has changed. It finds null, misaligned and overlapping tensors, and wrong dtypes.
 ///
 /// # Safety
-/// `options` is null or readable for the size that it says, and so is its plan. `tensors` are readable, as long as the first
-/// one says. Each tensor has the memory that its length and dtype say, is initialised where it is read, and is used by
-/// nothing else during the call.
+/// `options` is null or readable for the size that it says, and so is its plan. `tensors` is readable for `n` structs, each as
+/// long as the first one says. Each tensor has the memory that its length and dtype say, is initialised if it is read, and
+/// nothing else uses it during the call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_step(
     options: *const LionOptions,
@@ -172,19 +193,53 @@ pub unsafe extern "C" fn lion_step(
         let step = step_of(&options)?;
         if let Some([tensors]) = given.as_slice() {
             // SAFETY: by this function's contract.
-            let task = unsafe { tensors.checked_task(step, None) };
-            return run_as(plan, &mut [task.map_err(|failure| failure.of("tensors", 0))?]);
+            return match unsafe { tensors.checked_task(step, None) } {
+                // Not moved: a task is large.
+                Ok((mut task, bytes)) => run_as(plan.as_ref(), slice::from_mut(&mut task), bytes),
+                Err(failure) => Err(failure.of("tensors", 0)),
+            };
         }
-        let (mut spans, mut tasks) = (Spans::default(), Vec::new());
+        let (mut spans, mut tasks, mut bytes) = (Spans::default(), Vec::new(), 0_usize);
         let no_memory = |_| Error::OutOfMemory { what: "tasks", elements: given.len() };
         tasks.try_reserve_exact(given.len()).map_err(no_memory)?;
         for (index, tensors) in given.iter().enumerate() {
             // SAFETY: by this function's contract.
             let task = unsafe { tensors?.checked_task(step, Some((&mut spans, index))) };
-            tasks.push(task.map_err(|failure| failure.of("tensors", index))?);
+            let (task, more) = task.map_err(|failure| failure.of("tensors", index))?;
+            tasks.push(task);
+            bytes = bytes.saturating_add(more);
         }
         spans.check("tensors")?;
-        run_as(plan, &mut tasks)
+        run_as(plan.as_ref(), &mut tasks, bytes)
     };
     guarded(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_is_the_rounding_of_the_hardware() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let same = |value: f64| {
+            let (found, expected) = (nearest(value), value as f32);
+            assert!(found.to_bits() == expected.to_bits() || value.is_nan() && found.is_nan(), "{value:e}");
+        };
+        let edges = [0.0, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NAN, 1e-45, 1.0, 0.1];
+        for edge in edges.map(f64::from) {
+            for value in [edge, edge.next_up(), edge.next_down()] {
+                same(value);
+                same(-value);
+            }
+        }
+        for _ in 0..1_000_000 {
+            let value = f64::from(f32::from_bits(rng.u32(..)));
+            // Exact, a tie between two, and beside the tie.
+            for low in [0, 1 << 28, (1 << 28) - 1, (1 << 28) + 1, rng.u64(..1 << 29)] {
+                same(f64::from_bits(value.to_bits() | low));
+            }
+            same(f64::from_bits(rng.u64(..)));
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Reads and writes the caller's structs, also those of an older or a newer header.
 //!
-//! Every struct begins with `struct_size`, which the caller sets to its `sizeof`. A shorter struct is of an older header:
-//! the fields that it lacks have their defaults. A longer one is of a newer header: it is taken if all that is unknown here
-//! is zero, which is every later field's default.
+//! Every struct begins with `struct_size`, which the caller sets to its `sizeof`. A shorter struct comes from an older
+//! header: fields that it lacks get their defaults. A longer struct comes from a newer header: it is accepted if all
+//! unknown fields are zero, the default of every later field.
 
 use std::ffi::{CStr, c_char};
 use std::ptr;
@@ -12,7 +12,7 @@ use crate::status::{Failure, LION_ERROR_UNSUPPORTED};
 /// A struct of the ABI.
 ///
 /// # Safety
-/// It is `repr(C)`, begins with `struct_size: usize`, has no padding, and every pattern of bytes is one of its values.
+/// The type is `repr(C)`, begins with `struct_size: usize`, has no padding, and every bit pattern is a valid value.
 pub(crate) unsafe trait Struct: Copy {
     /// Its name in the header.
     const NAME: &'static str;
@@ -20,7 +20,7 @@ pub(crate) unsafe trait Struct: Copy {
     const DEFAULT: Self;
 }
 
-/// Larger than any struct will be; what is larger is memory that was never written.
+/// Larger than any struct will ever be. A larger size comes from uninitialised memory.
 const LARGEST: usize = 4096;
 
 /// Reads a struct.
@@ -36,7 +36,7 @@ pub(crate) unsafe fn read<T: Struct>(name: &str, at: *const T) -> Result<T, Box<
     }
 }
 
-/// Reads a struct, or its defaults if the pointer is null.
+/// Reads a struct; its defaults if the pointer is null.
 ///
 /// # Safety
 /// As for [`read`].
@@ -48,7 +48,7 @@ pub(crate) unsafe fn read_or_default<T: Struct>(name: &str, at: *const T) -> Res
     unsafe { read(name, at) }
 }
 
-/// The size that a struct says it has.
+/// Reads and checks a struct's own size.
 ///
 /// # Safety
 /// As for [`read`].
@@ -61,7 +61,7 @@ pub(crate) unsafe fn size<T: Struct>(name: &str, at: *const T) -> Result<usize, 
     Ok(size)
 }
 
-/// Whether a size can be a struct's.
+/// Checks that a struct can have this size.
 #[inline]
 pub(crate) fn check_size<T: Struct>(name: &str, size: usize) -> Result<(), Box<Failure>> {
     match size < size_of::<usize>() || size > LARGEST || !size.is_multiple_of(size_of::<usize>()) {
@@ -70,7 +70,7 @@ pub(crate) fn check_size<T: Struct>(name: &str, size: usize) -> Result<(), Box<F
     }
 }
 
-/// Reads a struct of that size.
+/// Reads a struct of a known size.
 ///
 /// # Safety
 /// The pointer is aligned, and readable for so many bytes.
@@ -93,7 +93,7 @@ pub(crate) unsafe fn read_sized<T: Struct>(name: &str, at: *const T, size: usize
     Err(Failure::new(LION_ERROR_UNSUPPORTED, message))
 }
 
-/// Writes as much of a struct as the caller's has room for. Its size stays.
+/// Writes the fields that the caller's struct has room for. Its size stays.
 ///
 /// # Safety
 /// As for [`read`], and the caller's struct is writable.
@@ -116,7 +116,7 @@ fn wrong_size<T: Struct>(name: &str, size: usize) -> Box<Failure> {
     Failure::value(&format!("{name}.struct_size"), size, &allowed)
 }
 
-/// Whether a pointer is not null and aligned.
+/// Checks that a pointer is not null, and aligned.
 #[inline]
 pub(crate) fn check_pointer<T>(name: &str, at: *const T) -> Result<(), Box<Failure>> {
     match () {
@@ -126,7 +126,7 @@ pub(crate) fn check_pointer<T>(name: &str, at: *const T) -> Result<(), Box<Failu
     }
 }
 
-/// An array of the caller's structs, which are as far apart as the first one is long.
+/// An array of the caller's structs. Its stride is the size of the first struct.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Array<T> {
     name: &'static str,
@@ -155,7 +155,7 @@ impl<T: Struct> Array<T> {
         }
     }
 
-    /// The structs themselves, if they are of this version.
+    /// The structs themselves, if they have this version's size.
     #[inline]
     pub(crate) fn as_slice(&self) -> Option<&[T]> {
         match (self.count, self.size == size_of::<T>()) {
@@ -187,6 +187,26 @@ impl<T: Struct> Array<T> {
     }
 }
 
+/// An array of the caller's numbers, or of structs of numbers whose size never changes.
+///
+/// # Safety
+/// There are none, or the pointer is null, or so many are readable while they are used. Every pattern of bytes is a value.
+pub(crate) unsafe fn plain<'a, T: Copy>(
+    name: &str,
+    first: *const T,
+    count: usize,
+) -> Result<&'a [T], Box<Failure>> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    check_pointer(name, first)?;
+    match count.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok()) {
+        // SAFETY: aligned and not null, and by this function's contract.
+        Some(_) => Ok(unsafe { std::slice::from_raw_parts(first, count) }),
+        None => Err(Failure::value(name, format_args!("{count} long"), "no more than memory holds")),
+    }
+}
+
 /// A text of the caller's.
 ///
 /// # Safety
@@ -198,7 +218,7 @@ pub(crate) unsafe fn text<'a>(name: &str, at: *const c_char) -> Result<&'a str, 
     text.to_str().map_err(|_| Failure::value(name, "not UTF-8", "text in UTF-8"))
 }
 
-/// A text of the caller's, or none if the pointer is null.
+/// A text of the caller's; none if the pointer is null.
 ///
 /// # Safety
 /// As for [`text`].
@@ -221,7 +241,7 @@ pub(crate) unsafe fn write_result<T>(name: &str, to: *mut T, value: T) -> Result
     Ok(())
 }
 
-/// A field for later, which must be zero.
+/// Checks a reserved field, which must be zero.
 #[inline]
 pub(crate) fn check_reserved(name: &str, reserved: u32) -> Result<(), Box<Failure>> {
     if reserved == 0 { Ok(()) } else { Err(Failure::value(name, reserved, "0")) }

@@ -16,7 +16,7 @@ pub const LION_BF16: u32 = 3;
 /// The dtypes of the caller's tensors, with the bytes of an element: number 1 is the first.
 const DTYPES: [(Dtype, usize); 3] = [(Dtype::F32, 4), (Dtype::F16, 2), (Dtype::BF16, 2)];
 
-/// The dtype of that number, and the bytes of an element.
+/// Returns the dtype of a number, and the bytes of an element.
 #[inline]
 pub(crate) fn dtype(name: &str, number: u32) -> Result<(Dtype, usize), Box<Failure>> {
     let found = DTYPES.get((number as usize).wrapping_sub(1));
@@ -38,7 +38,7 @@ pub(crate) const MOMENTUM: Names = ("momentum", "momentum_dtype");
 pub(crate) const SOURCE: Names = ("source", "parameter_dtype");
 pub(crate) const COPY: Names = ("copy", "copy_dtype");
 
-/// A tensor of the caller's whose address and dtype have been checked.
+/// One of the caller's tensors. Its address and dtype have been checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
     name: &'static str,
@@ -49,7 +49,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Checks what can be seen of a tensor.
+    /// Checks a tensor's dtype, address, alignment and length.
     #[inline(always)]
     pub(crate) fn new(
         names: Names,
@@ -62,7 +62,7 @@ impl Raw {
         if len == 0 {
             return Ok(Raw { name, start: std::ptr::without_provenance_mut(64), dtype, len, bytes: 0 });
         }
-        // An element is as long as it is aligned: a power of two.
+        // The alignment of an element is its size, a power of two.
         if start.is_null() || start.addr() & (size - 1) != 0 {
             return Err(Failure::pointer(name, if start.is_null() { "null" } else { "misaligned" }));
         }
@@ -77,7 +77,12 @@ impl Raw {
         self.dtype
     }
 
-    /// Whether this, which is written, shares no memory with another tensor of its struct.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Checks that this tensor, which is written, shares no memory with another of its struct.
     #[inline(always)]
     pub(crate) fn check_apart(&self, other: &Raw) -> Result<(), Box<Failure>> {
         let (one, two) = (self.start.addr(), other.start.addr());
@@ -120,13 +125,13 @@ struct Span {
     start: usize,
     end: usize,
     name: &'static str,
-    /// The place of its struct among the call's.
+    /// Index of its struct in the call.
     index: usize,
     written: bool,
 }
 
-/// The memory of the tensors of several structs. Kept from call to call: the order of addresses is mostly that of the last
-/// call, and then one look at each tensor is enough.
+/// The memory of the tensors of several structs, to find overlaps. It is kept between calls: addresses mostly have the order
+/// of the last call, and sorting then takes linear time.
 #[derive(Debug, Default)]
 pub(crate) struct Spans {
     spans: Vec<Span>,
@@ -138,12 +143,12 @@ impl Spans {
         self.spans.clear();
     }
 
-    /// Adds a tensor of the struct of that place among the call's.
+    /// Adds a tensor that is read. `index` is that of its struct in the call.
     pub(crate) fn reads(&mut self, index: usize, tensor: &Raw) {
         self.push(index, tensor, false);
     }
 
-    /// As [`reads`](Self::reads), of one that is written.
+    /// Adds a tensor that is written.
     pub(crate) fn writes(&mut self, index: usize, tensor: &Raw) {
         self.push(index, tensor, true);
     }
@@ -156,7 +161,7 @@ impl Spans {
         }
     }
 
-    /// Whether no tensor that is written overlaps another. `array` is the name of the caller's structs.
+    /// Checks that no written tensor overlaps another. `array` is the name of the caller's structs.
     pub(crate) fn check(&mut self, array: &str) -> Result<(), Box<Failure>> {
         let spans = &self.spans;
         if self.order.len() != spans.len() {
@@ -164,7 +169,7 @@ impl Spans {
             self.order.extend((0..spans.len()).map(|index| index as u32));
         }
         self.order.sort_unstable_by_key(|&index| (spans[index as usize].start, index));
-        // Of those before, what reaches furthest, and what of it is written.
+        // Of the tensors before: the one, and the written one, that reach furthest.
         let (mut furthest, mut furthest_written): (Option<Span>, Option<Span>) = (None, None);
         for &index in &self.order {
             let span = spans[index as usize];

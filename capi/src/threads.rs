@@ -1,4 +1,4 @@
-//! The host's threads: a function of the caller's runs the work of calls, and no pool of the library's is made.
+//! The host's threads: the caller's parallel-for function runs the work of calls, and the library makes no thread pool.
 
 use std::ffi::c_void;
 use std::sync::Mutex;
@@ -7,19 +7,19 @@ use std::sync::PoisonError;
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::{LionStatus, caught};
 
-/// A piece of the library's work: `run(work, index)` does the part of worker `index`.
+/// A share of the library's work: `run(work, index)` does that of worker `index`.
 pub type LionWork = unsafe extern "C" fn(work: *mut c_void, index: usize);
 
-/// A function of the host's that runs `run(work, 0)` to `run(work, n - 1)`, on any threads, and returns when all have
-/// returned. `context` is what `lion_set_parallel_for` was given.
+/// The host's parallel-for: it calls `run(work, 0)` to `run(work, n - 1)`, on any threads, and returns when all have returned.
+/// `context` is that of `lion_set_parallel_for`.
 ///
-/// A worker that is run twice or not at all is no error: what is left when the function returns is done on the calling
-/// thread. The function must neither throw nor jump out, must not use `work` after it has returned, and gets `LION_ERROR_BUSY`
-/// from calls on the same optimizer.
+/// A worker may run twice or not at all: the calling thread does what is left when the function returns. The function must
+/// neither throw nor jump out, and must not use `work` after it has returned. Calls that it makes on the same optimizer return
+/// `LION_ERROR_BUSY`.
 pub type LionParallelFor =
     Option<unsafe extern "C" fn(context: *mut c_void, n: usize, run: LionWork, work: *mut c_void)>;
 
-/// The host's function with what it is given.
+/// The host's function and its context.
 struct Host {
     function: unsafe extern "C" fn(*mut c_void, usize, LionWork, *mut c_void),
     context: *mut c_void,
@@ -44,7 +44,7 @@ impl Host {
         // SAFETY: by the contract of `lion_set_parallel_for`. `shared` lives until all workers have returned.
         unsafe { (self.function)(self.context, workers, run_worker, address) };
         if let Some(message) = shared.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            // On to the guard of the call.
+            // Caught by the guard of the call.
             std::panic::resume_unwind(Box::new(message));
         }
     }
@@ -60,13 +60,13 @@ unsafe extern "C" fn run_worker(work: *mut c_void, index: usize) {
     }
 }
 
-/// Runs the work of calls on the host's threads, from the next call on; with a null function, on those of the library's own
-/// pool again. `threads` is how many the host has. It changes no bit of a result.
+/// Runs the work of calls on the host's threads, from the next call on; with a null function, on the library's own pool again.
+/// `threads` is the number of the host's threads. Results do not depend on it.
 ///
-/// A call asks for as many workers as the plan allows, and for none if handing the work over does not pay.
+/// A call uses as many workers as the plan allows. It stays on the calling thread if more threads would not make it faster.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `function` does as `LionParallelFor` says, with `context`, until it is
+/// `optimizer` is from `lion_new` and not freed. `function` does as `LionParallelFor` says, with `context`, until it is
 /// replaced or the optimizer is freed, on any thread that calls the library.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_set_parallel_for(

@@ -1,6 +1,7 @@
-//! A step at once: the tensors of variables, and the call that moves them.
+//! A whole step: the tensors of variables, and the call that updates them.
 
 use std::ffi::c_void;
+use std::ptr;
 
 use lion::{Error, Lion, Update};
 
@@ -10,7 +11,7 @@ use crate::structs::{self, Array, Struct};
 use crate::tensor::{COPY, GRADIENT, PARAMETER, Raw, SOURCE, Spans};
 use crate::variable::{LionVariable, given_range, id};
 
-/// A variable's tensors in one call: the parameter, which the call moves, and its gradient. Unused fields are zero.
+/// A variable's tensors in one call: the parameter, which the call updates, and its gradient. Unused fields are zero.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct LionUpdate {
@@ -20,25 +21,23 @@ pub struct LionUpdate {
     pub variable: LionVariable,
     /// The parameter, of the variable's dtype.
     pub parameter: *mut c_void,
-    /// The gradient; null if the variable has none in this call. Nothing is then done to it, but that it takes part in the
-    /// moving average.
+    /// The gradient; null if the variable has none in this call. Then only its moving average changes, if it has one.
     pub gradient: *const c_void,
-    /// The elements of each tensor: those of the variable's shape, or of the range.
+    /// The number of elements of each tensor: that of the variable's shape, or of the range.
     pub len: usize,
     /// The dtype of `parameter` and `source`: `LION_F32`, `LION_F16` or `LION_BF16`.
     pub parameter_dtype: u32,
-    /// The gradient's dtype, any; not looked at without one.
+    /// The gradient's dtype; ignored without a gradient.
     pub gradient_dtype: u32,
-    /// The first of the variable's elements, in row-major order, that the tensors are of, and one past the last. Both 0 for
-    /// all.
+    /// The tensors are the variable's elements from `range_start` to before `range_end`, in row-major order. Both 0 for all.
     pub range_start: usize,
-    /// One past the last element of the range.
+    /// The end of the range.
     pub range_end: usize,
-    /// The parameter is read from here and written to `parameter`. Null if it is moved in place.
+    /// The parameter is read from here and written to `parameter`. Null to update it in place.
     pub source: *const c_void,
-    /// The parameter, as it is stored after the call, is also written here, in any dtype. Null for no copy.
+    /// The stored parameter after the call is also written here, in any dtype. Null for no copy.
     pub copy: *mut c_void,
-    /// The dtype of `copy`; not looked at without one.
+    /// The dtype of `copy`; ignored without a copy.
     pub copy_dtype: u32,
     /// Zero.
     pub reserved: u32,
@@ -50,22 +49,32 @@ unsafe impl Struct for LionUpdate {
     const DEFAULT: Self = LionUpdate {
         struct_size: size_of::<Self>(),
         variable: 0,
-        parameter: std::ptr::null_mut(),
-        gradient: std::ptr::null(),
+        parameter: ptr::null_mut(),
+        gradient: ptr::null(),
         len: 0,
         parameter_dtype: 0,
         gradient_dtype: 0,
         range_start: 0,
         range_end: 0,
-        source: std::ptr::null(),
-        copy: std::ptr::null_mut(),
+        source: ptr::null(),
+        copy: ptr::null_mut(),
         copy_dtype: 0,
         reserved: 0,
     };
 }
 
 impl LionUpdate {
-    /// Checks what can be seen of the tensors, and adds them to a call's. `spans` notes their memory.
+    /// Whether two structs are the same bytes. Inline, by vectors: a call of memcmp would take longer.
+    #[inline]
+    fn is(&self, other: &Self) -> bool {
+        const WORDS: usize = size_of::<LionUpdate>() / size_of::<u32>();
+        // SAFETY: the struct is of words and pairs of u32, without padding and all of them initialised.
+        let words = |update: &Self| unsafe { *ptr::from_ref(update).cast::<[u32; WORDS]>() };
+        let pairs = words(self).into_iter().zip(words(other));
+        pairs.fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
+    }
+
+    /// Checks the tensors, and adds them to those of a call. `spans` records their memory.
     ///
     /// # Safety
     /// The tensors have the memory that the lengths and dtypes say, which nothing else uses while the update is.
@@ -126,32 +135,26 @@ impl LionUpdate {
     }
 }
 
-/// The updates of the last call, checked, and the structs that they are of. A training mostly gives the same addresses in
-/// each call: then comparing the structs is all that is left to do.
+/// The checked updates of the last call, and the structs that they were made from. Training mostly passes the same addresses
+/// in every call: then comparing the structs replaces the checks.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
-    /// Not dereferenced but in a call whose caller says that the memory is there.
+    /// Dereferenced only in a call that passes the same addresses again.
     list: Vec<Update<'static>>,
     structs: Vec<LionUpdate>,
     spans: Spans,
 }
 
 impl Checked {
-    /// Whether these are the structs of the last call.
-    ///
-    /// # Safety
-    /// As for [`lion_apply`].
+    /// Returns whether these are the structs of the last call.
     #[inline]
-    unsafe fn is_of(&self, given: &Array<LionUpdate>) -> bool {
+    fn is_of(&self, given: &Array<LionUpdate>) -> bool {
         let Some(given) = given.as_slice() else { return false };
-        let bytes = |structs: &[LionUpdate]| {
-            // SAFETY: plain numbers and addresses without padding, which are initialised.
-            unsafe { std::slice::from_raw_parts(structs.as_ptr().cast::<u8>(), size_of_val(structs)) }
-        };
-        !given.is_empty() && bytes(given) == bytes(&self.structs)
+        let mut pairs = given.iter().zip(&self.structs);
+        !given.is_empty() && given.len() == self.structs.len() && pairs.all(|(one, other)| one.is(other))
     }
 
-    /// The updates, for a call whose caller has just given them.
+    /// The updates, for the call that has just passed them.
     #[inline]
     pub(crate) fn list_mut(&mut self) -> &mut [Update<'static>] {
         &mut self.list
@@ -174,18 +177,18 @@ impl Checked {
             added.map_err(|failure| failure.of("updates", index))?;
         }
         spans.check("updates")?;
-        // From now on they are known.
+        // Recorded last: after an error there is nothing to compare with.
         structs.extend(given.as_slice().unwrap_or_default());
         Ok(())
     }
 }
 
 impl State {
-    /// Makes updates of the caller's structs.
+    /// Checks the caller's structs, and makes updates of them.
     ///
     /// # Safety
     /// As for [`lion_apply`].
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn check_updates(
         &mut self,
         updates: *const LionUpdate,
@@ -199,17 +202,18 @@ impl State {
     }
 }
 
-/// Applies gradients to the variables of the call, each named at most once and in any order: a whole step. `lion_metrics`
-/// tells what it did. With `n` = 0 nothing happens.
+/// Applies gradients to variables, each at most once and in any order: a whole step. `lion_metrics` tells what it did. With
+/// `n` = 0 nothing happens.
 ///
-/// With a moving average a call must name every variable; one that has no gradient has a null one.
+/// With a moving average, a call must name every variable; one without a gradient has a null `gradient`.
 ///
-/// If it returns an error, nothing has been changed. These are found: null, misaligned and overlapping tensors, a wrong
-/// dtype, length or range, an unknown variable, one that is named twice.
+/// If it returns an error, nothing has changed. It finds null, misaligned and overlapping tensors, a wrong dtype, length or
+/// range, an unknown variable, and a variable that is named twice.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `updates` are readable, as long as the first one says. Each tensor has the
-/// memory that its length and dtype say, is initialised where it is read, and is used by nothing else during the call.
+/// `optimizer` is from `lion_new` and not freed. `updates` is readable for `n` structs, each as long as the first one says. Each
+/// tensor has the memory that its length and dtype say, is initialised if it is read, and nothing else uses it during the
+/// call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_apply(
     optimizer: *mut LionOptimizer,
@@ -219,10 +223,11 @@ pub unsafe extern "C" fn lion_apply(
     let work = |optimizer: &mut State| {
         // SAFETY: by this function's contract.
         unsafe { optimizer.check_updates(updates, n)? };
-        match &optimizer.lion.apply(optimizer.updates.list_mut()) {
-            Ok(metrics) => optimizer.metrics.set(metrics),
+        let metrics = match optimizer.lion.apply(optimizer.updates.list_mut()) {
+            Ok(metrics) => metrics,
             Err(error) => return Err(error.into()),
-        }
+        };
+        optimizer.metrics.set(&metrics);
         optimizer.statistics = None;
         Ok(())
     };
@@ -230,8 +235,8 @@ pub unsafe extern "C" fn lion_apply(
     unsafe { call(optimizer, work) }
 }
 
-/// Makes each parameter its moving average, as at the end of training: Keras's `finalize_variable_values`. Every variable
-/// must be named. Gradients are ignored, and nothing is counted.
+/// Overwrites each parameter with its moving average, at the end of training, as Keras's `finalize_variable_values`. Every
+/// variable must be named. Gradients are ignored, and no step is counted.
 ///
 /// # Safety
 /// As for `lion_apply`.

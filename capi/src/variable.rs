@@ -2,14 +2,16 @@
 
 use std::ffi::c_char;
 
-use lion::{Dtype, GroupId, VariableId, VariableOptions};
+use lion::{Constraint, Dtype, VariableId, VariableOptions};
+use lion_kernels::with_ieee_state;
 
+use crate::group::{self, LionGroup};
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::{Failure, LionStatus};
 use crate::structs::{self, Struct};
 use crate::tensor;
 
-/// A variable of the optimizer that registered it: its number in the order of registration, from 0.
+/// A variable of one optimizer: its number in the order of registration, from 0.
 pub type LionVariable = u64;
 
 /// Options of one variable. Zero is the default of each.
@@ -18,7 +20,7 @@ pub type LionVariable = u64;
 pub struct LionVariableOptions {
     /// `sizeof(LionVariableOptions)`.
     pub struct_size: usize,
-    /// The momentum's dtype; 0 for the optimizer's choice, or else the parameter's dtype.
+    /// The momentum's dtype; 0 for the option `momentum_dtype`, or else the parameter's dtype.
     pub momentum_dtype: u32,
     /// Other than 0: no weight decay for this variable, whatever its name.
     pub exclude_from_weight_decay: u32,
@@ -26,14 +28,20 @@ pub struct LionVariableOptions {
     pub overwrite_with_gradient: u32,
     /// Other than 0: leaves the variable out of `stochastic_rounding` and `split_master`, which are for bf16 alone.
     pub nearest_rounding: u32,
-    /// The first element, in row-major order, that the optimizer keeps the state of, and one past the last: a shard, whose
-    /// parameters and gradients come by ranges within it. Both 0 for all.
+    /// A shard: the optimizer keeps the state of the elements from `shard_start` to before `shard_end`, in row-major order,
+    /// and parameters and gradients come by ranges within it. Both 0 for all elements.
     pub shard_start: usize,
-    /// One past the shard's last element.
+    /// The end of the shard. A shard without elements begins and ends at the variable's end.
     pub shard_end: usize,
+    /// Whose hyperparameters the variable has: a group of `lion_add_group`, or 0, the optimizer's own.
+    pub group: LionGroup,
+    /// A constraint that the parameter is made to fulfil after each step in which it has a gradient, as JSON that
+    /// `keras.constraints.serialize` writes: `{"class_name": "MaxNorm", "config": {"max_value": 2, "axis": 0}}`; also
+    /// `NonNeg`, `UnitNorm` and `MinMaxNorm`. An `axis` of null is one norm over all elements. Null for none.
+    pub constraint: *const c_char,
 }
 
-// SAFETY: `repr(C)`, words and pairs of u32 alone.
+// SAFETY: `repr(C)`, words, u64 and pairs of u32 alone.
 unsafe impl Struct for LionVariableOptions {
     const NAME: &'static str = "LionVariableOptions";
     const DEFAULT: Self = LionVariableOptions {
@@ -44,11 +52,20 @@ unsafe impl Struct for LionVariableOptions {
         nearest_rounding: 0,
         shard_start: 0,
         shard_end: 0,
+        group: 0,
+        constraint: std::ptr::null(),
     };
 }
 
 impl LionVariableOptions {
-    fn options(&self) -> Result<VariableOptions, Box<Failure>> {
+    /// # Safety
+    /// `constraint` is null or a text that ends with a zero.
+    unsafe fn options(&self) -> Result<VariableOptions, Box<Failure>> {
+        // SAFETY: by this function's contract.
+        let constraint = match unsafe { structs::text_or_none("constraint", self.constraint)? } {
+            None => None,
+            Some(json) => Some(constraint_of(json)?),
+        };
         let momentum_dtype = match self.momentum_dtype {
             0 => None,
             number => Some(tensor::dtype("momentum_dtype", number)?.0),
@@ -57,32 +74,38 @@ impl LionVariableOptions {
             momentum_dtype,
             exclude_from_weight_decay: self.exclude_from_weight_decay != 0,
             overwrite_with_gradient: self.overwrite_with_gradient != 0,
-            constraint: None,
-            group: GroupId::default(),
+            constraint,
+            group: group::id(self.group),
             nearest_rounding: self.nearest_rounding != 0,
             shard: given_range(self.shard_start, self.shard_end),
         })
     }
 }
 
-/// A range of a variable's elements; none where both ends are 0.
+fn constraint_of(json: &str) -> Result<Constraint, Box<Failure>> {
+    with_ieee_state(|| Constraint::from_json(json))
+        .map_err(|error| Failure::new(-LionStatus::from(error.code()), format!("constraint: {error}")))
+}
+
+/// A range of a variable's elements; none if both ends are 0.
 #[inline]
 pub(crate) fn given_range(start: usize, end: usize) -> Option<std::ops::Range<usize>> {
     ((start, end) != (0, 0)).then_some(start..end)
 }
 
-/// The variable of a number of the caller's.
+/// The variable of a caller's number.
 #[inline]
 pub(crate) fn id(variable: LionVariable) -> VariableId {
     VariableId::from_index(usize::try_from(variable).unwrap_or(usize::MAX))
 }
 
-/// Adds a variable, whose state is zero, and writes its number to `variable`. `shape` has `rank` sides; a scalar has none.
-/// The name, in UTF-8, is what checkpoints know the variable by. `options` may be null.
+/// Adds a variable with zero state, and writes its number to `variable`. `shape` has `rank` dimensions; a scalar has none.
+/// Checkpoints identify the variable by its name, in UTF-8. `options` may be null.
 ///
 /// # Safety
-/// `optimizer` is of `lion_new` and not freed. `name` is null or ends with a zero; `shape` is null or readable for `rank`
-/// sides; `options` is null or readable for the size that it says; `variable` is null or writable.
+/// `optimizer` is from `lion_new` and not freed. `name` is null or ends with a zero; `shape` is null or readable for `rank`
+/// dimensions; `options` is null or readable for the size that it says, and its text ends with a zero; `variable` is null or
+/// writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lion_register(
     optimizer: *mut LionOptimizer,
@@ -98,7 +121,7 @@ pub unsafe extern "C" fn lion_register(
         // SAFETY: by this function's contract.
         let (name, shape, options) = unsafe {
             let name = structs::text("name", name)?;
-            (name, sides(shape, rank)?, structs::read_or_default("options", options)?.options()?)
+            (name, dimensions(shape, rank)?, structs::read_or_default("options", options)?.options()?)
         };
         let (dtype, _): (Dtype, _) = tensor::dtype("dtype", dtype)?;
         optimizer.statistics = None;
@@ -110,19 +133,15 @@ pub unsafe extern "C" fn lion_register(
     unsafe { call(optimizer, work) }
 }
 
-/// More sides than a shape has.
-const MOST_SIDES: usize = 1024;
+/// More dimensions than a shape has.
+const MAX_RANK: usize = 1024;
 
 /// # Safety
-/// The pointer is null, or readable for so many sides.
-unsafe fn sides<'a>(shape: *const usize, rank: usize) -> Result<&'a [usize], Box<Failure>> {
-    match rank {
-        0 => Ok(&[]),
-        1..=MOST_SIDES => {
-            structs::check_pointer("shape", shape)?;
-            // SAFETY: aligned and not null, and by this function's contract.
-            Ok(unsafe { std::slice::from_raw_parts(shape, rank) })
-        }
-        _ => Err(Failure::value("rank", rank, "at most 1024")),
+/// The pointer is null, or readable for so many dimensions.
+unsafe fn dimensions<'a>(shape: *const usize, rank: usize) -> Result<&'a [usize], Box<Failure>> {
+    if rank > MAX_RANK {
+        return Err(Failure::value("rank", rank, "at most 1024"));
     }
+    // SAFETY: by this function's contract.
+    unsafe { structs::plain("shape", shape, rank) }
 }

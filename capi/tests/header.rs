@@ -3,16 +3,18 @@
 use std::path::Path;
 
 /// In the order of the header: what is used comes after what it uses.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 16] = [
     "version.rs",
     "status.rs",
     "tensor.rs",
     "plan.rs",
     "options.rs",
     "optimizer.rs",
+    "group.rs",
     "variable.rs",
     "update.rs",
     "metrics.rs",
+    "statistics.rs",
     "parts.rs",
     "checkpoint.rs",
     "threads.rs",

@@ -41,6 +41,7 @@ build() {
     local name=$1
     shift
     "${c[@]}" examples/linear.c "$@" -o "$made/linear-$name"
+    "${c[@]}" examples/shards.c "$@" -o "$made/shards-$name"
     "${c[@]}" examples/digits.c "$@" -o "$made/digits-$name"
     "${c[@]}" tests/c/reload.c -ldl -o "$made/reload-$name"
     "${cpp[@]}" examples/linear.cpp "$@" -o "$made/linear-cpp-$name"
@@ -50,6 +51,7 @@ run() {
     shift 2
     echo "--- $name"
     "$@" "$made/linear-$name"
+    "$@" "$made/shards-$name"
     "$@" "$made/linear-cpp-$name" "$made/linear.safetensors"
     "$@" "$made/reload-$name" "$libraries/liblion_c.so"
     "$@" "$made/digits-$name" "$digits" "$epochs" | tee "$made/digits.txt"
@@ -71,10 +73,7 @@ echo "digest in Rust: $in_rust"
 run static 2
 run sanitized 30
 grep -q "^digest $in_rust$" "$made/digits.txt"
-cp "$made/linear-shared" "$made/linear-valgrind"
-cp "$made/digits-shared" "$made/digits-valgrind"
-cp "$made/reload-shared" "$made/reload-valgrind"
-cp "$made/linear-cpp-shared" "$made/linear-cpp-valgrind"
+for program in linear shards linear-cpp digits reload; do cp "$made/$program-shared" "$made/$program-valgrind"; done
 # What the threads of a pool hold that outlives the program is no leak.
 run valgrind 1 valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes
 echo "the programs in C and C++ are clean"

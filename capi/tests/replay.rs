@@ -1,5 +1,4 @@
-//! The ABI gives the bits of the Rust library: recorded runs, trainings at random, at once and in parts, by the bytes of
-//! the checkpoints.
+//! The ABI gives the bits of the Rust library: recorded runs, steps without an optimizer, copies.
 
 #![allow(unsafe_code)]
 
@@ -9,41 +8,13 @@ use std::fs;
 use std::path::Path;
 use std::ptr;
 
-use common::{Optimizer, UPDATE, VARIABLE, address, dtype, ok, options, text, update};
-use lion::checkpoint::{Checkpoint, Tensor};
+use common::{Optimizer, UPDATE, VARIABLE, checkpoint, ok, options, saved, text, update, updates};
 use lion::replay::{self, Gradients, Recording};
-use lion::{Config, Dtype, Lion, TensorBuf};
+use lion::checkpoint::Checkpoint;
+use lion::{Config, Lion};
 use lion_c::*;
-use lion_kernels::{Backend, STATISTICS_BLOCK};
+use lion_kernels::STATISTICS_BLOCK;
 use lion_tests::Rng;
-use lion_tests::scenario::Scenario;
-
-/// What the Rust library writes, with the parameters.
-fn checkpoint(optimizer: &Lion, parameters: &[TensorBuf], to: &Path) -> Vec<u8> {
-    let mut checkpoint = optimizer.checkpoint().expect("no open step");
-    for (variable, parameter) in checkpoint.variables.iter_mut().zip(parameters) {
-        variable.parameter = Some(Tensor::from(parameter.to_ref()));
-    }
-    checkpoint.write(to).expect("written");
-    fs::read(to).expect("read")
-}
-
-/// What the C library writes, with the parameters.
-fn saved(optimizer: &Optimizer, parameters: &mut [TensorBuf], to: &Path) -> Vec<u8> {
-    ok(optimizer.save(to, &updates(parameters, |_| None)));
-    fs::read(to).expect("read")
-}
-
-/// An update of each variable, which are numbered in order.
-fn updates<'a>(
-    parameters: &mut [TensorBuf],
-    gradient: impl Fn(usize) -> Option<lion::TensorRef<'a>>,
-) -> Vec<LionUpdate> {
-    let of = |(index, parameter): (usize, &mut TensorBuf)| {
-        update(index as LionVariable, &mut parameter.to_mut(), gradient(index))
-    };
-    parameters.iter_mut().enumerate().map(of).collect()
-}
 
 #[test]
 fn a_recorded_run_ends_as_in_replay() {
@@ -77,173 +48,6 @@ fn a_recorded_run_ends_as_in_replay() {
         runs += 1;
     }
     assert!(runs >= 132, "{runs} runs");
-}
-
-/// Trainings of the kind that the ABI has, with any options and formats.
-fn scenarios(seed: u64, count: usize) -> impl Iterator<Item = Scenario> {
-    let mut rng = Rng::with_seed(seed);
-    let bytes = std::iter::repeat_with(move || -> Vec<u8> {
-        std::iter::repeat_with(|| rng.u8(..)).take(400).collect()
-    });
-    let plain = |mut scenario: Scenario| {
-        for variable in &mut scenario.variables {
-            (variable.rule, variable.multiplier) = (None, None);
-        }
-        scenario
-    };
-    bytes.filter_map(|bytes| Scenario::from_bytes(&bytes)).map(plain).take(count)
-}
-
-/// The C optimizer of a training, with its options as JSON by name, and its variables.
-fn of_scenario(scenario: &Scenario, config: &Config) -> Optimizer {
-    // The object `lion` has what Keras lacks.
-    let c = Optimizer::from_config(&config.to_lion_json().expect("no closure"));
-    for (index, variable) in scenario.variables.iter().enumerate() {
-        let options = LionVariableOptions {
-            exclude_from_weight_decay: variable.excluded_from_weight_decay.into(),
-            overwrite_with_gradient: variable.overwritten.into(),
-            nearest_rounding: (variable.values.dtype() != Dtype::BF16).into(),
-            ..VARIABLE
-        };
-        let id = c.register(&variable.name, &variable.shape, variable.values.dtype(), &options);
-        assert_eq!(id, index as LionVariable);
-    }
-    c
-}
-
-fn in_rust(scenario: &Scenario) -> (Config, Vec<u8>) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = scenario.config().expect("a config in its ranges");
-    let mut rust = scenario.optimizer(config, Backend::best()).expect("a config in its ranges");
-    let ids = scenario.register(&mut rust).expect("variables that can be");
-    let mut parameters: Vec<_> = scenario.variables.iter().map(|it| it.values.clone()).collect();
-    for call in 0..scenario.gradients.len() {
-        rust.apply(&mut scenario.updates(call, &ids, &mut parameters)).expect("applied");
-    }
-    (rust.config().clone(), checkpoint(&rust, &parameters, &folder.path().join("rust")))
-}
-
-#[test]
-fn any_training_ends_as_in_rust() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for scenario in scenarios(1, 150) {
-        let (config, expected) = in_rust(&scenario);
-        let c = of_scenario(&scenario, &config);
-        let mut parameters: Vec<_> = scenario.variables.iter().map(|it| it.values.clone()).collect();
-        let (file, half) = (folder.path().join("c"), scenario.gradients.len() / 2);
-        for call in 0..scenario.gradients.len() {
-            let gradient = |index: usize| scenario.gradients[call][index].as_ref().map(TensorBuf::to_ref);
-            ok(c.apply(&updates(&mut parameters, gradient)));
-            if call == half {
-                saved(&c, &mut parameters, &file);
-            }
-        }
-        assert!(saved(&c, &mut parameters, &folder.path().join("end")) == expected, "{scenario:?}");
-
-        // A second one goes on from the middle.
-        let c = of_scenario(&scenario, &config);
-        parameters.iter_mut().for_each(|it| it.to_mut().as_bytes_mut(0).expect("a stream").fill(0));
-        ok(c.load(&file, &updates(&mut parameters, |_| None)));
-        for call in half + 1..scenario.gradients.len() {
-            let gradient = |index: usize| scenario.gradients[call][index].as_ref().map(TensorBuf::to_ref);
-            ok(c.apply(&updates(&mut parameters, gradient)));
-        }
-        assert!(saved(&c, &mut parameters, &file) == expected, "{scenario:?}");
-    }
-}
-
-#[test]
-fn any_training_in_parts_ends_as_in_rust() {
-    let mut rng = Rng::with_seed(2);
-    let folder = tempfile::tempdir().expect("a folder");
-    for scenario in scenarios(3, 150) {
-        let (config, expected) = in_rust(&scenario);
-        let c = of_scenario(&scenario, &config);
-        let mut parameters: Vec<_> = scenario.variables.iter().map(|it| it.values.clone()).collect();
-        for call in 0..scenario.gradients.len() {
-            step_in_parts(&scenario, call, &c, &mut parameters, &mut rng);
-        }
-        assert!(saved(&c, &mut parameters, &folder.path().join("c")) == expected, "{scenario:?}");
-    }
-}
-
-fn step_in_parts(
-    scenario: &Scenario,
-    call: usize,
-    c: &Optimizer,
-    parameters: &mut [TensorBuf],
-    rng: &mut Rng,
-) {
-    let given = &scenario.gradients[call];
-    let mut gradients = Vec::new();
-    for (index, gradient) in given.iter().enumerate() {
-        let Some(gradient) = gradient.as_ref().map(TensorBuf::to_ref) else { continue };
-        gradients.push(LionGradient {
-            struct_size: size_of::<LionGradient>(),
-            variable: index as LionVariable,
-            gradient: address(gradient),
-            len: gradient.len(),
-            gradient_dtype: dtype(gradient.dtype()),
-            reserved: 0,
-            range_start: 0,
-            range_end: 0,
-        });
-    }
-    let only_overwrites =
-        given.iter().zip(&scenario.variables).all(|(it, variable)| it.is_none() || variable.overwritten);
-    let begin = LionBegin {
-        struct_size: size_of::<LionBegin>(),
-        only_overwrites: only_overwrites.into(),
-        elsewhere: 0,
-    };
-    // SAFETY: the gradients live, and the structs have their sizes.
-    unsafe {
-        for gradient in &gradients {
-            ok(lion_measure(c.0, gradient, 1));
-        }
-        ok(lion_begin(c.0, &raw const begin));
-    }
-    let mut parts = Vec::new();
-    for (index, whole) in
-        updates(parameters, |index| given[index].as_ref().map(TensorBuf::to_ref)).into_iter().enumerate()
-    {
-        let cut = match whole.len {
-            0 => 0,
-            _ if scenario.variables[index].overwritten => 0,
-            len => rng.usize(0..len) / scenario.unit() * scenario.unit(),
-        };
-        if cut == 0 {
-            parts.push(whole);
-            continue;
-        }
-        let sizes = [
-            scenario.variables[index].values.dtype().size(),
-            given[index].as_ref().map_or(0, |it| it.dtype().size()),
-        ];
-        for range in [cut..whole.len, 0..cut] {
-            parts.push(LionUpdate {
-                parameter: whole.parameter.wrapping_byte_add(range.start * sizes[0]),
-                gradient: if whole.gradient.is_null() {
-                    ptr::null()
-                } else {
-                    whole.gradient.wrapping_byte_add(range.start * sizes[1])
-                },
-                len: range.len(),
-                range_start: range.start,
-                range_end: range.end,
-                ..whole
-            });
-        }
-    }
-    rng.shuffle(&mut parts);
-    let (first, second) = parts.split_at(rng.usize(0..=parts.len()));
-    // SAFETY: the tensors live, and each part is of memory of its own.
-    unsafe {
-        for part in [first, second] {
-            ok(lion_part(c.0, part.as_ptr(), part.len()));
-        }
-        ok(lion_finish(c.0));
-    }
 }
 
 /// `lion_step`, whose caller keeps the momentum, and the host's threads.

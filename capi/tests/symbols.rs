@@ -5,10 +5,12 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-const EXPORTED: [&str; 24] = [
+const EXPORTED: [&str; 28] = [
     "lion_abandon",
     "lion_abandoned_range",
     "lion_abi_version",
+    "lion_add_group",
+    "lion_add_statistics",
     "lion_advise_huge_pages",
     "lion_apply",
     "lion_begin",
@@ -26,9 +28,11 @@ const EXPORTED: [&str; 24] = [
     "lion_register",
     "lion_save",
     "lion_set",
+    "lion_set_group",
     "lion_set_learning_rate",
     "lion_set_parallel_for",
     "lion_set_plan",
+    "lion_statistics",
     "lion_step",
 ];
 

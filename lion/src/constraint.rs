@@ -1,3 +1,5 @@
+mod json;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Parameter groups: hyperparameter overrides for some of the variables.
 
+mod json;
+
 use lion_kernels::LionStep;
 
 use crate::{Config, DecayScale, Error, Hyperparameter, check};

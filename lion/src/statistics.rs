@@ -32,6 +32,11 @@ impl Statistics {
         self.blocks.get(self.blocks_of(variable)?)
     }
 
+    /// Whether each of the variable's blocks has been measured. `None` if the variable does not exist.
+    pub fn measured(&self, variable: VariableId) -> Option<&[bool]> {
+        self.measured.get(self.blocks_of(variable)?)
+    }
+
     /// Adds blocks that were measured elsewhere, from block `first` of the variable on.
     ///
     /// # Errors

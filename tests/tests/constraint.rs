@@ -56,6 +56,53 @@ fn results_are_keras_s() -> Result<(), Error> {
     Ok(())
 }
 
+/// What `keras.constraints.serialize` of Keras 3.15.1 writes.
+#[test]
+fn keras_s_json_is_the_constraint() -> Result<(), Error> {
+    let read = |class: &str, config: &str| {
+        let json = format!(
+            r#"{{"module": "keras.constraints", "class_name": "{class}", "config": {config}, "registered_name": null}}"#
+        );
+        Constraint::from_json(&json).map(|constraint| format!("{constraint:?}"))
+    };
+    for (class, config, expected) in [
+        ("NonNeg", "{}", Constraint::non_negative()),
+        ("MaxNorm", r#"{"max_value": 1.5, "axis": 0}"#, Constraint::max_norm(1.5, 0)?),
+        ("MaxNorm", r#"{"max_value": 2, "axis": [0, 1, 2]}"#, Constraint::max_norm(2.0, [0, 1, 2])?),
+        ("MaxNorm", r#"{"max_value": 2, "axis": null}"#, Constraint::max_norm(2.0, Axes::All)?),
+        ("UnitNorm", r#"{"axis": -1}"#, Constraint::unit_norm(-1)),
+        (
+            "MinMaxNorm",
+            r#"{"min_value": 0.5, "max_value": 1.5, "rate": 0.3, "axis": [0, 1]}"#,
+            Constraint::min_max_norm(0.5, 1.5, 0.3, [0, 1])?,
+        ),
+        // Keras's defaults.
+        ("MaxNorm", "{}", Constraint::max_norm(2.0, 0)?),
+        ("UnitNorm", "null", Constraint::unit_norm(0)),
+        ("MinMaxNorm", "{}", Constraint::min_max_norm(0.0, 1.0, 1.0, 0)?),
+    ] {
+        assert_eq!(read(class, config)?, format!("{expected:?}"));
+    }
+    for (class, config, expected) in [
+        (
+            "UnitNorm",
+            r#"{"axis": "0"}"#,
+            r#"config.axis is "0", and must be an axis, a list of axes or null"#,
+        ),
+        ("UnitNorm", r#"{"axis": 0.5}"#, "config.axis is 0.5, and must be an axis, a list of axes or null"),
+        ("UnitNorm", r#"{"axes": 0}"#, "config.axes is not known here; known: axis"),
+        ("MaxNorm", r#"{"max_value": true}"#, "config.max_value is true, and must be a number"),
+        ("Norm", "{}", r#"class_name is "Norm", and must be one of NonNeg, MaxNorm, UnitNorm or MinMaxNorm"#),
+    ] {
+        assert_eq!(read(class, config).unwrap_err().to_string(), expected);
+    }
+    let found = Constraint::from_json("1").unwrap_err().to_string();
+    assert_eq!(found, "the constraint is 1, and must be an object");
+    let custom = r#"{"module": "mine", "class_name": "MaxNorm", "config": {}}"#;
+    assert!(matches!(Constraint::from_json(custom), Err(Error::Custom { .. })));
+    Ok(())
+}
+
 /// As Keras gives them too.
 #[test]
 fn numbers_that_are_none() -> Result<(), Error> {

@@ -3,10 +3,12 @@
 #![allow(unsafe_code, dead_code)]
 
 use std::ffi::{CStr, CString, c_void};
+use std::fs;
 use std::path::Path;
 use std::ptr;
 
-use lion::{Dtype, TensorMut, TensorRef};
+use lion::checkpoint::Tensor;
+use lion::{Dtype, Lion, TensorBuf, TensorMut, TensorRef};
 use lion_c::*;
 
 pub(crate) fn last_error() -> String {
@@ -128,6 +130,8 @@ pub(crate) const VARIABLE: LionVariableOptions = LionVariableOptions {
     nearest_rounding: 0,
     shard_start: 0,
     shard_end: 0,
+    group: 0,
+    constraint: ptr::null(),
 };
 
 pub(crate) const METRICS: LionMetrics = LionMetrics {
@@ -174,4 +178,31 @@ pub(crate) fn update(
         gradient_dtype: gradient.map_or(0, |gradient| dtype(gradient.dtype())),
         ..UPDATE
     }
+}
+
+/// What the Rust library writes, with the parameters.
+pub(crate) fn checkpoint(optimizer: &Lion, parameters: &[TensorBuf], to: &Path) -> Vec<u8> {
+    let mut checkpoint = optimizer.checkpoint().expect("no open step");
+    for (variable, parameter) in checkpoint.variables.iter_mut().zip(parameters) {
+        variable.parameter = Some(Tensor::from(parameter.to_ref()));
+    }
+    checkpoint.write(to).expect("written");
+    fs::read(to).expect("read")
+}
+
+/// What the C library writes, with the parameters.
+pub(crate) fn saved(optimizer: &Optimizer, parameters: &mut [TensorBuf], to: &Path) -> Vec<u8> {
+    ok(optimizer.save(to, &updates(parameters, |_| None)));
+    fs::read(to).expect("read")
+}
+
+/// An update of each variable, which are numbered in order.
+pub(crate) fn updates<'a>(
+    parameters: &mut [TensorBuf],
+    gradient: impl Fn(usize) -> Option<TensorRef<'a>>,
+) -> Vec<LionUpdate> {
+    let of = |(index, parameter): (usize, &mut TensorBuf)| {
+        update(index as LionVariable, &mut parameter.to_mut(), gradient(index))
+    };
+    parameters.iter_mut().enumerate().map(of).collect()
 }
