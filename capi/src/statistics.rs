@@ -224,7 +224,7 @@ impl State {
     /// The statistics for the next step; new ones, with nothing measured, if there are none.
     fn next_statistics(&mut self) -> Result<&mut Statistics, Error> {
         if self.lion.open_step_id().is_some() {
-            return Err(Error::OpenStep { call: self.lion.iterations() });
+            return Err(Error::OpenStep { step: self.lion.iterations() });
         }
         Ok(match &mut self.statistics {
             Some(statistics) => statistics,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Axes, Constraint};
 use crate::Error;
-use crate::json::{self, Fields, Wrapped, wrong};
+use crate::json::{self, ObjectReader, KerasObject, wrong};
 
 const KERAS: &str = "keras.constraints";
 
@@ -35,10 +35,10 @@ impl Constraint {
     }
 
     fn read(value: Value) -> Result<Self, Error> {
-        let mut wrapped = Wrapped::read(value)?;
+        let mut wrapped = KerasObject::read(value)?;
         wrapped.check_origin(ALLOWED)?;
         let within = |error: Error| error.under("config");
-        let mut config = Fields::new(wrapped.config.take()).map_err(within)?;
+        let mut config = ObjectReader::new(wrapped.config.take()).map_err(within)?;
         let Some(constraint) = Self::read_config(&wrapped.class, &mut config).map_err(within)? else {
             return Err(wrapped.unknown_class(format!("one of {ALLOWED}")));
         };
@@ -48,7 +48,7 @@ impl Constraint {
     }
 
     /// Returns `None` for a class that Keras lacks.
-    fn read_config(class: &str, config: &mut Fields) -> Result<Option<Self>, Error> {
+    fn read_config(class: &str, config: &mut ObjectReader) -> Result<Option<Self>, Error> {
         match class {
             "NonNeg" => Ok(Self::non_negative()),
             "MaxNorm" => Self::max_norm(config.or("max_value", 2.0)?, axes(config)?),
@@ -63,7 +63,7 @@ impl Constraint {
     }
 }
 
-fn axes(config: &mut Fields) -> Result<Axes, Error> {
+fn axes(config: &mut ObjectReader) -> Result<Axes, Error> {
     const KEY: &str = "axis";
     let axis = |value: &Value| value.as_i64().and_then(|axis| isize::try_from(axis).ok());
     let found = match config.value(KEY) {

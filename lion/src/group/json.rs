@@ -1,7 +1,7 @@
 //! Groups from JSON.
 
 use super::Group;
-use crate::json::{self, Fields, wrong};
+use crate::json::{self, ObjectReader, wrong};
 use crate::options::{Setting, Value};
 use crate::{Error, Hyperparameter};
 
@@ -24,7 +24,7 @@ impl Group {
     /// # Errors
     /// Text that is not such an object, a value of another type or outside its range.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        let mut fields = Fields::new(json::object(text)?.into())?;
+        let mut fields = ObjectReader::new(json::object(text)?.into())?;
         let mut group = Group::new();
         if let Some(multiplier) = read(&mut fields, "learning_rate_multiplier")? {
             group = group.learning_rate_multiplier(multiplier);
@@ -54,7 +54,7 @@ impl Group {
 }
 
 /// Reads the value under `key`, if the key is given.
-fn read<T: Setting>(fields: &mut Fields, key: &'static str) -> Result<Option<T>, Error> {
+fn read<T: Setting>(fields: &mut ObjectReader, key: &'static str) -> Result<Option<T>, Error> {
     let Some(json) = fields.value(key) else { return Ok(None) };
     let value = Value::read(json.clone()).map_err(|error| error.under(key))?;
     T::of(&value).map(Some).ok_or_else(|| wrong(key, &json, T::what()))
