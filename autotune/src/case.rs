@@ -10,7 +10,7 @@ use lion_kernels::{Dtype, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::error::excerpt;
+use crate::text::excerpt;
 
 /// A pass over tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

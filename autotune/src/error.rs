@@ -73,17 +73,3 @@ pub enum Error {
     #[error(transparent)]
     Kernels(#[from] lion_kernels::Error),
 }
-
-/// The beginning of a value that may be a hundred megabytes long.
-pub(crate) fn excerpt(value: &str) -> String {
-    excerpt_of(value, 40)
-}
-
-/// At most so many characters of a text.
-pub(crate) fn excerpt_of(text: &str, longest: usize) -> String {
-    let mut short: String = text.chars().take(longest).collect();
-    if short.len() < text.len() {
-        short.push_str("...");
-    }
-    short
-}

@@ -10,17 +10,22 @@ pub mod candidate;
 mod case;
 mod error;
 mod machine;
+#[cfg(feature = "tuner")]
 pub mod measure;
 pub mod profile;
 pub mod regular;
 pub mod replace;
+#[cfg(feature = "tuner")]
 pub mod report;
+#[cfg(feature = "tuner")]
 mod search;
+mod text;
 
 pub use case::{Case, Dtypes, Operation, SizeClass};
 pub use error::Error;
 pub use machine::{Cache, Machine, Microarchitecture};
 pub use profile::{Document, Environment, Overrides, Profile, Source};
+#[cfg(feature = "tuner")]
 pub use search::{
     Finding, Journal, LEAST_GAIN, LEAST_ROUNDS, Level, Progress, Record, Regret, Trial, Tuned, Tuner, verify,
 };

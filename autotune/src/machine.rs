@@ -74,6 +74,7 @@ pub struct Cache {
     pub shared_by: usize,
 }
 
+#[cfg(feature = "tuner")]
 /// What caches of which nothing is known are taken for: as much as most machines have, so that calls on more than this
 /// come from memory.
 const UNKNOWN_CACHES: u64 = 128 << 20;
@@ -127,6 +128,7 @@ impl Machine {
     }
 
     /// Twice what the caches hold: a call on more is never warm, and calls that take turns on so much are always cold.
+    #[cfg(feature = "tuner")]
     pub(crate) fn beyond_caches(&self) -> u64 {
         let held = match self.last_level() {
             0 => UNKNOWN_CACHES,

@@ -6,16 +6,18 @@
 
 mod document;
 mod source;
-mod store;
-pub(crate) mod written;
+#[cfg(feature = "tuner")]
+mod write;
+mod written;
 
 use std::sync::Arc;
 
 use lion_kernels::{Backend, Dtype, Plan, Role};
 
 pub use document::{Document, Entry, Kernels};
-pub use source::{Environment, Source};
-pub use store::{can_write, system_path, user_path, write, write_text};
+pub use source::{Environment, Source, system_path, user_path};
+#[cfg(feature = "tuner")]
+pub use write::{can_write, write, write_text};
 pub use written::Written;
 
 use crate::Error;

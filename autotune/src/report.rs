@@ -11,4 +11,6 @@ mod table;
 
 pub use doctor::doctor;
 pub use page::html;
-pub use table::{bytes, known, known_bytes, nanoseconds, plans, regrets};
+pub use table::{nanoseconds, plans, regrets};
+
+pub use crate::text::{bytes, known, known_bytes};

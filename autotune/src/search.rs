@@ -27,7 +27,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::Error;
-use crate::error::excerpt;
+use crate::text::excerpt;
 
 /// The share of time that a plan must save to take the place of candidate 0.
 pub const LEAST_GAIN: f64 = 0.02;

@@ -36,18 +36,16 @@ use super::written::Written;
 use crate::Error;
 use crate::candidate::{KERNELS_REVISION, checksum};
 use crate::case::{Case, Dtypes, Operation, SizeClass};
-use crate::error::excerpt_of;
 use crate::machine::Machine;
 use crate::regular;
-use crate::report::{known, known_bytes};
-use crate::search::Finding;
+use crate::text::{excerpt_of, known, known_bytes};
 
 /// The schema that this library reads and writes.
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 
 /// Bytes of the largest file that is read: four times what a tuning of everything writes, since the parser takes
 /// hundreds of bytes for each of a hostile text.
-const LARGEST: u64 = 512 << 10;
+pub(super) const LARGEST: u64 = 512 << 10;
 
 /// All that a profile's file says. The keys and their units are in the example above.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,31 +101,6 @@ impl Entry {
 }
 
 impl Document {
-    /// Of what a tuner found on a machine.
-    pub fn new(machine: &Machine, level: &str, findings: &[Finding]) -> Self {
-        let rounded = |ns: f64| (ns * 10.0).round() / 10.0;
-        let entry = |finding: &Finding| Entry {
-            operation: finding.case.operation,
-            dtypes: finding.case.dtypes,
-            size: finding.case.class(),
-            plan: finding.plan.into(),
-            nanoseconds: finding.nanoseconds.map(rounded),
-            interval: finding.interval.map(|it| it.map(rounded)),
-            default_nanoseconds: finding.default_nanoseconds.map(rounded),
-        };
-        Document {
-            schema: SCHEMA,
-            level: level.into(),
-            kernels: Kernels {
-                version: env!("CARGO_PKG_VERSION").into(),
-                revision: KERNELS_REVISION,
-                candidates: checksum(machine),
-            },
-            machine: machine.clone(),
-            entries: findings.iter().map(entry).collect(),
-        }
-    }
-
     /// Reads a file. Its plans are legal; whether it fits this machine [`fit`](Self::fit) says.
     ///
     /// # Errors
@@ -153,14 +126,6 @@ impl Document {
         same("the schema", &document.schema, &SCHEMA)?;
         document.plans()?;
         Ok(document)
-    }
-
-    /// The file's text.
-    ///
-    /// # Errors
-    /// [`Error::Syntax`] where a number is too large for TOML.
-    pub fn to_toml(&self) -> Result<String, Error> {
-        toml::to_string(self).map_err(|error| Error::Syntax { reason: error.to_string() })
     }
 
     /// The plan of each entry.
@@ -220,48 +185,4 @@ fn syntax(text: &str, error: &toml::de::Error) -> Error {
     let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
     let message = excerpt_of(error.message(), 200).replace('\n', ", ");
     Error::Syntax { reason: format!("{}{message}", line.unwrap_or_default()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use lion_kernels::{Backend, Dtype, Prefetch};
-
-    use super::*;
-
-    #[test]
-    fn a_tuning_of_everything_is_far_below_the_largest_file() {
-        let longest = Plan::new(Backend::Avx512)
-            .threads(4096)
-            .chunk_elements(1 << 30)
-            .parallel_threshold(1 << 30)
-            .prefetch(Prefetch::Auto);
-        let mut findings: Vec<Finding> = Vec::new();
-        for &operation in Operation::ALL {
-            for &parameter in Dtype::ALL {
-                for &gradient in Dtype::ALL {
-                    for &momentum in Dtype::ALL {
-                        let dtypes = Dtypes { parameter, gradient, momentum };
-                        if !dtypes.fit() {
-                            continue;
-                        }
-                        findings.extend(SizeClass::all().map(|size| {
-                            let case = Case::new(operation, dtypes, size);
-                            let nanoseconds = Some(123_456_789_012.3);
-                            Finding {
-                                nanoseconds,
-                                interval: nanoseconds.map(|it| [it, it]),
-                                default_nanoseconds: nanoseconds,
-                                ..Finding::of_default(case, longest)
-                            }
-                        }));
-                    }
-                }
-            }
-        }
-        findings.sort_by_key(|finding| finding.case);
-        findings.dedup_by_key(|finding| finding.case);
-        let text = Document::new(&Machine::detect(), "patient", &findings).to_toml().expect("TOML");
-        let share = LARGEST as usize / text.len();
-        assert_eq!((findings.len(), share >= 2), (630, true), "{} bytes", text.len());
-    }
 }

@@ -19,12 +19,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use etcetera::BaseStrategy as _;
 use lion_kernels::Backend;
 
-use super::{Document, Overrides, Profile, default_plan, system_path, user_path};
+use super::{Document, Overrides, Profile, default_plan};
 use crate::Error;
-use crate::error::excerpt;
 use crate::machine::{Machine, Microarchitecture};
+use crate::text::excerpt;
 
 /// Where a profile is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,23 @@ impl fmt::Display for Source {
             Source::BuiltIn(known) => write!(f, "built in ({known})"),
         }
     }
+}
+
+/// The user's profile: `lion/profile.toml` in `$XDG_CONFIG_HOME` or `~/.config`, on Windows in `%APPDATA%`. `None`
+/// where there is no home.
+pub fn user_path() -> Option<PathBuf> {
+    let folders = etcetera::choose_base_strategy().ok()?;
+    Some(folders.config_dir().join("lion").join("profile.toml"))
+}
+
+/// The profile for all users of a system: `/etc/lion/profile.toml`, on Windows `lion\profile.toml` in
+/// `%PROGRAMDATA%`.
+pub fn system_path() -> PathBuf {
+    let folder = match std::env::var_os("PROGRAMDATA") {
+        Some(folder) if cfg!(windows) => PathBuf::from(folder),
+        _ => PathBuf::from("/etc"),
+    };
+    folder.join("lion").join("profile.toml")
 }
 
 /// What decides between profiles, other than the program.

@@ -1,10 +1,10 @@
 //! A plan as files have it, and what in it is absurd.
 
 use lion_kernels::{BLOCK, Backend, Plan, Prefetch};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::candidate::MAX_THREADS;
-use crate::error::excerpt;
+use crate::text::excerpt;
 
 /// Elements of the largest chunk of a profile.
 const MOST_CHUNK: u64 = 1 << 30;
@@ -79,15 +79,4 @@ impl From<Plan> for Written {
             .into(),
         }
     }
-}
-
-pub(crate) fn serialize<S: Serializer>(plan: &Plan, serializer: S) -> Result<S::Ok, S::Error> {
-    Written::from(*plan).serialize(serializer)
-}
-
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Plan, D::Error> {
-    let absurd = |(key, found, expected)| {
-        serde::de::Error::custom(format_args!("{key} is {found}, and must be {expected}"))
-    };
-    Written::deserialize(deserializer)?.plan().map_err(absurd)
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use super::page::escape;
-use super::table::bytes;
 use crate::case::SizeClass;
 use crate::machine::Machine;
+use crate::text::bytes;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 300.0;

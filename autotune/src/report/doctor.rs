@@ -5,7 +5,7 @@ use std::fs;
 
 use lion_kernels::Backend;
 
-use super::known;
+use crate::text::known;
 use crate::{Environment, Machine, Profile};
 
 /// The variables that the libraries read.

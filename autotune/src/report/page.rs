@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use super::chart::{Line, lines};
 use super::heat;
-use super::table::{bytes, known, known_bytes, nanoseconds};
+use super::table::nanoseconds;
 use crate::candidate::describe;
 use crate::case::{Dtypes, Operation};
 use crate::machine::Machine;
 use crate::search::{Finding, Record};
+use crate::text::{bytes, known, known_bytes};
 
 const STYLE: &str = include_str!("style.css");
 

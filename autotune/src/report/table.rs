@@ -18,25 +18,6 @@ pub fn nanoseconds(nanoseconds: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// Bytes with a binary unit.
-pub fn bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let power = (bytes.max(1).ilog2() / 10).min(4);
-    let value = bytes as f64 / (1_u64 << (10 * power)) as f64;
-    let unit = units.get(power as usize).copied().unwrap_or_default();
-    format!("{} {unit}", (value * 10.0).round() / 10.0)
-}
-
-/// What is known of a machine, or that it is not.
-pub fn known(text: &str) -> &str {
-    if text.trim().is_empty() { "unknown" } else { text }
-}
-
-/// Bytes of a machine, of which 0 says that they are not known.
-pub fn known_bytes(found: u64) -> String {
-    if found == 0 { known("").into() } else { bytes(found) }
-}
-
 /// A profile as a table.
 pub fn plans(document: &Document) -> String {
     let mut text = String::from("| operation | dtypes | size | plan | time | default | gain |\n");
@@ -107,11 +88,6 @@ mod tests {
             [(1.234, "1.23 ns"), (12_345.0, "12.3 µs"), (1.5e8, "150 ms"), (2e9, "2.00 s")]
         {
             assert_eq!(nanoseconds(value), expected);
-        }
-        for (value, expected) in
-            [(0, "0 B"), (48 << 10, "48 KiB"), (3 << 19, "1.5 MiB"), (u64::MAX, "16777216 TiB")]
-        {
-            assert_eq!(bytes(value), expected);
         }
     }
 }

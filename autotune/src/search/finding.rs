@@ -14,10 +14,10 @@ pub struct Finding {
     /// The work.
     pub case: Case,
     /// The plan to use.
-    #[serde(with = "crate::profile::written")]
+    #[serde(with = "entry")]
     pub plan: Plan,
     /// What runs without a profile.
-    #[serde(with = "crate::profile::written")]
+    #[serde(with = "entry")]
     pub default: Plan,
     /// The plan's time; `None` where nothing was timed.
     pub nanoseconds: Option<f64>,
@@ -59,7 +59,7 @@ impl Finding {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// The plan.
-    #[serde(with = "crate::profile::written")]
+    #[serde(with = "entry")]
     pub plan: Plan,
     /// With warm caches.
     pub warm: Vec<f64>,
@@ -94,5 +94,24 @@ impl Trial {
     pub(crate) fn calls(&self, caches: Caches, floor: Duration) -> u32 {
         let one = self.nanoseconds(caches).unwrap_or(f64::INFINITY);
         (floor.as_nanos() as f64 / one).ceil().clamp(1.0, f64::from(1 << 24)) as u32
+    }
+}
+
+/// A plan, written with the keys of a profile's entry.
+mod entry {
+    use lion_kernels::Plan;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::profile::Written;
+
+    pub(super) fn serialize<S: Serializer>(plan: &Plan, serializer: S) -> Result<S::Ok, S::Error> {
+        Written::from(*plan).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Plan, D::Error> {
+        let absurd = |(key, found, expected)| {
+            serde::de::Error::custom(format_args!("{key} is {found}, and must be {expected}"))
+        };
+        Written::deserialize(deserializer)?.plan().map_err(absurd)
     }
 }
