@@ -1,20 +1,20 @@
 //! Formats values for messages and tables.
 
-/// The beginning of a value that may be a hundred megabytes long.
+/// Returns the start of a value that may be a hundred megabytes long.
 pub(crate) fn excerpt(value: &str) -> String {
     excerpt_of(value, 40)
 }
 
-/// At most so many characters of a text.
-pub(crate) fn excerpt_of(text: &str, longest: usize) -> String {
-    let mut short: String = text.chars().take(longest).collect();
+/// Returns at most `max` characters of a text.
+pub(crate) fn excerpt_of(text: &str, max: usize) -> String {
+    let mut short: String = text.chars().take(max).collect();
     if short.len() < text.len() {
         short.push_str("...");
     }
     short
 }
 
-/// Bytes with a binary unit.
+/// Writes bytes with a binary unit.
 pub fn bytes(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (bytes.max(1).ilog2() / 10).min(4);
@@ -23,12 +23,12 @@ pub fn bytes(bytes: u64) -> String {
     format!("{} {unit}", (value * 10.0).round() / 10.0)
 }
 
-/// What is known of a machine, or that it is not.
+/// Returns a property of a machine, or `unknown` if it is empty.
 pub fn known(text: &str) -> &str {
     if text.trim().is_empty() { "unknown" } else { text }
 }
 
-/// Bytes of a machine, of which 0 says that they are not known.
+/// Writes the bytes of a machine's property, or `unknown` if they are 0.
 pub fn known_bytes(found: u64) -> String {
     if found == 0 { known("").into() } else { bytes(found) }
 }

@@ -1,4 +1,4 @@
-//! Tables, and how numbers are written.
+//! Markdown tables, and times with units.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::candidate::describe;
 use crate::profile::Document;
 use crate::search::Regret;
 
-/// Nanoseconds with three digits and a unit.
+/// Writes nanoseconds with three digits and a unit.
 pub fn nanoseconds(nanoseconds: f64) -> String {
     let (value, unit) = match nanoseconds {
         ns if ns < 1e3 => (ns, "ns"),
@@ -18,7 +18,7 @@ pub fn nanoseconds(nanoseconds: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// A profile as a table.
+/// Writes a profile as a table.
 pub fn plans(document: &Document) -> String {
     let mut text = String::from("| operation | dtypes | size | plan | time | default | gain |\n");
     text.push_str("|---|---|---|---|---|---|---|\n");
@@ -31,7 +31,7 @@ pub fn plans(document: &Document) -> String {
             }
             _ => "–".into(),
         };
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {gain} |",
@@ -46,21 +46,21 @@ pub fn plans(document: &Document) -> String {
     text
 }
 
-/// What verification found, as a table and a line under it.
+/// Writes the result of a verification as a table and a summary line.
 pub fn regrets(regrets: &[Regret]) -> String {
     let mut text = String::from(
         "| operation | dtypes | size | plan | time | over the best | 95 % | over the default | 95 % | best | holds |\n",
     );
     text.push_str("|---|---|---|---|---|---|---|---|---|---|---|\n");
     for it in regrets {
-        let ((best, [low, high]), (default, [from, to])) = (it.to_best, it.to_default);
-        // A string takes everything.
+        let ((best, [low, high]), (default, [from, to])) = (it.to_best, it.to_baseline);
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {best:.3} | {low:.3}–{high:.3} | {default:.3} | {from:.3}–{to:.3} | {} | {} |",
             it.case.operation,
             it.case.dtypes,
-            it.case.class(),
+            it.case.size_class(),
             describe(&it.plan),
             nanoseconds(it.nanoseconds),
             if it.best == it.plan { "the same".into() } else { describe(&it.best) },
