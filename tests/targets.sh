@@ -13,7 +13,7 @@ fi
 if [ "${1:-}" = --install ]; then exit; fi
 
 for target in x86_64-pc-windows-gnu aarch64-apple-darwin riscv64gc-unknown-linux-gnu; do
-    cargo +nightly check -Zbuild-std=std,panic_abort --target "$target" -p lion-cli -p lion-c \
+    cargo +nightly check -Zbuild-std=std,panic_abort --target "$target" -p lion-optimizer-cli -p lion-c \
         --target-dir "${CARGO_TARGET_DIR:-target}/other-targets"
     echo "$target: checked"
 done

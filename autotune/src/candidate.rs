@@ -1,53 +1,53 @@
-//! The space that is searched: backend × threads × chunk × prefetching.
+//! The search space: backend × threads × chunk × prefetch.
 //!
-//! Candidate 0 of a case is what runs without a profile; [`Space`] lists the others. A call on one thread is not cut,
-//! so for one thread there is one candidate a backend. Chunks are powers of two of [`STATISTICS_BLOCK`]; the coarse grid has
-//! every second one and the best backends' own choice of prefetching, and what lies between is tried around the best.
+//! The baseline of a case is the plan that runs without a profile. [`Space`] lists the other candidates. A call on one thread
+//! is not split, so each backend has one candidate for one thread. Chunks are [`STATISTICS_BLOCK`] times a power of two. The coarse grid
+//! has every second chunk, and leaves prefetching to the kernels. The candidates between are tried around the best one.
 
 use lion_kernels::{Backend, Plan, Prefetch, STATISTICS_BLOCK};
 
 use crate::case::{Case, Dtypes, Operation, SizeClass};
 use crate::machine::Machine;
 
-/// Raised by hand whenever a kernel's speed changes so much that old measurements say nothing.
+/// The revision of the kernels' speed. It is raised by hand when old measurements no longer hold.
 pub const KERNELS_REVISION: u32 = 1;
 
-/// Powers of two of [`STATISTICS_BLOCK`] that a chunk may be.
+/// The number of chunk sizes: [`STATISTICS_BLOCK`] times a power of two.
 const CHUNKS: u32 = 11;
 
-/// The candidates of a machine.
+/// All candidates of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space {
     backends: Vec<Backend>,
-    /// From 1, ascending.
+    /// The numbers of threads, from 1, ascending.
     threads: Vec<usize>,
 }
 
 impl Space {
-    /// All backends of this process on the threads of a machine, or on at most `limit` of them.
+    /// Creates the space of all backends of this process on the cores of a machine, or on at most `limit` threads.
     pub fn new(machine: &Machine, limit: Option<usize>) -> Self {
         Self::of(Backend::available().collect(), machine, limit)
     }
 
-    /// These backends on the threads of a machine, or on at most `limit` of them.
+    /// Creates the space of these backends on the cores of a machine, or on at most `limit` threads.
     pub fn of(backends: Vec<Backend>, machine: &Machine, limit: Option<usize>) -> Self {
         let allowed = machine.cores.min(limit.unwrap_or(usize::MAX));
-        let most = allowed.clamp(1, lion_kernels::MAX_THREADS);
+        let max = allowed.clamp(1, lion_kernels::MAX_THREADS);
         let mut threads: Vec<usize> =
-            (0..usize::BITS).map(|power| 1 << power).take_while(|n| *n < most).collect();
-        // One on each core, where that is fewer.
-        threads.extend([most, (allowed / machine.smt.max(1)).clamp(1, most)]);
+            (0..usize::BITS).map(|power| 1 << power).take_while(|n| *n < max).collect();
+        // With SMT, also one thread for each physical core.
+        threads.extend([max, (allowed / machine.smt.max(1)).clamp(1, max)]);
         threads.sort_unstable();
         threads.dedup();
         Space { backends, threads }
     }
 
-    /// Every second chunk, with prefetching where the kernels have it by themselves.
+    /// Returns the coarse grid: every second chunk, and the kernels' own choice of prefetching.
     pub fn coarse(&self, case: &Case) -> Vec<Plan> {
         self.grid(case, 2, &[Prefetch::Auto])
     }
 
-    /// Everything.
+    /// Returns all candidates.
     pub fn full(&self, case: &Case) -> Vec<Plan> {
         self.grid(case, 1, prefetches(case))
     }
@@ -66,71 +66,68 @@ impl Space {
         plans
     }
 
-    /// What differs from a plan by one step in threads, in chunk, in both, or in prefetching.
+    /// Returns the neighbours of a plan: they differ by one step in threads, in chunk, in both, or in prefetching.
     pub fn around(&self, case: &Case, plan: &Plan) -> Vec<Plan> {
         let plan = self.effective(case, plan);
         let threads = plan.threads.map_or(1, usize::from);
         let mut near = Vec::new();
-        let place = self.threads.partition_point(|it| *it < threads);
-        let mut steps = |threads: usize, chunk: usize| match threads {
+        let index = self.threads.partition_point(|it| *it < threads);
+        let mut push = |threads: usize, chunk: usize| match threads {
             1 => near.push(serial(plan.backend).prefetch(plan.prefetch)),
             _ if chunk < case.elements() && chunk >= STATISTICS_BLOCK => {
                 near.push(parallel(plan.backend, threads, chunk).prefetch(plan.prefetch));
             }
             _ => {}
         };
-        // From one thread to two a chunk is chosen anew: an equal share.
+        // A serial plan has no chunk: two threads start with equal shares.
         let share = (case.elements() / 2).next_power_of_two() / 2;
-        let chunk = if threads == 1 {
-            share.clamp(STATISTICS_BLOCK, STATISTICS_BLOCK << (CHUNKS - 1))
-        } else {
-            plan.chunk_elements
-        };
-        for place in [place.checked_sub(1), place.checked_add(1)].into_iter().flatten() {
-            if let Some(&threads) = self.threads.get(place) {
-                // More threads with smaller chunks may pay where neither does alone, and so on round the compass.
+        let chunk =
+            if threads == 1 { share.clamp(STATISTICS_BLOCK, STATISTICS_BLOCK << (CHUNKS - 1)) } else { plan.chunk_elements };
+        for index in [index.checked_sub(1), index.checked_add(1)].into_iter().flatten() {
+            if let Some(&threads) = self.threads.get(index) {
+                // Changes both, because more threads may pay only together with smaller chunks, and the reverse.
                 for chunk in [chunk / 2, chunk, chunk * 2] {
-                    steps(threads, chunk);
+                    push(threads, chunk);
                 }
             }
         }
         if threads > 1 {
-            steps(threads, chunk / 2);
-            steps(threads, chunk * 2);
+            push(threads, chunk / 2);
+            push(threads, chunk * 2);
         }
         near.extend(prefetches(case).iter().map(|prefetch| plan.prefetch(*prefetch)));
         near.retain(|it| *it != plan);
         near
     }
 
-    /// The plan that does the same for a case and is written as the candidates are.
+    /// Returns the candidate that has the same effect as a plan for a case.
     #[must_use]
     pub fn effective(&self, case: &Case, plan: &Plan) -> Plan {
-        let most = self.threads.last().copied().unwrap_or(1);
-        let threads = plan.threads.map_or(most, usize::from).min(most);
+        let max = self.threads.last().copied().unwrap_or(1);
+        let threads = plan.threads.map_or(max, usize::from).min(max);
         let stays = plan.parallel_threshold.is_some_and(|threshold| case.bytes < threshold);
         if threads == 1 || stays || plan.chunk_elements >= case.elements() {
             return serial(plan.backend).prefetch(plan.prefetch);
         }
         match plan.parallel_threshold {
             Some(_) => parallel(plan.backend, threads, plan.chunk_elements).prefetch(plan.prefetch),
-            // The kernels decide, call by call.
+            // The kernels decide at each call.
             None => plan.threads(threads),
         }
     }
 
-    /// The backends.
+    /// Returns the backends.
     pub fn backends(&self) -> &[Backend] {
         &self.backends
     }
 
-    /// The numbers of threads, from 1.
+    /// Returns the numbers of threads, from 1.
     pub fn threads(&self) -> &[usize] {
         &self.threads
     }
 }
 
-/// More threads than any machine has that this runs on.
+/// The maximum number of threads in a profile, which exceeds that of any machine.
 pub(crate) const MAX_THREADS: usize = 4096;
 
 fn serial(backend: Backend) -> Plan {
@@ -141,13 +138,13 @@ fn parallel(backend: Backend, threads: usize, chunk: usize) -> Plan {
     Plan::new(backend).threads(threads).chunk_elements(chunk).parallel_threshold(0)
 }
 
-/// Chunks that cut a case at all.
+/// Returns the chunks that are smaller than the tensors of a case.
 fn chunks(case: &Case) -> impl Iterator<Item = usize> {
     let elements = case.elements();
     (0..CHUNKS).map(|power| STATISTICS_BLOCK << power).take_while(move |chunk| *chunk < elements)
 }
 
-/// The step alone prefetches, and only its whole tensors are long enough for it.
+/// Returns the choices of prefetching. Only the step prefetches, and only for long tensors.
 fn prefetches(case: &Case) -> &'static [Prefetch] {
     match case.operation {
         Operation::Step if case.bytes >= 1 << 20 => &[Prefetch::Auto, Prefetch::On, Prefetch::Off],
@@ -155,7 +152,7 @@ fn prefetches(case: &Case) -> &'static [Prefetch] {
     }
 }
 
-/// A plan as messages show it.
+/// Describes a plan in a message.
 pub fn describe(plan: &Plan) -> String {
     let threads = match plan.threads {
         None => "all threads".into(),
@@ -174,7 +171,7 @@ pub fn describe(plan: &Plan) -> String {
     format!("{} on {threads}{chunk}{prefetch}", plan.backend)
 }
 
-/// A checksum of all candidates of a machine like this: a profile that was searched for among others is stale.
+/// Returns a checksum of all candidates of a machine. If it differs from that of a profile, the profile is stale.
 pub fn checksum(machine: &Machine) -> String {
     let space = Space::of(Backend::ALL.to_vec(), machine, None);
     let mut hash = Fnv::default();
@@ -189,7 +186,7 @@ pub fn checksum(machine: &Machine) -> String {
     format!("{:016x}", hash.0)
 }
 
-/// FNV-1a in 64 bits. It must be the same in every version of Rust, and guards against nothing but age.
+/// The FNV-1a hash, 64 bits. It is the same in every version of Rust, and need not resist attacks.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -200,7 +197,7 @@ impl Default for Fnv {
 
 impl Fnv {
     fn add(&mut self, bytes: &[u8]) {
-        // No text of a plan has the byte 0.
+        // The byte 0 separates the plans, because no description has it.
         for &byte in bytes.iter().chain(&[0]) {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -212,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_threads_that_the_kernels_tell_apart() {
+    fn numbers_of_threads() {
         let threads = |cores: usize, smt: usize, limit: Option<usize>| {
             let machine = Machine { cores, smt, ..Machine::detect() };
             Space::new(&machine, limit).threads().to_vec()

@@ -1,7 +1,8 @@
-//! What a plan is chosen for: an operation, the formats of its tensors, and how many bytes a call touches.
+//! A [`Case`] is the key of a plan: an operation, the formats of its tensors, and the bytes of a call.
 //!
-//! Bytes, and not elements, because what a plan depends on is which cache they lie in. They are counted once for each
-//! tensor of a call, read or written. Each [`SizeClass`] spans a factor of four and is measured at its middle.
+//! The key has bytes instead of elements because the best plan depends on the cache that holds the tensors. Each tensor of
+//! a call counts once, whether the call reads it, writes it or both. A [`SizeClass`] spans a factor of four and is measured
+//! at its middle.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,26 +11,26 @@ use lion_kernels::{Dtype, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::error::excerpt;
+use crate::text::excerpt;
 
-/// A pass over tensors.
+/// A pass of the kernels, without the settings that a call gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Operation {
-    /// The step, with all that it does in one pass.
+    /// The optimizer step.
     Step,
-    /// The norm and the finite check of a gradient.
+    /// Gradient statistics: the norm and the number of non-finite elements.
     Statistics,
-    /// Adding a gradient to its accumulator.
+    /// Gradient accumulation: adds a gradient to its accumulator.
     Accumulate,
-    /// The moving average of a parameter alone.
+    /// The moving average (EMA) of a parameter, outside the step.
     Average,
-    /// Conversion of a tensor in the gradient's format to the parameter's.
+    /// Conversion of a tensor from the gradient's format to the parameter's.
     Convert,
 }
 
 impl Operation {
-    /// Every operation.
+    /// All operations.
     pub const ALL: &'static [Operation] = &[
         Operation::Step,
         Operation::Statistics,
@@ -38,7 +39,7 @@ impl Operation {
         Operation::Convert,
     ];
 
-    /// The operation's name in a profile.
+    /// Returns the operation's name in a profile.
     pub const fn name(self) -> &'static str {
         match self {
             Operation::Step => "step",
@@ -49,7 +50,7 @@ impl Operation {
         }
     }
 
-    /// The formats with those that the operation does not touch set to the one that it does: what a profile keeps.
+    /// Replaces the formats that the operation does not use by one that it uses. A profile stores formats in this form.
     #[must_use]
     pub const fn relevant(self, dtypes: Dtypes) -> Dtypes {
         match self {
@@ -60,7 +61,7 @@ impl Operation {
         }
     }
 
-    /// Bytes of all tensors of a call on so many elements.
+    /// Returns the bytes of all tensors of a call on `elements` elements.
     pub const fn bytes(self, dtypes: Dtypes, elements: usize) -> usize {
         let Dtypes { parameter, gradient, momentum } = dtypes;
         let [p, g, m] = [parameter.bytes(elements), gradient.bytes(elements), momentum.bytes(elements)];
@@ -73,15 +74,16 @@ impl Operation {
         }
     }
 
-    /// Bytes that such a call moves between memory and registers: a tensor that is read and written counts twice.
+    /// Returns the bytes that such a call moves between memory and registers. A tensor that is read and written counts
+    /// twice.
     pub const fn traffic(self, dtypes: Dtypes, elements: usize) -> usize {
         let Dtypes { parameter, momentum, .. } = dtypes;
-        let written_too = match self {
+        let also_written = match self {
             Operation::Step => parameter.bytes(elements) + momentum.bytes(elements),
             Operation::Accumulate | Operation::Average => Dtype::F32.bytes(elements),
             Operation::Statistics | Operation::Convert => 0,
         };
-        self.bytes(dtypes, elements) + written_too
+        self.bytes(dtypes, elements) + also_written
     }
 }
 
@@ -103,7 +105,7 @@ impl FromStr for Operation {
     }
 }
 
-/// The formats of parameter, gradient and momentum, written as `f32/bf16/f32`.
+/// The formats of parameter, gradient and momentum, written like `f32/bf16/f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[allow(missing_docs)]
@@ -114,8 +116,8 @@ pub struct Dtypes {
 }
 
 impl Dtypes {
-    /// The combinations that are tuned unless others are asked for: one format throughout, and gradients of
-    /// [`Dtype::BF16`] for parameters of [`Dtype::F32`].
+    /// The combinations that the tuner measures by default: one format for all tensors, and [`Dtype::BF16`] gradients for
+    /// [`Dtype::F32`] parameters.
     pub const USUAL: &'static [Dtypes] = &[
         Dtypes::all(Dtype::F32),
         Dtypes::all(Dtype::BF16),
@@ -123,12 +125,12 @@ impl Dtypes {
         Dtypes::all(Dtype::F16),
     ];
 
-    /// One format throughout.
+    /// One format for all tensors.
     pub const fn all(dtype: Dtype) -> Self {
         Dtypes { parameter: dtype, gradient: dtype, momentum: dtype }
     }
 
-    /// Whether a step can have tensors of these formats.
+    /// Returns whether a step supports these formats.
     pub const fn fit(self) -> bool {
         self.parameter.fits(Role::Parameter)
             && self.gradient.fits(Role::Gradient)
@@ -150,8 +152,8 @@ impl FromStr for Dtypes {
             what: "combination of dtypes",
             name: excerpt(text),
             known: format!(
-                "one dtype of {}, or parameter/gradient/momentum such as f32/bf16/f32, where the parameter may be \
-                 {} and the momentum {} too",
+                "{}, or parameter/gradient/momentum such as f32/bf16/f32, where the parameter may also be {} and the \
+                 momentum {}",
                 "f32, f16, bf16",
                 Dtype::Split,
                 Dtype::Q8
@@ -169,7 +171,8 @@ impl FromStr for Dtypes {
     }
 }
 
-/// A range of bytes that a call touches: from half to twice of 16 KiB, 64 KiB, ... 1 GiB, the first and the last open.
+/// A range of the bytes of a call: from half to twice 16 KiB, 64 KiB, ... 1 GiB. The first class has no lower bound and the
+/// last no upper bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SizeClass(u8);
@@ -178,32 +181,32 @@ impl SizeClass {
     const NAMES: [&'static str; 9] =
         ["16 KiB", "64 KiB", "256 KiB", "1 MiB", "4 MiB", "16 MiB", "64 MiB", "256 MiB", "1 GiB"];
 
-    /// How many classes there are.
+    /// The number of classes.
     pub const COUNT: usize = Self::NAMES.len();
 
-    /// Every class, from the smallest.
+    /// Returns all classes, from the smallest.
     pub fn all() -> impl DoubleEndedIterator<Item = SizeClass> {
         (0..Self::COUNT as u8).map(SizeClass)
     }
 
-    /// The class that a call of so many bytes belongs to.
+    /// Returns the class of a call of `bytes` bytes.
     #[inline]
     pub const fn of(bytes: usize) -> Self {
         let fours = ((bytes >> 13) | 1).ilog2() / 2;
         SizeClass(if fours >= Self::COUNT as u32 { Self::COUNT as u8 - 1 } else { fours as u8 })
     }
 
-    /// The bytes in the middle of the class, at which it is measured.
+    /// Returns the middle of the class in bytes, at which it is measured.
     pub const fn bytes(self) -> usize {
         1 << (14 + 2 * self.0 as u32)
     }
 
-    /// The least bytes of the class.
-    pub const fn least(self) -> usize {
+    /// Returns the smallest number of bytes in the class.
+    pub const fn min_bytes(self) -> usize {
         if self.0 == 0 { 0 } else { self.bytes() / 2 }
     }
 
-    /// Its place among all, from 0.
+    /// Returns the index of the class among all, from 0.
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -250,31 +253,31 @@ macro_rules! as_text {
 
 as_text!(Operation, Dtypes, SizeClass);
 
-/// One piece of work to find a plan for.
+/// A call to find a plan for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Case {
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
-    /// In which formats.
+    /// The formats of its tensors.
     pub dtypes: Dtypes,
-    /// Bytes of all tensors of a call.
+    /// The bytes of all tensors of a call.
     pub bytes: usize,
 }
 
 impl Case {
-    /// The middle of a size class.
+    /// Returns the case in the middle of a size class.
     pub const fn new(operation: Operation, dtypes: Dtypes, class: SizeClass) -> Self {
         Case { operation, dtypes: operation.relevant(dtypes), bytes: class.bytes() }
     }
 
-    /// The size class.
-    pub const fn class(&self) -> SizeClass {
+    /// Returns the size class.
+    pub const fn size_class(&self) -> SizeClass {
         SizeClass::of(self.bytes)
     }
 
-    /// Elements of each tensor: whole blocks of their formats.
+    /// Returns the number of elements of each tensor: a multiple of the blocks of their formats.
     pub const fn elements(&self) -> usize {
-        // A multiple of each format's block.
+        // A multiple of the block of every format.
         const MANY: usize = 512;
         let elements = self.bytes as u128 * MANY as u128 / self.operation.bytes(self.dtypes, MANY) as u128;
         let Dtypes { parameter, gradient, momentum } = self.dtypes;
@@ -289,7 +292,7 @@ impl Case {
         elements as usize / block * block
     }
 
-    /// Bytes that a call moves.
+    /// Returns the bytes that a call moves.
     pub const fn traffic(&self) -> usize {
         self.operation.traffic(self.dtypes, self.elements())
     }
@@ -297,7 +300,7 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.operation, self.dtypes, self.class())
+        write!(f, "{} {} {}", self.operation, self.dtypes, self.size_class())
     }
 }
 
@@ -309,8 +312,8 @@ mod tests {
     fn classes_meet_without_gap() {
         for (class, next) in SizeClass::all().zip(SizeClass::all().skip(1)) {
             assert_eq!(SizeClass::of(class.bytes()), class);
-            assert_eq!(SizeClass::of(next.least()), next);
-            assert_eq!(SizeClass::of(next.least() - 1), class);
+            assert_eq!(SizeClass::of(next.min_bytes()), next);
+            assert_eq!(SizeClass::of(next.min_bytes() - 1), class);
         }
         assert_eq!((SizeClass::of(0).index(), SizeClass::of(usize::MAX).index()), (0, SizeClass::COUNT - 1));
     }

@@ -1,89 +1,75 @@
 use std::path::PathBuf;
 
-/// What is wrong with a profile, with what the tuner was asked for, or with the machine while it measures.
+/// An error of a profile, of a request to the tuner, or of a measurement.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file that cannot be read or written.
+    /// A file cannot be read or written.
     #[error("{}: cannot {action}: {reason}", path.display())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What was tried, such as `read`.
+        /// The failed action, such as `read`.
         action: &'static str,
-        /// Why it failed.
+        /// The reason.
         reason: std::io::Error,
     },
-    /// A profile that is none: not UTF-8, not TOML, or not in the schema.
-    #[error("is no profile: {reason}")]
+    /// A file is not a profile: not UTF-8, not TOML, or not in the schema.
+    #[error("not a profile: {reason}")]
     Syntax {
-        /// Where, and what was expected there, in one line.
+        /// The place and what was expected there, in one line.
         reason: String,
     },
-    /// A record of a tuning that is none.
-    #[error("is no record of a tuning: {reason}")]
-    Record {
+    /// A file is not the log of a tuning.
+    #[error("not a tuning log: {reason}")]
+    Log {
         /// What was expected, in one line.
         reason: String,
     },
-    /// A value in a profile that no tuner writes.
-    #[error("entry {entry}: {key} is {found}, and must be {expected}")]
+    /// A profile has a value that no tuner writes.
+    #[error("entry {entry}: {key} is {found}; expected {expected}")]
     Value {
         /// The entry's number, from 1.
         entry: usize,
-        /// Which key.
+        /// The key.
         key: &'static str,
-        /// What was found, shortened.
+        /// The value, shortened.
         found: String,
-        /// What is allowed.
+        /// The allowed values.
         expected: String,
     },
-    /// A profile of other hardware or other kernels.
-    #[error("does not fit: {what} is {found} there and {expected} here")]
+    /// A profile is for other hardware or other kernels.
+    #[error("does not fit: {what} is {found} in the profile and {expected} here")]
     Mismatch {
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
-        /// What the profile says.
+        /// Its value in the profile.
         found: String,
-        /// What this machine or library has.
+        /// Its value on this machine or in this library.
         expected: String,
     },
-    /// A name that is not known.
-    #[error("there is no {what} {name:?}; known: {known}")]
+    /// A name is unknown.
+    #[error("{what} {name:?} does not exist; expected one of {known}")]
     Unknown {
-        /// What kind of thing.
+        /// The kind of name.
         what: &'static str,
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// What there is.
+        /// The known names.
         known: String,
     },
-    /// A candidate whose result differs from the reference: a bug, which no profile may hide.
-    #[error("{case}: {plan} does not have the reference's bits")]
+    /// The result of a candidate differs from the reference. This is a bug, which no profile may hide.
+    #[error("{case}: the result of {plan} differs from the reference")]
     WrongBits {
-        /// The work.
+        /// The case.
         case: String,
         /// The plan.
         plan: String,
     },
-    /// No directory for settings can be found.
-    #[error("no home: there is no directory for settings; name a file")]
+    /// The user has no directory for settings.
+    #[error("no home: this user has no directory for settings; name a file")]
     NoHome,
-    /// A kernel that refused its work.
+    /// A kernel refused its work.
     #[error(transparent)]
     Kernels(#[from] lion_kernels::Error),
-}
-
-/// The beginning of a value that may be a hundred megabytes long.
-pub(crate) fn excerpt(value: &str) -> String {
-    excerpt_of(value, 40)
-}
-
-/// At most so many characters of a text.
-pub(crate) fn excerpt_of(text: &str, longest: usize) -> String {
-    let mut short: String = text.chars().take(longest).collect();
-    if short.len() < text.len() {
-        short.push_str("...");
-    }
-    short
 }

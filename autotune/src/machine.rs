@@ -1,7 +1,7 @@
-//! What a plan depends on: the processor, its caches, and how much of them this process may use.
+//! The fingerprint of a machine: processor, caches, and the cores that this process may use.
 //!
-//! On x86 the processor says who it is; the rest comes from `/proc` and `/sys`, which are read below a root that tests
-//! can choose. On other systems than Linux what has no other source is empty or 0, and nothing fails for it.
+//! On x86, CPUID identifies the processor. The rest comes from `/proc` and `/sys`, below a root that tests can choose.
+//! Properties that a system does not tell are empty or 0. Detection never fails.
 
 mod cgroup;
 mod cores;
@@ -13,48 +13,48 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// A machine, as a profile remembers it.
+/// A machine, as a profile describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// The architecture, such as `x86_64`.
     pub arch: String,
     /// The operating system, such as `linux`.
     pub os: String,
-    /// Who makes the processor, such as `AuthenticAMD`; empty where it is not known.
+    /// The vendor of the processor, such as `AuthenticAMD`; empty if unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub vendor: String,
-    /// The processor's family; of an Arm core the architecture.
+    /// The processor's family; on Arm the architecture.
     pub family: u32,
-    /// The model in the family; of an Arm core the part.
+    /// The model in the family; on Arm the part.
     pub model: u32,
     /// The revision of the model.
     pub stepping: u32,
-    /// The name that it is sold under; empty where it is not known.
+    /// The marketing name; empty if unknown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub brand: String,
-    /// The extensions that concern the kernels, by Rust's names.
+    /// The instruction set extensions that matter to the kernels, by Rust's names.
     pub isa: Vec<String>,
-    /// The data caches, from the nearest; none where they are not known.
+    /// The data caches, from the nearest; empty if unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub caches: Vec<Cache>,
-    /// Threads that are worth having: what affinity allows, and not more than the quota pays for.
+    /// The usable cores: those that affinity allows, limited by the quota.
     pub cores: usize,
-    /// Processors that the affinity mask allows.
+    /// The number of processors in the affinity mask.
     pub allowed: usize,
-    /// Processors' worth of time that a control group grants, where it limits it.
+    /// The CPU quota of the cgroup in processors, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<f64>,
-    /// Hardware threads of a core.
+    /// The hardware threads of a core.
     pub smt: usize,
-    /// Parts of memory with processors of their own.
+    /// The number of NUMA nodes.
     pub numa_nodes: usize,
-    /// Bytes of memory; 0 where it is not known.
+    /// The bytes of memory; 0 if unknown.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub memory: u64,
-    /// Bytes of a page; 0 where it is not known.
+    /// The bytes of a page; 0 if unknown.
     #[serde(default, skip_serializing_if = "is_unknown")]
     pub page_size: u64,
-    /// The mode of transparent huge pages, such as `madvise`; empty where there is none.
+    /// The mode of transparent huge pages, such as `madvise`; empty if the system has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub huge_pages: String,
 }
@@ -66,25 +66,25 @@ fn is_unknown(bytes: &u64) -> bool {
 /// A data cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cache {
-    /// 1 is the nearest to a core.
+    /// The level; 1 is the nearest to a core.
     pub level: u8,
-    /// Its size.
+    /// The size in bytes.
     pub bytes: u64,
-    /// Hardware threads that share one.
+    /// The number of hardware threads that share one.
     pub shared_by: usize,
 }
 
-/// What caches of which nothing is known are taken for: as much as most machines have, so that calls on more than this
-/// come from memory.
+/// The assumed size of unknown caches. It exceeds that of most machines, so that larger calls read from memory.
+#[cfg(feature = "tuner")]
 const UNKNOWN_CACHES: u64 = 128 << 20;
 
 impl Machine {
-    /// This machine.
+    /// Detects this machine.
     pub fn detect() -> Self {
         Self::below(Path::new("/"))
     }
 
-    /// This processor, with the caches, cores and memory that `/proc` and `/sys` below a root tell of.
+    /// Detects this processor, and reads caches, cores and memory from `/proc` and `/sys` below a root.
     pub fn below(root: &Path) -> Self {
         let identity = processor::identify(root);
         let cores = cores::read(root);
@@ -109,24 +109,26 @@ impl Machine {
         }
     }
 
-    /// What people call it: the processor's name, or else the architecture.
+    /// Returns the processor's name, or else the architecture.
     pub fn name(&self) -> &str {
         if self.brand.trim().is_empty() { &self.arch } else { &self.brand }
     }
 
-    /// Bytes of a data cache; 0 where there is none of that level, or nothing is known of it.
+    /// Returns the bytes of the data cache of a level; 0 if there is none, or if it is unknown.
     pub fn cache(&self, level: u8) -> u64 {
         self.caches.iter().find(|cache| cache.level == level).map_or(0, |cache| cache.bytes)
     }
 
-    /// Bytes that all last-level caches hold together which the allowed processors reach.
+    /// Returns the total bytes of the last-level caches of the allowed processors.
     pub fn last_level(&self) -> u64 {
         let Some(last) = self.caches.last() else { return 0 };
         let caches = self.allowed.div_ceil(last.shared_by.max(1)).max(1);
         last.bytes.saturating_mul(caches as u64)
     }
 
-    /// Twice what the caches hold: a call on more is never warm, and calls that take turns on so much are always cold.
+    /// Returns twice the bytes of the caches. A call on more is never warm, and calls that rotate over so much are always
+    /// cold.
+    #[cfg(feature = "tuner")]
     pub(crate) fn beyond_caches(&self) -> u64 {
         let held = match self.last_level() {
             0 => UNKNOWN_CACHES,
@@ -135,13 +137,13 @@ impl Machine {
         held.saturating_mul(2)
     }
 
-    /// The core that the kernels' defaults are known for.
+    /// Returns the microarchitecture, which selects the built-in defaults.
     pub fn microarchitecture(&self) -> Microarchitecture {
         let has = |name: &str| self.isa.iter().any(|it| it == name);
         match (self.arch.as_str(), self.vendor.as_str(), self.family) {
-            // Family 25 is Zen 3 and Zen 4, of which only the second has AVX-512.
+            // Family 25 is Zen 3 and Zen 4. Only Zen 4 has AVX-512.
             ("x86_64", "AuthenticAMD", 0x19) if has("avx512f") => Microarchitecture::Zen4,
-            // AVX-512 FP16 came with this core; hypervisors hide its model.
+            // AVX-512 FP16 came with this core. The model is no help, because hypervisors hide it.
             ("x86_64", "GenuineIntel", 6) if has("avx512fp16") => Microarchitecture::SapphireRapids,
             ("x86_64", ..) => Microarchitecture::X86_64,
             ("aarch64", ..) => Microarchitecture::Aarch64,
@@ -150,7 +152,7 @@ impl Machine {
     }
 }
 
-/// Cores that differ in what is the best default.
+/// The microarchitectures with different built-in defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Microarchitecture {
     /// AMD's Zen 4.
@@ -161,7 +163,7 @@ pub enum Microarchitecture {
     X86_64,
     /// Any 64-bit Arm.
     Aarch64,
-    /// None of these.
+    /// Any other.
     Other,
 }
 

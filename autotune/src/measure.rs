@@ -1,38 +1,37 @@
-//! Timing that can be trusted on a machine that others use too.
+//! Robust timing on a shared, noisy machine.
 //!
-//! A single time says more about the machine's neighbours than about the code. So two pieces of work are timed in
-//! turn, each sample of the one next to a sample of the other, and what is quoted is the median of the ratios of
-//! such pairs, with the 10th and the 90th percentile beside it. A sample repeats its work until it takes 100 µs or
-//! more; on [`Scratch`] also at least a thousand times what the clock can tell apart.
+//! A single time depends more on other load than on the code. So [`compare`] times two pieces of work in alternation, and
+//! returns the median of the ratios of neighbouring samples with its 10th and 90th percentiles. A sample repeats its work
+//! for at least 100 µs. On a [`MachineBench`] it also lasts at least a thousand times the resolution of the clock.
 //!
-//! [`compare`] does that for two; the tuner's races do it for many, on a [`Rig`].
+//! The tuner compares many candidates in the same way, on a [`Bench`].
 //!
-//! A training run does other work between two calls: threads go to sleep, and caches hold other data. [`Calls::Apart`]
-//! measures that, [`Calls::BackToBack`] what the kernels can do at best.
+//! In a training run other work happens between two calls: threads go to sleep, and caches hold other data.
+//! [`Calls::Apart`] measures that. [`Calls::BackToBack`] measures the best that the kernels can do.
 
-mod apart;
+mod bench;
+mod calls;
 mod check;
 mod estimate;
-mod rig;
-mod scratch;
+mod machine_bench;
 
-pub use apart::Calls;
-pub(crate) use apart::wait_idly;
+pub use bench::{Bench, Caches};
+pub use calls::Calls;
+pub(crate) use calls::wait_idly;
 pub(crate) use estimate::{bootstrap, median_interval, midmean};
-pub use rig::{Caches, Rig};
-pub use scratch::Scratch;
+pub use machine_bench::MachineBench;
 
 use std::time::{Duration, Instant};
 
-use self::apart::Timer;
+use self::calls::Timer;
 
-/// The least time a sample takes.
-const SAMPLE: Duration = Duration::from_micros(100);
+/// The minimum time of a sample.
+const MIN_SAMPLE_TIME: Duration = Duration::from_micros(100);
 
-/// The least number of pairs, even where the time is up before.
-const LEAST_PAIRS: usize = 7;
+/// The minimum number of pairs, even if the time is over.
+const MIN_PAIRS: usize = 7;
 
-/// The median and the band around it that holds eight of ten samples.
+/// The median, and the band that holds eight of ten samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantiles {
     /// The 10th percentile.
@@ -44,57 +43,57 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of at least one sample; of none, NaN. Sorts the samples.
+    /// Computes the quantiles, which are NaN without samples. Sorts the samples.
     pub fn of(samples: &mut [f64]) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |share: f64| {
-            let place = share * samples.len().saturating_sub(1) as f64;
-            samples.get(place.round() as usize).copied().unwrap_or(f64::NAN)
+            let index = share * samples.len().saturating_sub(1) as f64;
+            samples.get(index.round() as usize).copied().unwrap_or(f64::NAN)
         };
         Quantiles { p10: at(0.1), median: at(0.5), p90: at(0.9) }
     }
 }
 
-/// Two pieces of work timed in turn.
+/// The result of [`compare`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Comparison {
-    /// Nanoseconds of one call of the work.
+    /// Nanoseconds of a call of the work.
     pub work: Quantiles,
-    /// Nanoseconds of one call of what it is measured against.
-    pub limit: Quantiles,
-    /// Work over limit, pair by pair.
+    /// Nanoseconds of a call of the baseline.
+    pub baseline: Quantiles,
+    /// The ratio of work to baseline, pair by pair.
     pub ratio: Quantiles,
     /// The number of pairs.
     pub samples: usize,
 }
 
-/// Times `work` against `limit` in turn for about `time`, after a warm-up of one sample each, each called as `calls` says.
+/// Times `work` and `baseline` in alternation for about `time`, after a warm-up of one sample each. `calls` sets how the
+/// calls follow each other. Both work on `state`.
 ///
-/// Both are called an even number of times in a sample, so that work which undoes itself leaves nothing behind.
-/// `state` is what both work on.
+/// A sample has an even number of calls. So work that undoes itself at each second call leaves the state as it was.
 pub fn compare<S>(
     time: Duration,
     calls: Calls,
     state: &mut S,
     mut work: impl FnMut(&mut S),
-    mut limit: impl FnMut(&mut S),
+    mut baseline: impl FnMut(&mut S),
 ) -> Comparison {
     let mut timer = Timer::new(calls);
     let work_calls = timer.calls_per_sample(state, &mut work);
-    let limit_calls = timer.calls_per_sample(state, &mut limit);
-    let (mut works, mut limits, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let baseline_calls = timer.calls_per_sample(state, &mut baseline);
+    let (mut works, mut baselines, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let start = Instant::now();
-    while ratios.len() < LEAST_PAIRS || start.elapsed() < time {
-        let limit = timer.nanoseconds(state, limit_calls, &mut limit);
+    while ratios.len() < MIN_PAIRS || start.elapsed() < time {
+        let baseline = timer.nanoseconds(state, baseline_calls, &mut baseline);
         let work = timer.nanoseconds(state, work_calls, &mut work);
         works.push(work);
-        limits.push(limit);
-        ratios.push(work / limit);
+        baselines.push(baseline);
+        ratios.push(work / baseline);
     }
     let samples = ratios.len();
     Comparison {
         work: Quantiles::of(&mut works),
-        limit: Quantiles::of(&mut limits),
+        baseline: Quantiles::of(&mut baselines),
         ratio: Quantiles::of(&mut ratios),
         samples,
     }
@@ -117,7 +116,7 @@ mod tests {
             let mut calls = (0_u64, 0_u64);
             let found = compare(Duration::ZERO, how, &mut calls, |calls| calls.0 += 1, |calls| calls.1 += 1);
             assert_eq!((calls.0 % 2, calls.1 % 2), (0, 0));
-            assert_eq!(found.samples, LEAST_PAIRS);
+            assert_eq!(found.samples, MIN_PAIRS);
         }
     }
 }

@@ -1,39 +1,30 @@
-//! The profile: which plan for which work on this machine.
+//! Profiles: the plan for each kind of call on this machine.
 //!
-//! [`Document`] is the file, [`Profile`] the look-up made of it, [`Environment`] what decides which file it is. A
-//! profile changes the time that a call takes and never a bit of its result; a bad one is a warning, never an error
-//! of the optimizer.
+//! [`Document`] is the file, [`Profile`] the look-up table made from it, and [`Environment`] selects the file. A profile
+//! affects speed only, never results. A bad profile causes a warning, never an error of the optimizer.
 
 mod document;
+mod plan_entry;
 mod source;
-mod store;
-pub(crate) mod written;
+#[cfg(feature = "tuner")]
+mod write;
 
+use std::array;
 use std::sync::Arc;
 
-use lion_kernels::{Backend, Dtype, Plan, Role};
+use lion_kernels::{Backend, Plan};
 
 pub use document::{Document, Entry, Kernels};
-pub use source::{Environment, Source};
-pub use store::{can_write, system_path, user_path, write, write_text};
-pub use written::Written;
+pub use plan_entry::PlanEntry;
+pub use source::{Environment, Source, system_path, user_path};
+#[cfg(feature = "tuner")]
+pub use write::{can_write, write, write_text};
 
 use crate::Error;
 use crate::case::{Case, Dtypes, Operation, SizeClass};
 use crate::machine::{Machine, Microarchitecture};
 
-/// Formats that tensors of a step have: the first of all. Another one's place is that of a plan for something else, which
-/// changes the speed alone.
-const FORMATS: usize = {
-    let mut formats = 0;
-    while formats < Dtype::ALL.len() && is_of_a_step(Dtype::ALL[formats]) {
-        formats += 1;
-    }
-    formats
-};
-const PLACES: usize = Operation::ALL.len() * FORMATS * FORMATS * FORMATS * SizeClass::COUNT;
-
-/// Plans by operation, formats and bytes of a call. A clone shares them.
+/// Plans by operation, formats and bytes of a call. Clones share the table.
 ///
 /// ```
 /// use lion_autotune::{Dtypes, Operation, Profile};
@@ -50,24 +41,27 @@ pub struct Profile(Arc<Table>);
 struct Table {
     source: Source,
     warnings: Vec<String>,
-    /// For each operation, formats and size class its place among the plans.
-    index: Vec<u16>,
-    plans: Vec<Plan>,
+    /// The plan of operations that were not measured.
+    default: Plan,
+    /// The measured operations and formats, in the order of the file.
+    keys: Vec<(Operation, Dtypes)>,
+    /// For each key, the plans of all size classes.
+    plans: Vec<[Plan; SizeClass::COUNT]>,
 }
 
-/// Parts of a plan that hold for every call.
+/// Parts that replace those of every plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// The instruction set.
     pub backend: Option<Backend>,
-    /// The most threads.
+    /// The maximum number of threads.
     pub threads: Option<usize>,
-    /// Elements of a piece of work.
+    /// The elements of a chunk.
     pub chunk: Option<usize>,
 }
 
 impl Overrides {
-    /// A plan with these parts.
+    /// Returns a plan with these parts replaced.
     #[must_use]
     pub fn applied(&self, plan: Plan) -> Plan {
         let plan = self.backend.map_or(plan, |backend| plan.backend(backend));
@@ -77,22 +71,22 @@ impl Overrides {
 }
 
 impl Profile {
-    /// One plan for everything.
+    /// Creates a profile with one plan for all calls.
     pub fn fixed(plan: Plan) -> Self {
         Self::new(Source::Api, plan, &[])
     }
 
-    /// The profile in a text, for the program to use on this machine.
+    /// Parses a profile for this machine.
     ///
     /// # Errors
-    /// As [`Document::parse`], and [`Error::Mismatch`] where it is of other hardware or other kernels.
+    /// Returns the errors of [`Document::parse`], and [`Error::Mismatch`] if it is for other hardware or other kernels.
     #[allow(clippy::should_implement_trait)]
     pub fn from_str(text: &str) -> Result<Self, Error> {
         let (profile, differences) = Self::of(&Document::parse(text)?, Source::Api, &Machine::detect())?;
         Ok(profile.with_warnings(differences))
     }
 
-    /// The plans of a document that fits a machine, and what is otherwise there than it was.
+    /// Creates the profile of a document that fits a machine. Also returns the differences that do not prevent its use.
     pub(crate) fn of(
         document: &Document,
         source: Source,
@@ -103,116 +97,98 @@ impl Profile {
         Ok((Self::new(source, default, &document.plans()?), differences))
     }
 
-    /// The plan for a call of an operation on tensors of these formats, with so many bytes together.
+    /// Returns the plan for a call of an operation on tensors of these formats, which have `bytes` bytes together.
+    ///
+    /// If the formats were not measured, the plan is that of the formats nearest in bytes. If the operation was not measured,
+    /// it is the default plan.
     #[inline]
     pub fn plan(&self, operation: Operation, dtypes: Dtypes, bytes: usize) -> &Plan {
         let table = &*self.0;
-        let place = place(operation, dtypes, SizeClass::of(bytes));
-        let plan = table.index.get(place).and_then(|plan| table.plans.get(usize::from(*plan)));
-        plan.unwrap_or(const { &Plan::new(Backend::Scalar) })
+        let plans = table.row(operation, dtypes).and_then(|row| table.plans.get(row));
+        plans.and_then(|plans| plans.get(SizeClass::of(bytes).index())).unwrap_or(&table.default)
     }
 
-    /// Where it is from.
+    /// Returns the source of the profile.
     pub fn source(&self) -> &Source {
         &self.0.source
     }
 
-    /// What was wrong on the way to it.
+    /// Returns the warnings from loading it.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }
 
-    /// The profile with parts of every plan replaced.
+    /// Returns the profile with parts of every plan replaced.
     #[must_use]
     pub fn overridden(&self, overrides: &Overrides) -> Self {
-        let plans = self.0.plans.iter().map(|plan| overrides.applied(*plan)).collect();
-        Profile(Arc::new(Table { plans, ..(*self.0).clone() }))
+        let mut table = (*self.0).clone();
+        table.default = overrides.applied(table.default);
+        for plan in table.plans.as_flattened_mut() {
+            *plan = overrides.applied(*plan);
+        }
+        Profile(Arc::new(table))
     }
 
     fn with_warnings(&self, warnings: Vec<String>) -> Self {
         Profile(Arc::new(Table { warnings, ..(*self.0).clone() }))
     }
 
-    /// The plans that were found, and for what was not measured those nearest to it: of an operation the formats
-    /// whose elements are nearest in bytes, of formats the nearest size class. An operation without any has `default`.
+    /// Creates a profile from measured cases. A size class that was not measured gets the plan of the nearest one.
     fn new(source: Source, default: Plan, found: &[(Case, Plan)]) -> Self {
-        let mut plans = vec![default];
-        let mut index = vec![0; PLACES];
-        for &operation in Operation::ALL {
-            for dtypes in all_dtypes() {
-                let Some(nearest) = nearest_dtypes(operation, dtypes, found) else { continue };
-                for class in SizeClass::all() {
-                    let of_class = found
-                        .iter()
-                        .filter(|(case, _)| (case.operation, case.dtypes) == (operation, nearest))
-                        .min_by_key(|(case, _)| case.class().index().abs_diff(class.index()));
-                    let Some((_, plan)) = of_class else { continue };
-                    let known = plans.iter().position(|it| it == plan).unwrap_or_else(|| {
-                        plans.push(*plan);
-                        plans.len() - 1
-                    });
-                    if let (Some(entry), Ok(known)) =
-                        (index.get_mut(place(operation, dtypes, class)), u16::try_from(known))
-                    {
-                        *entry = known;
-                    }
-                }
+        let mut keys = Vec::new();
+        for (case, _) in found {
+            let key = (case.operation, case.dtypes);
+            if !keys.contains(&key) {
+                keys.push(key);
             }
         }
-        Profile(Arc::new(Table { source, warnings: Vec::new(), index, plans }))
+        let plans = keys.iter().map(|key| {
+            array::from_fn(|class| {
+                let measured = found.iter().filter(|(case, _)| (case.operation, case.dtypes) == *key);
+                let nearest = measured.min_by_key(|(case, _)| case.size_class().index().abs_diff(class));
+                nearest.map_or(default, |(_, plan)| *plan)
+            })
+        });
+        let plans = plans.collect();
+        Profile(Arc::new(Table { source, warnings: Vec::new(), default, keys, plans }))
     }
 }
 
-/// Two profiles are equal where every call has the same plan.
+/// Two profiles are equal if they have the same plans, whatever their source.
 impl PartialEq for Profile {
     fn eq(&self, other: &Self) -> bool {
-        let plans = |it: &Table| {
-            it.index.iter().map(|plan| it.plans.get(usize::from(*plan)).copied()).collect::<Vec<_>>()
-        };
-        Arc::ptr_eq(&self.0, &other.0) || plans(&self.0) == plans(&other.0)
+        let (one, other) = (&*self.0, &*other.0);
+        (one.default, &one.keys, &one.plans) == (other.default, &other.keys, &other.plans)
     }
 }
 
-#[inline]
-fn place(operation: Operation, dtypes: Dtypes, class: SizeClass) -> usize {
-    let Dtypes { parameter, gradient, momentum } = dtypes;
-    let formats = [parameter as usize, gradient as usize, momentum as usize];
-    let row = formats.into_iter().fold(operation as usize, |row, format| row * FORMATS + format);
-    row * SizeClass::COUNT + class.index()
+impl Table {
+    /// Returns the row of these formats, or else of the formats nearest in bytes.
+    #[inline]
+    fn row(&self, operation: Operation, dtypes: Dtypes) -> Option<usize> {
+        let key = (operation, operation.relevant(dtypes));
+        self.keys.iter().position(|it| *it == key).or_else(|| self.nearest_row(operation, dtypes))
+    }
+
+    fn nearest_row(&self, operation: Operation, dtypes: Dtypes) -> Option<usize> {
+        let bytes = |dtypes| operation.bytes(dtypes, 512);
+        let rows = self.keys.iter().enumerate().filter(|(_, (measured, _))| *measured == operation);
+        let nearest = rows.min_by_key(|(_, (_, measured))| bytes(*measured).abs_diff(bytes(dtypes)));
+        nearest.map(|(row, _)| row)
+    }
 }
 
-const fn is_of_a_step(dtype: Dtype) -> bool {
-    dtype.fits(Role::Parameter) || dtype.fits(Role::Momentum)
-}
-
-fn all_dtypes() -> impl Iterator<Item = Dtypes> {
-    let format = |place: usize| Dtype::ALL[place % FORMATS];
-    (0..FORMATS * FORMATS * FORMATS).map(move |place| Dtypes {
-        parameter: format(place / (FORMATS * FORMATS)),
-        gradient: format(place / FORMATS),
-        momentum: format(place),
-    })
-}
-
-fn nearest_dtypes(operation: Operation, wanted: Dtypes, found: &[(Case, Plan)]) -> Option<Dtypes> {
-    let wanted = operation.relevant(wanted);
-    let bytes = |dtypes| operation.bytes(dtypes, 512);
-    let measured = found.iter().filter(|(case, _)| case.operation == operation).map(|(case, _)| case.dtypes);
-    measured.min_by_key(|dtypes| (*dtypes != wanted, bytes(*dtypes).abs_diff(bytes(wanted))))
-}
-
-/// What an optimizer does on a machine without a profile.
+/// Returns the plan of a machine without a profile.
 ///
-/// From which size on threads share a call depends on neither processor nor operation here: without a
-/// [`parallel_threshold`](Plan::parallel_threshold) the kernels compare, call by call, the time that the work takes alone
-/// with the time that workers take to begin.
+/// It has no [`parallel_threshold`](Plan::parallel_threshold): at each call, the kernels compare the time of the work on one
+/// thread with the time to wake other threads.
 ///
-/// On Zen 4 software prefetching costs time, and is off. On Intel's server cores from Sapphire Rapids on it pays for
-/// large calls, which is what [`Prefetch::Auto`](lion_kernels::Prefetch::Auto) knows. Of others nothing is known that
-/// [`Plan::new`] does not do.
+/// On Zen 4, software prefetch costs time and is off. On Intel's server cores from Sapphire Rapids on, it pays for large
+/// calls; [`Prefetch::Auto`](lion_kernels::Prefetch::Auto) does that. Other processors use the defaults of [`Plan::new`].
 pub fn default_plan(machine: &Machine, backend: Backend) -> Plan {
     let mut plan = Plan::new(backend);
-    // The pool has a thread for each processor; those beyond the quota would all be stopped in each of its periods.
+    // The pool has a thread for each allowed processor. More threads than the quota allows would all be stopped in each
+    // period.
     if machine.cores < machine.allowed {
         plan = plan.threads(machine.cores);
     }

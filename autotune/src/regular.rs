@@ -1,5 +1,5 @@
-//! Opens and reads regular files only. A path from the environment may name a pipe or a device: to open it is to wait
-//! for a writer, and to read it may never end.
+//! Opens and reads regular files only. A path from the environment may name a pipe or a device. Opening a pipe would wait
+//! for a writer, and reading a device may never end.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use std::path::Path;
 /// Opens a file for reading.
 ///
 /// # Errors
-/// A path that leads to something other than a regular file, or that cannot be opened.
+/// Returns an error if the path leads to something other than a regular file, or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     open_with(OpenOptions::new().read(true), path)
 }
@@ -16,15 +16,15 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Opens a file with these options.
 ///
 /// # Errors
-/// As [`open`]. A file that does not exist is created if the options say so.
+/// Returns an error as [`open`] does. If the file does not exist, the options may create it.
 pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     match fs::metadata(path) {
-        // Opening a device can already do something.
+        // Checked before the opening too, because opening a device can have side effects.
         Ok(found) => require_regular(found.file_type())?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // Another process may have put a pipe there since.
+    // Does not block if another process has put a pipe there meanwhile.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::custom_flags(options, libc::O_NONBLOCK);
     let file = options.open(path)?;
@@ -32,15 +32,15 @@ pub(crate) fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<Fi
     Ok(file)
 }
 
-/// Reads an opened file as a whole.
+/// Reads a whole file.
 ///
 /// # Errors
-/// A file that cannot be read, and one of more than `largest` bytes.
-pub(crate) fn read(file: File, largest: u64) -> io::Result<Vec<u8>> {
+/// Returns an error if the file cannot be read, or has more than `max` bytes.
+pub(crate) fn read(file: File, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(largest.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > largest {
-        return Err(io::Error::other(format!("has more than {largest} bytes")));
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(io::Error::other(format!("has more than {max} bytes")));
     }
     Ok(bytes)
 }

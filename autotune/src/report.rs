@@ -1,14 +1,14 @@
-//! What was measured, for people: a page of its own with pictures, and tables in Markdown.
+//! Reports of measurements: an HTML page with figures, and Markdown tables.
 //!
-//! The page is one HTML file without a script and without anything from elsewhere; its pictures are SVG, its colours
-//! follow the reader's choice of light or dark. Every text that comes from a file is escaped.
+//! The page is one self-contained HTML file without scripts. Its figures are SVG. Its colours follow the reader's light or
+//! dark mode. Every text from a file is escaped.
 
 mod chart;
 mod doctor;
-mod heat;
+mod heatmap;
 mod page;
 mod table;
 
 pub use doctor::doctor;
 pub use page::html;
-pub use table::{bytes, known, known_bytes, nanoseconds, plans, regrets};
+pub use table::{nanoseconds, plans, regrets};

@@ -1,56 +1,61 @@
-//! The tuner: for each case the fastest plan that is clearly faster than what runs without a profile.
+//! The tuner: finds the fastest plan of each case. The plan must clearly beat the baseline, which is the plan that runs
+//! without a profile (the default).
 //!
-//! A case is searched in four races (`race.rs`), or in the last ones only where time is short. The first, between
-//! backends, leaves those that come near the best. The second goes over a coarse grid of threads and chunks. The third
-//! climbs: the best so far against what differs from it by one step, until nothing near is better. The last is a duel
-//! with candidate 0, which the winner must win by more than the noise and by [`LEAST_GAIN`]; else candidate 0 stays.
-//! Then the size from which more than one thread pays is found by bisection between neighbouring classes.
+//! The tuner searches a case in four races (see `race.rs`). If time is short it skips the first ones.
 //!
-//! Every candidate is checked against the reference, by bits, before it is timed. What is measured goes to a
-//! [`Journal`] case by case, from which a tuning that was stopped goes on.
+//! 1. A race between backends drops the slow ones.
+//! 2. A race over a coarse grid of threads and chunks leaves a few candidates.
+//! 3. A climb compares the best candidate with those that differ from it by one step, until none of them is faster.
+//! 4. A duel compares the winner with the baseline. The winner replaces the baseline only if it is faster by more than the
+//!    noise and by at least [`MIN_GAIN`].
+//!
+//! Then a bisection between neighbouring size classes finds the size from which several threads pay.
+//!
+//! The tuner checks every candidate against the reference, bit by bit, before it times the candidate. It writes each case to
+//! a [`TuningLog`], from which a stopped tuning can continue.
 
 mod case;
-mod finding;
-mod journal;
+mod case_result;
 mod race;
 mod threshold;
 mod tuner;
+mod tuning_log;
 mod verify;
 
-pub use finding::{Finding, Trial};
-pub use journal::{Journal, Record};
-pub use tuner::{Progress, Tuned, Tuner};
-pub use verify::{LEAST_ROUNDS, Regret, verify};
+pub use case_result::{CaseResult, Measurement};
+pub use tuner::{Progress, Tuner, TuningResult};
+pub use tuning_log::{TuningLog, TuningRecord};
+pub use verify::{MIN_ROUNDS, Regret, verify};
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::Error;
-use crate::error::excerpt;
+use crate::text::excerpt;
 
-/// The share of time that a plan must save to take the place of candidate 0.
-pub const LEAST_GAIN: f64 = 0.02;
+/// The share of time that a plan must save to replace the baseline.
+pub const MIN_GAIN: f64 = 0.02;
 
-/// How much is measured.
+/// How much the tuner measures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
-    /// Nothing: the plans known for the processor.
+    /// Nothing: the profile has the built-in plans of the processor.
     Estimate,
-    /// Enough for most machines, in less than a minute.
+    /// Less than a minute, enough for most machines.
     #[default]
     Quick,
-    /// Five minutes, for a profile that many will use.
+    /// Five minutes, for a profile that many users share.
     Measure,
-    /// Half an hour, and sizes up to 1 GiB.
+    /// Half an hour, with sizes up to 1 GiB.
     Patient,
 }
 
 impl Level {
-    /// Every level, from the shortest.
+    /// All levels, from the shortest.
     pub const ALL: &'static [Level] = &[Level::Estimate, Level::Quick, Level::Measure, Level::Patient];
 
-    /// The level's name.
+    /// Returns the level's name.
     pub const fn name(self) -> &'static str {
         match self {
             Level::Estimate => "estimate",
@@ -60,7 +65,7 @@ impl Level {
         }
     }
 
-    /// The time that it takes unless another limit is set.
+    /// Returns the default time limit.
     pub const fn time_limit(self) -> Duration {
         Duration::from_secs(match self {
             Level::Estimate => 0,
@@ -70,7 +75,7 @@ impl Level {
         })
     }
 
-    /// Rounds of a race.
+    /// Returns the maximum number of rounds of a race.
     const fn rounds(self) -> usize {
         match self {
             Level::Estimate => 0,
@@ -80,8 +85,8 @@ impl Level {
         }
     }
 
-    /// Bytes of the largest call that is measured.
-    const fn largest(self) -> usize {
+    /// Returns the bytes of the largest measured call.
+    const fn max_bytes(self) -> usize {
         match self {
             Level::Patient => 1 << 30,
             _ => 1 << 28,
@@ -89,7 +94,7 @@ impl Level {
     }
 }
 
-/// A share of a time, however long that is.
+/// Returns a share of a time, without overflow.
 fn part(time: Duration, share: f64) -> Duration {
     Duration::try_from_secs_f64(time.as_secs_f64() * share).unwrap_or(Duration::MAX)
 }
@@ -121,21 +126,21 @@ mod tests {
     use super::*;
     use crate::case::{Case, Dtypes, Operation};
     use crate::machine::Machine;
-    use crate::measure::{Caches, Rig};
+    use crate::measure::{Bench, Caches};
 
-    /// A machine on which every call takes a millisecond, by a clock that has run for an hour.
-    struct Even {
+    /// A simulated machine: every call takes a millisecond, and the clock starts at one hour.
+    struct Constant {
         now: Duration,
         prepared: usize,
     }
 
-    impl Even {
+    impl Constant {
         fn new() -> Self {
-            Even { now: Duration::from_secs(3600), prepared: 0 }
+            Constant { now: Duration::from_secs(3600), prepared: 0 }
         }
     }
 
-    impl Rig for Even {
+    impl Bench for Constant {
         fn prepare(&mut self, _: &Case) -> Result<(), Error> {
             self.prepared += 1;
             Ok(())
@@ -151,7 +156,12 @@ mod tests {
             Ok(time)
         }
 
-        fn limit(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Option<Duration>, Error> {
+        fn bandwidth_bound(
+            &mut self,
+            plan: &Plan,
+            caches: Caches,
+            calls: u32,
+        ) -> Result<Option<Duration>, Error> {
             self.calls(plan, caches, calls).map(Some)
         }
 
@@ -159,7 +169,7 @@ mod tests {
             self.now
         }
 
-        fn floor(&self) -> Duration {
+        fn min_sample_time(&self) -> Duration {
             Duration::from_millis(1)
         }
     }
@@ -173,37 +183,31 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_time_limit_is_one() {
-        let mut rig = Even::new();
+    fn the_maximum_time_limit_works() {
+        let mut bench = Constant::new();
         let tuner = tuner().time_limit(Duration::MAX);
         let cases = tuner.cases().len();
-        let tuned = tuner.run_on(&mut rig, |_| ControlFlow::Continue(())).expect("tuned");
-        assert!(!tuned.stopped && tuned.findings.iter().all(|it| it.nanoseconds.is_some()));
-        let found =
-            verify(
-                &mut rig,
-                &machine(),
-                &tuned.document,
-                10,
-                Duration::MAX,
-                |_, _| ControlFlow::Continue(()),
-            );
-        assert_eq!((tuned.findings.len(), found.expect("verified").len()), (cases, cases));
+        let result = tuner.run_on(&mut bench, |_| ControlFlow::Continue(())).expect("tuned");
+        assert!(!result.stopped && result.cases.iter().all(|it| it.nanoseconds.is_some()));
+        let found = verify(&mut bench, &machine(), &result.document, 10, Duration::MAX, |_, _| {
+            ControlFlow::Continue(())
+        });
+        assert_eq!((result.cases.len(), found.expect("verified").len()), (cases, cases));
         assert_eq!(part(Duration::MAX, 1.0), Duration::MAX);
     }
 
     #[test]
-    fn a_record_of_another_request_is_not_gone_on_with() {
+    fn a_tuning_does_not_continue_from_the_log_of_another_request() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tuning.jsonl");
         let begins_at = |tuner: Tuner, stop: usize| {
             let mut first = None;
-            let journal = Journal::open(&path).expect("a journal");
-            let tuned = tuner.journal(journal).run_on(&mut Even::new(), |progress| {
+            let log = TuningLog::open(&path).expect("a log");
+            let result = tuner.log(log).run_on(&mut Constant::new(), |progress| {
                 first.get_or_insert(progress.done);
                 if progress.done < stop { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             });
-            assert!(tuned.expect("tuned").stopped);
+            assert!(result.expect("tuned").stopped);
             first.expect("a case")
         };
         let both = || tuner().backends([Backend::best(), Backend::Scalar]);
@@ -217,31 +221,32 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_record_is_called_so() {
+    fn a_file_that_is_not_a_log_is_an_error() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("tuning.jsonl");
         std::fs::write(&path, "schema = 1\n").expect("written");
-        let error = Journal::read(&path).expect_err("no record");
-        assert_eq!(error.to_string(), "is no record of a tuning: its first line is not a tuning's");
+        let error = TuningLog::read(&path).expect_err("not a log");
+        assert_eq!(error.to_string(), "not a tuning log: the first line does not describe a tuning");
     }
 
     #[test]
-    fn nothing_is_verified_after_the_time_limit() {
-        let tuned = tuner().level(Level::Estimate).run_on(&mut Even::new(), |_| ControlFlow::Continue(()));
-        let document = tuned.expect("an estimate").document;
+    fn verification_stops_at_the_time_limit() {
+        let result =
+            tuner().level(Level::Estimate).run_on(&mut Constant::new(), |_| ControlFlow::Continue(()));
+        let document = result.expect("an estimate").document;
         let verified = |rounds: usize, limit: Duration| {
-            let (mut rig, mut told) = (Even::new(), 0);
-            let found = verify(&mut rig, &machine(), &document, rounds, limit, |_, _| {
+            let (mut bench, mut told) = (Constant::new(), 0);
+            let found = verify(&mut bench, &machine(), &document, rounds, limit, |_, _| {
                 told += 1;
                 ControlFlow::Continue(())
             });
-            (rig.prepared, told, found.expect("verified").len())
+            (bench.prepared, told, found.expect("verified").len())
         };
-        assert_eq!(verified(LEAST_ROUNDS, Duration::ZERO), (0, 0, 0));
-        let (prepared, told, found) = verified(LEAST_ROUNDS, Duration::from_millis(1));
+        assert_eq!(verified(MIN_ROUNDS, Duration::ZERO), (0, 0, 0));
+        let (prepared, told, found) = verified(MIN_ROUNDS, Duration::from_millis(1));
         assert_eq!((prepared, told, found), (1, 1, 0));
         let all = document.entries.len();
-        assert_eq!(verified(LEAST_ROUNDS, Duration::from_secs(3600)), (all, all, all));
-        assert_eq!(verified(LEAST_ROUNDS - 1, Duration::from_secs(3600)), (all, all, 0));
+        assert_eq!(verified(MIN_ROUNDS, Duration::from_secs(3600)), (all, all, all));
+        assert_eq!(verified(MIN_ROUNDS - 1, Duration::from_secs(3600)), (all, all, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! The step against the streaming limit: `cargo bench -p lion-benches --bench limit [-- SECONDS-PER-LINE]`.
+//! The step against the bandwidth bound: `cargo bench -p lion-benches --bench limit [-- SECONDS-PER-LINE]`.
 //!
 //! Prints a Markdown table: for each backend, formats and size the median ratio of the step's time, public call
 //! included, to that of [`Task::bandwidth_step`](lion_kernels::Task::bandwidth_step) on the fastest backend and the

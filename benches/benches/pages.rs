@@ -42,7 +42,7 @@ fn main() {
         println!(
             "| {size} | {had} of {of} | {:.3} | {:.3} | {:.2} | {:.2}–{:.2} | {} |",
             found.work.median / len as f64,
-            found.limit.median / len as f64,
+            found.baseline.median / len as f64,
             found.ratio.median,
             found.ratio.p10,
             found.ratio.p90,

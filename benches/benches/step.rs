@@ -1,4 +1,4 @@
-//! Criterion benches of the step on each backend, beside the streaming limit: `cargo bench -p lion-benches --bench
+//! Criterion benches of the step on each backend, beside the bandwidth bound: `cargo bench -p lion-benches --bench
 //! step`. For ratios to the limit that a noisy machine cannot spoil, run the bench `limit`.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -1,4 +1,4 @@
-//! What the benchmarks share: tensors of any formats, a step on them, and the streaming limit on the same ones.
+//! What the benchmarks share: tensors of any formats, a step on them, and the bandwidth bound on the same ones.
 
 use lion_kernels::{AlignedBuffer, Backend, Element, LionStep, StepTensors, Task};
 

@@ -1,9 +1,10 @@
-//! `lion bench`: what a call of the optimizer costs on this machine, beside what moving its bytes costs.
+//! `lion bench`: times optimizer steps and compares them with the bandwidth bound of this machine.
 //!
-//! Each line times [`Lion::apply`] and the streaming limit in turn: a pass over tensors of the same formats, with the same
-//! traffic, on as many threads, that does nothing but one bit operation per vector. One tensor is streamed in its own
-//! memory; of many, the limit is that of one tensor with the same bytes. `--limit` names the formats of another limit, on
-//! memory of its own: what a format that moves fewer bytes saves is its ratio to the limit of f32.
+//! Each line times [`Lion::apply`] and the bandwidth bound in alternation. The bound is a pass over tensors of the same
+//! formats, with the same traffic and threads, that does nothing but one bit operation per vector. If a line has one
+//! tensor, the bound runs on the memory of that tensor. If it has many, the bound runs on one tensor with the same number
+//! of bytes. `--limit` sets the formats of the bound, which then has its own memory: the ratio of a step to the bound of
+//! f32 shows what a smaller format saves.
 //!
 //! [`Lion::apply`]: lion::Lion::apply
 
@@ -20,17 +21,17 @@ use lion_autotune::{Dtypes, Machine, Operation};
 
 use self::model::{Model, Tensors};
 use self::table::Table;
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::seconds;
 
-/// Times calls of the optimizer beside the streaming limit of this machine.
+/// Times optimizer steps and compares them with the bandwidth bound: the time to move the same bytes through memory
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// One JSON object per line on stdout, and no table
+    /// Prints one JSON object a line instead of a table
     #[arg(long)]
     json: bool,
-    /// Elements of the tensor; K and M are 1,024 and 1,048,576
+    /// Numbers of elements of the tensor; K and M are 1,024 and 1,048,576
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = size)]
     #[arg(default_value = "1K,16K,256K,4M,64M", conflicts_with_all = ["tensors", "model"])]
     sizes: Vec<usize>,
@@ -38,60 +39,60 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "P/G/M,…", value_delimiter = ',')]
     #[arg(default_value = "f32/f32/f32,bf16/bf16/bf16")]
     dtypes: Vec<Dtypes>,
-    /// The formats whose streaming limit calls are held against; without this their own
+    /// The formats of the bandwidth bound; default: the formats of the step
     #[arg(long, value_name = "P/G/M")]
     limit: Option<Dtypes>,
-    /// Rounds bf16 parameters at random
+    /// Rounds bf16 parameters stochastically
     #[arg(long)]
     stochastic_rounding: bool,
-    /// Numbers of threads; without this 1, and as many as there are
+    /// Numbers of threads; default: 1, and all that this process may use
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = crate::threads)]
     threads: Vec<NonZeroUsize>,
-    /// The instruction set: scalar, avx2, avx512, neon or auto; without this what LION_ISA says
+    /// The instruction set: scalar, avx2, avx512, neon or auto; default: LION_ISA
     #[arg(long, value_parser = crate::backend)]
     isa: Option<Backend>,
-    /// A number of tensors of the same length, such as 2000x4096
+    /// Many tensors of the same length, such as 2000x4096
     #[arg(long, value_name = "N×LEN", value_parser = model::many, conflicts_with = "model")]
     tensors: Option<Tensors>,
     /// The tensors of a network
     #[arg(long)]
     model: Option<Model>,
-    /// The step alone, or unscaling, clipping by the global norm, weight decay, the step and a moving average
+    /// plain: the step alone. full: unscaling, clipping by global norm, weight decay, the step and a moving average
     #[arg(long, default_value = "plain")]
     pipeline: Pipeline,
-    /// Where parameters and gradients lie: on huge pages, or where a framework's allocator puts them. The optimizer's
-    /// own state always asks for huge pages
+    /// Pages of parameters and gradients: huge, or small as from a framework's allocator. The optimizer's state always
+    /// uses huge pages if the system has them
     #[arg(long, default_value = "huge")]
     pages: Pages,
-    /// How calls follow each other: back to back, or apart, as a training run makes them, with a millisecond between them
-    /// in which the caller reads other memory, so that threads sleep and caches hold other data
+    /// How steps follow each other: back-to-back or apart. Apart as in a training run: the caller reads other memory for a
+    /// millisecond between two steps, so that threads sleep and caches hold other data
     #[arg(long, default_value = Calls::BackToBack.name(), value_parser = calls)]
     calls: Calls,
-    /// About how long a line is measured, in seconds
+    /// The approximate time to measure each line, in seconds
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
     seconds: Duration,
 }
 
-/// What a call does.
+/// The work of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Pipeline {
     Plain,
     Full,
 }
 
-/// What kind of memory.
+/// The pages of parameters and gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Pages {
     Small,
     Huge,
 }
 
-/// What a line measures.
+/// One line of the table: a combination to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     tensors: Tensors,
     dtypes: Dtypes,
-    /// Of the limit, if it is not that of the call's own tensors.
+    /// The formats of the bandwidth bound, if they differ from the step's.
     limit: Option<Dtypes>,
     stochastic: bool,
     pipeline: Pipeline,
@@ -105,11 +106,11 @@ fn calls(name: &str) -> Result<Calls, String> {
     let known = || Calls::ALL.iter().copied();
     known()
         .find(|it| it.name() == name)
-        .ok_or_else(|| format!("must be one of {}", known().map(Calls::name).collect::<Vec<_>>().join(", ")))
+        .ok_or_else(|| format!("expected one of {}", known().map(Calls::name).collect::<Vec<_>>().join(", ")))
 }
 
 fn size(text: &str) -> Result<usize, String> {
-    const RANGE: &str = "must be a number of elements from 1 to 4096M, such as 16K or 4M";
+    const RANGE: &str = "expected a number of elements from 1 to 4096M, such as 16K or 4M";
     let (digits, unit) = match text.char_indices().last() {
         Some((end, 'K' | 'k')) => (text.get(..end), 1 << 10),
         Some((end, 'M' | 'm')) => (text.get(..end), 1 << 20),
@@ -120,7 +121,7 @@ fn size(text: &str) -> Result<usize, String> {
     elements.filter(|elements| (1..=4096 << 20).contains(elements)).ok_or_else(|| RANGE.into())
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CliError> {
     let lines = lines(arguments)?;
     let interrupt = Interrupt::listen();
 
@@ -139,8 +140,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     table.finish()
 }
 
-/// Every combination, in the order of the arguments.
-fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
+/// Returns every combination, in the order of the arguments.
+fn lines(arguments: &Arguments) -> Result<Vec<Line>, CliError> {
     let backend = crate::backend_or_env(arguments.isa)?;
     let tensors = match (&arguments.tensors, arguments.model) {
         (Some(tensors), _) => vec![tensors.clone()],
@@ -181,24 +182,24 @@ fn lines(arguments: &Arguments) -> Result<Vec<Line>, Failure> {
     Ok(lines)
 }
 
-/// On a pool of the line's own.
-fn measure(line: &Line, time: Duration) -> Result<Comparison, Failure> {
-    crate::pool(line.threads)?.install(|| work::measure(line, time)).map_err(Failure::from)
+/// Measures a line on its own thread pool.
+fn measure(line: &Line, time: Duration) -> Result<Comparison, CliError> {
+    crate::pool(line.threads)?.install(|| work::measure(line, time)).map_err(CliError::from)
 }
 
 impl Line {
-    /// Bytes that a call moves: each tensor is read, and parameter, momentum and average are written.
+    /// Bytes that a step moves: it reads each tensor, and writes parameter, momentum and average.
     fn bytes(&self) -> usize {
         let elements = self.tensors.elements();
         let more = match self.pipeline {
             Pipeline::Plain => 0,
-            // The gradient once more for its norm, and the average.
+            // The norm reads the gradient once more; the average is read and written.
             Pipeline::Full => self.dtypes.gradient.bytes(elements) + 2 * Dtype::F32.bytes(elements),
         };
         Operation::Step.traffic(self.dtypes, elements) + more
     }
 
-    /// The format of the caller's parameters: of a split parameter its high halves.
+    /// The format of the caller's parameters. The caller holds the high halves of a split parameter.
     fn parameter_dtype(&self) -> Dtype {
         self.dtypes.parameter.streams().first().map_or(Dtype::F32, |stream| stream.dtype)
     }

@@ -1,15 +1,19 @@
-//! The `lion` command: `lion replay` applies the optimizer to a recorded run, `lion bench` times it beside the
-//! streaming limit, `lion checkpoint` makes one file of a sharded checkpoint and the other way, `lion doctor` says what it
-//! finds on this machine; `lion tune`, `lion profile` and `lion report`
-//! measure which plans are fastest on it, keep them, and draw what was measured.
+//! The `lion` command.
 //!
-//! It ends with 0; with 1 where its input is bad or the system refuses what it needs, and one line on stderr says which
-//! file, which tensor and why; with 2 where it is called in a wrong way.
+//! - `lion replay` applies the optimizer to a recorded run.
+//! - `lion bench` times steps and compares them with the bandwidth bound.
+//! - `lion tune`, `lion profile` and `lion report` measure the fastest plans of a machine, manage their files, and draw the
+//!   measurements.
+//! - `lion checkpoint` merges and splits sharded checkpoints.
+//! - `lion doctor` prints what the optimizer finds on this machine.
+//!
+//! The exit status is 0 for success. It is 1 for bad input, or if the system refuses a resource; one line on stderr then
+//! names the file, the tensor and the reason. It is 2 for bad usage.
 
 mod bench;
 mod checkpoint;
 mod doctor;
-mod failure;
+mod error;
 mod interrupt;
 mod output;
 mod profile;
@@ -26,9 +30,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lion::Backend;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
-/// The Lion optimizer of Keras, with the same bits on every machine.
+/// The Lion optimizer of Keras, with the same bits on every machine
 #[derive(Debug, Parser)]
 #[command(name = "lion", version, about, arg_required_else_help = true)]
 struct Arguments {
@@ -48,9 +52,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    failure::say_warnings();
+    error::print_warnings();
     output::refuse_large_files();
-    // Ends the process itself for --help and for bad usage, with 0 and with 2.
+    // `parse` exits by itself: with 0 for --help, with 2 for bad usage.
     let done = match Arguments::parse().command {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
@@ -62,40 +66,40 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(error) => error.report(),
     }
 }
 
-/// A backend that this machine has, by name.
+/// Parses `--isa`: a backend that this machine has.
 fn backend(name: &str) -> Result<Backend, String> {
     Backend::from_name(name).map_err(|error| error.to_string())
 }
 
-/// The backend of `--isa`, or else that of the environment.
-fn backend_or_env(named: Option<Backend>) -> Result<Backend, Failure> {
-    let from_env = || Backend::from_env().map_err(|error| Failure::Usage(format!("LION_ISA: {error}")));
+/// Returns the backend of `--isa`, or the environment's.
+fn backend_or_env(named: Option<Backend>) -> Result<Backend, CliError> {
+    let from_env = || Backend::from_env().map_err(|error| CliError::Usage(format!("LION_ISA: {error}")));
     named.map_or_else(from_env, Ok)
 }
 
-/// A number of threads that a machine may have.
+/// Parses a number of threads.
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let number: Option<NonZeroUsize> = text.parse().ok();
-    number.filter(|number| number.get() <= 1024).ok_or_else(|| "must be a number from 1 to 1024".into())
+    number.filter(|number| number.get() <= 1024).ok_or_else(|| "expected a number from 1 to 1024".into())
 }
 
-/// How long something may take.
+/// Parses a duration in seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: Option<f64> = text.parse().ok().filter(|seconds| (0.0..=1e6).contains(seconds));
-    number.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0 to 1000000".into())
+    number.map(Duration::from_secs_f64).ok_or_else(|| "expected a number of seconds from 0 to 1000000".into())
 }
 
-/// The system may refuse threads, by a limit or for want of memory.
-fn pool(threads: NonZeroUsize) -> Result<ThreadPool, Failure> {
+/// Builds a thread pool. The system may refuse threads because of a limit, or for lack of memory.
+fn pool(threads: NonZeroUsize) -> Result<ThreadPool, CliError> {
     let built = ThreadPoolBuilder::new().num_threads(threads.get()).build();
-    built.map_err(|error| Failure::Input(format!("no pool of {threads} threads: {error}")))
+    built.map_err(|error| CliError::Input(format!("cannot start {threads} threads: {error}")))
 }
 
-/// Shows nothing where stderr is not a terminal.
+/// Returns a progress bar, which is hidden if stderr is not a terminal.
 fn progress(steps: usize, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr_with_hz(5));
     match ProgressStyle::with_template(template) {

@@ -1,26 +1,25 @@
-//! The files that a command is to write.
+//! Checks of output files before a long run.
 
 use std::path::Path;
 
 use lion_autotune::replace;
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
-/// Whether a file can be made or replaced there, as far as that can be known without writing: better before a long
-/// run than after it.
-pub(crate) fn check(path: &Path) -> Result<(), Failure> {
-    replace::check(path).map_err(|error| Failure::in_file(path, format_args!("cannot write: {error}")))
+/// Returns an error if the file cannot be created or replaced, as far as that can be known without writing.
+pub(crate) fn check(path: &Path) -> Result<(), CliError> {
+    replace::check(path).map_err(|error| CliError::in_file(path, format_args!("cannot write: {error}")))
 }
 
-/// Makes a write beyond the limit on the size of a file an error. Else a signal ends the process, and leaves its temporary
-/// file. Threads that start later do as this one.
+/// Makes a write beyond the file size limit (`ulimit -f`) an error. By default a signal ends the process, which then
+/// leaves its temporary file. Threads that start later inherit the setting.
 #[cfg(unix)]
 pub(crate) fn refuse_large_files() {
     use nix::sys::signal::{SigSet, Signal};
 
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGXFSZ);
-    // Without this the signal is as bad as it is for other programs.
+    // If this fails, the signal ends the process, as it ends other programs.
     let _ = signals.thread_block();
 }
 

@@ -1,4 +1,4 @@
-//! `lion profile`: the files that `lion tune` writes.
+//! `lion profile`: shows and manages the files that `lion tune` writes.
 
 mod diff;
 mod merge;
@@ -9,11 +9,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use lion_autotune::profile::user_path;
-use lion_autotune::{Document, Environment, Error, Journal, Machine, Profile, report};
+use lion_autotune::{Document, Environment, Error, Machine, Profile, TuningLog, report};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
-/// Shows, verifies, compares, merges or removes profiles.
+/// Shows, verifies, compares, merges or removes profiles
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -23,21 +23,21 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Prints a profile's plans as a table; without a file, of the one that the library uses
+    /// Prints the plans of a profile as a table
     Show {
-        /// The profile
+        /// The profile; default: the one that the library uses
         file: Option<PathBuf>,
     },
     Verify(verify::Arguments),
     Diff(diff::Arguments),
     Merge(merge::Arguments),
-    /// Prints where the user's profile is
+    /// Prints the path of the user's profile
     Path,
-    /// Removes the user's profile, and the record of its measurement
+    /// Removes the user's profile and the log of its measurements
     Clear,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CliError> {
     match &arguments.command {
         Command::Show { file } => show(file.as_deref()),
         Command::Verify(arguments) => verify::run(arguments),
@@ -48,19 +48,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
+fn print(text: &str) -> Result<(), CliError> {
+    io::stdout().write_all(text.as_bytes()).map_err(CliError::Output)
 }
 
-fn read(path: &Path) -> Result<Document, Failure> {
+fn read(path: &Path) -> Result<Document, CliError> {
     Document::read(path).map_err(|error| match error {
         error @ Error::File { .. } => error.into(),
-        error => Failure::in_file(path, error),
+        error => CliError::in_file(path, error),
     })
 }
 
-/// The file that is named, or else the one that the library uses on this machine; `None` where that is built in.
-fn in_use(file: Option<&Path>) -> Result<(String, Option<Document>), Failure> {
+/// Reads the given file, or else the one that the library uses. Also returns its name. The document is `None` if the
+/// library uses built-in defaults.
+fn in_use(file: Option<&Path>) -> Result<(String, Option<Document>), CliError> {
     if let Some(path) = file {
         return Ok((path.display().to_string(), Some(read(path)?)));
     }
@@ -69,9 +70,9 @@ fn in_use(file: Option<&Path>) -> Result<(String, Option<Document>), Failure> {
     Ok((profile.source().to_string(), document))
 }
 
-fn show(file: Option<&Path>) -> Result<(), Failure> {
+fn show(file: Option<&Path>) -> Result<(), CliError> {
     let (name, document) = in_use(file)?;
-    let Some(document) = document else { return print(&format!("{name}: no profile's file is in use\n")) };
+    let Some(document) = document else { return print(&format!("{name}: no profile file is in use\n")) };
     let machine = &document.machine;
     let fit = match document.fit(&Machine::detect()) {
         Ok(differences) if differences.is_empty() => "of this machine".to_owned(),
@@ -89,13 +90,13 @@ fn show(file: Option<&Path>) -> Result<(), Failure> {
     ))
 }
 
-fn clear() -> Result<(), Failure> {
-    let paths = [Some(user_path().ok_or(Error::NoHome)?), Journal::user_path()];
+fn clear() -> Result<(), CliError> {
+    let paths = [Some(user_path().ok_or(Error::NoHome)?), TuningLog::user_path()];
     for path in paths.into_iter().flatten() {
         match fs::remove_file(&path) {
             Ok(()) => print(&format!("removed {}\n", path.display()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Failure::in_file(&path, format_args!("cannot remove: {error}"))),
+            Err(error) => return Err(CliError::in_file(&path, format_args!("cannot remove: {error}"))),
         }
     }
     Ok(())

@@ -1,31 +1,31 @@
-//! `lion report`: a tuning as a page with pictures.
+//! `lion report`: draws the measurements of a tuning as an HTML page.
 
 use std::path::PathBuf;
 
 use lion_autotune::profile::write_text;
-use lion_autotune::{Error, Journal, report};
+use lion_autotune::{Error, TuningLog, report};
 
-use crate::failure::Failure;
+use crate::error::CliError;
 
-/// Draws what `lion tune` measured, as one HTML page that needs nothing from elsewhere.
+/// Draws the measurements of `lion tune` as one self-contained HTML page
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the page goes
+    /// The page to write
     #[arg(long, value_name = "REPORT.html")]
     output: PathBuf,
-    /// The record of a tuning; without this, of the user's last one
+    /// The log of a tuning; default: that of the user's last tuning
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CliError> {
     let path = match &arguments.record {
         Some(path) => path.clone(),
-        None => Journal::user_path().ok_or(Error::NoHome)?,
+        None => TuningLog::user_path().ok_or(Error::NoHome)?,
     };
-    let record = Journal::read(&path).map_err(|error| match error {
-        error @ Error::File { .. } => Failure::Input(format!("{error}; lion tune makes a record")),
-        error => Failure::in_file(&path, error),
+    let record = TuningLog::read(&path).map_err(|error| match error {
+        error @ Error::File { .. } => CliError::Input(format!("{error}; lion tune writes this log")),
+        error => CliError::in_file(&path, error),
     })?;
     Ok(write_text(&report::html(&record), &arguments.output)?)
 }

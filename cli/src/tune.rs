@@ -1,4 +1,4 @@
-//! `lion tune`: the plans for this machine.
+//! `lion tune`: measures the fastest plans of this machine and writes its profile.
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
@@ -8,37 +8,39 @@ use std::time::Duration;
 
 use lion_autotune::candidate::describe;
 use lion_autotune::profile::{can_write, user_path, write};
-use lion_autotune::{Dtypes, Error, Journal, Level, Machine, Operation, Progress, Tuned, Tuner, report};
+use lion_autotune::{
+    Dtypes, Error, Level, Machine, Operation, Progress, Tuner, TuningLog, TuningResult, report,
+};
 
-use crate::failure::{Failure, say};
+use crate::error::{CliError, print_error};
 use crate::interrupt::Interrupt;
 use crate::seconds;
 
-/// Measures which plans are fastest on this machine, and writes them as its profile. Changes no bit of any result.
+/// Measures which plans are fastest on this machine, and writes its profile. Affects speed only, never results
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How much is measured: estimate (nothing), quick (50 s), measure (5 min) or patient (30 min)
+    /// How much to measure: estimate (nothing), quick (50 s), measure (5 min) or patient (30 min)
     #[arg(long, default_value_t)]
     level: Level,
-    /// The most seconds that measuring takes; without this, the level's
+    /// The time limit of the measurements in seconds; default: the level's
     #[arg(long, value_name = "S", value_parser = seconds)]
     time_limit: Option<Duration>,
-    /// What is tuned: step, statistics, accumulate, average, convert; all unless given
+    /// The operations to tune: step, statistics, accumulate, average, convert; default: all
     #[arg(long, value_name = "OP,...", value_delimiter = ',')]
     ops: Vec<Operation>,
-    /// In which formats: parameter/gradient/momentum, or one for all three
+    /// The formats to tune: parameter/gradient/momentum, or one for all three; default: the usual ones
     #[arg(long, value_name = "P/G/M,...", value_delimiter = ',')]
     dtypes: Vec<Dtypes>,
-    /// The most threads of a plan; without this, all that this process may use
+    /// The maximum number of threads of a plan; default: all that this process may use
     #[arg(long, value_name = "N", value_parser = crate::threads)]
     threads: Option<NonZeroUsize>,
-    /// What the order of measurement is drawn from
+    /// The seed of the random order of measurements
     #[arg(long, value_name = "N", default_value_t)]
     seed: u64,
-    /// Where the profile goes; without this, where the library looks for the user's
+    /// The profile to write; default: the user's profile, which the library reads
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
-    /// Prints the profile and writes nothing, so that there is no --output beside it
+    /// Prints the profile and writes no file
     #[arg(long)]
     dry_run: bool,
     /// Prints the profile and every measurement as JSON
@@ -46,7 +48,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<(), CliError> {
     let output = match (&arguments.output, arguments.dry_run) {
         (_, true) => None,
         (Some(path), _) => Some(path.clone()),
@@ -55,21 +57,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(path) = &output {
         can_write(path)?;
     }
-    let tuned = tune(arguments)?;
-    if tuned.stopped {
-        let (done, kept) = (tuned.findings.len(), !arguments.dry_run);
-        let then = if kept { "the same command goes on from there" } else { "nothing is kept" };
-        return Err(Failure::Input(format!("stopped after {done} cases; {then}")));
+    let result = tune(arguments)?;
+    if result.stopped {
+        let (done, kept) = (result.cases.len(), !arguments.dry_run);
+        let then = if kept { "the same command continues from there" } else { "nothing is kept" };
+        return Err(CliError::Input(format!("stopped after {done} cases; {then}")));
     }
-    print(arguments, &tuned)?;
+    print(arguments, &result)?;
     if let Some(path) = &output {
-        write(&tuned.document, path)?;
-        say(&format!("wrote {}", path.display()));
+        write(&result.document, path)?;
+        print_error(&format!("wrote {}", path.display()));
     }
     Ok(())
 }
 
-fn tune(arguments: &Arguments) -> Result<Tuned, Failure> {
+fn tune(arguments: &Arguments) -> Result<TuningResult, CliError> {
     let mut tuner = Tuner::new(Machine::detect()).level(arguments.level).seed(arguments.seed);
     if let Some(limit) = arguments.time_limit {
         tuner = tuner.time_limit(limit);
@@ -84,41 +86,41 @@ fn tune(arguments: &Arguments) -> Result<Tuned, Failure> {
         tuner = tuner.dtypes(arguments.dtypes.iter().copied());
     }
     if !arguments.dry_run && arguments.level != Level::Estimate {
-        tuner = tuner.journal(journal());
+        tuner = tuner.log(open_log());
     }
     let interrupt = Interrupt::listen();
     let bar = crate::progress(tuner.cases().len(), "{bar:30} {pos}/{len} {msg}");
-    let tuned = tuner.run(|progress| {
+    let result = tuner.run(|progress| {
         bar.set_position(progress.done as u64);
         bar.set_message(message(progress));
         if interrupt.is_asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     bar.finish_and_clear();
-    Ok(tuned?)
+    Ok(result?)
 }
 
-/// A tuning without a record is as good, but cannot be gone on with.
-fn journal() -> Journal {
-    let opened = match Journal::user_path() {
-        Some(path) => Journal::open(&path),
+/// Opens the user's log. If that fails, the tuning is as good, but cannot be continued after it is stopped.
+fn open_log() -> TuningLog {
+    let opened = match TuningLog::user_path() {
+        Some(path) => TuningLog::open(&path),
         None => Err(Error::NoHome),
     };
     opened.unwrap_or_else(|error| {
-        say(&format!("warning: no record of the measurements is kept: {error}"));
-        Journal::none()
+        print_error(&format!("warning: the measurements are not logged: {error}"));
+        TuningLog::none()
     })
 }
 
-fn print(arguments: &Arguments, tuned: &Tuned) -> Result<(), Failure> {
+fn print(arguments: &Arguments, result: &TuningResult) -> Result<(), CliError> {
     let text = if arguments.json {
-        let value = serde_json::json!({ "profile": tuned.document, "findings": tuned.findings });
+        let value = serde_json::json!({ "profile": result.document, "findings": result.cases });
         format!("{value:#}\n")
     } else if arguments.dry_run {
-        tuned.document.to_toml()?
+        result.document.to_toml()?
     } else {
-        report::plans(&tuned.document)
+        report::plans(&result.document)
     };
-    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::Output)
+    std::io::stdout().write_all(text.as_bytes()).map_err(CliError::Output)
 }
 
 fn message(progress: &Progress<'_>) -> String {

@@ -1,4 +1,4 @@
-//! `lion bench`: what it prints, and what it refuses. No time is asserted.
+//! `lion bench`: its output and its usage errors. No test asserts a time.
 
 use std::process::{Command, Output};
 
@@ -9,7 +9,7 @@ fn bench(arguments: &[&str]) -> Output {
     command.arg("bench").args(arguments).env_remove("LION_ISA").output().expect("it runs")
 }
 
-/// The objects of a run that measures as little as it can.
+/// Runs the shortest possible measurement and returns its JSON objects.
 fn objects(arguments: &[&str]) -> Vec<Value> {
     let done = bench(&[&["--json", "--seconds", "0"], arguments].concat());
     assert!(done.status.success(), "{done:?}");
@@ -47,7 +47,7 @@ fn an_object_for_every_combination() {
     }
 }
 
-/// As `lion tune` takes them.
+/// `lion tune` takes formats in the same way.
 #[test]
 fn one_format_stands_for_all_three() {
     let found = objects(&["--sizes", "100", "--dtypes", "bf16", "--threads", "1"]);
@@ -77,7 +77,7 @@ fn many_tensors_and_the_full_pipeline() {
     assert_eq!(fixed, ["full", "small", "scalar"]);
 }
 
-/// The results say how the calls were made.
+/// Results say whether steps were apart.
 #[test]
 fn calls_apart() {
     let arguments = ["--calls", "apart", "--sizes", "1K", "--dtypes", "f32", "--threads", "1"];

@@ -1,4 +1,4 @@
-//! `lion checkpoint`: a checkpoint cut for ranks and put together again, and what is refused.
+//! `lion checkpoint`: splitting for ranks and merging back, and bad input.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::Output;
 use common::Files;
 use lion_tests::safetensors;
 
-/// The exit status and the line on stderr.
+/// Returns the exit status and the line on stderr.
 fn said(output: &Output) -> (Option<i32>, String) {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.lines().count() <= 1 && output.stdout.is_empty(), "{output:?}");
@@ -41,7 +41,7 @@ fn a_result_is_split_and_merged_to_the_same_bytes() {
         parts.map(|it| it.path()).filter(|it| it.to_string_lossy().contains("run-")).collect();
     assert_eq!(parts.len(), 2, "{parts:?}");
 
-    // Bad input is one line, ends with 1 and leaves what was there.
+    // Bad input ends with 1, one line on stderr and unchanged files.
     let refused = |arguments: &[&str], expected: &str| {
         let (code, line) = run(&files, arguments);
         assert!(code == Some(1) && line.contains(expected), "{code:?} {line}");
@@ -80,7 +80,7 @@ fn a_result_is_split_and_merged_to_the_same_bytes() {
     assert_eq!(run(&files, &["checkpoint", "merge", &index, "--output", &merged]), (Some(0), String::new()));
     assert_eq!(fs::read(&merged).expect("written"), fs::read(&result).expect("written"));
 
-    // A part that is cut short.
+    // A truncated part.
     let bytes = fs::read(&part).expect("a part");
     fs::write(&part, &bytes[..bytes.len() - 1]).expect("written");
     refused(&["checkpoint", "merge", &index, "--output", &merged], "it was cut short");

@@ -1,4 +1,4 @@
-//! The command as a process: exit status, and what is on stdout and stderr.
+//! The command as a process: exit status, stdout and stderr.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ impl Run {
         lion(&arguments)
     }
 
-    /// Bad input: status 1, one line that begins so and contains that, and no file.
+    /// Asserts that the input is bad: status 1, no file, and one line that starts with `place` and contains `expected`.
     fn refused(&self, place: &str, expected: &str) {
         let done = self.with(&[]);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -72,8 +72,8 @@ fn a_run_is_replayed_in_silence() {
         lion::checkpoint::Checkpoint::read(golden("plain", "result.safetensors")).expect("a checkpoint");
     assert_eq!((result.iterations, result.variables.len()), (keras.iterations, keras.variables.len()));
     for (ours, theirs) in result.variables.iter().zip(&keras.variables) {
-        // No NaN and no negative zero where Keras has another: the text says all of them apart.
-        let text = |variable: &lion::checkpoint::SavedVariable<'_>| {
+        // As text, so that NaN equals NaN and -0 differs from 0.
+        let text = |variable: &lion::state::VariableState<'_>| {
             let tensors = [&variable.parameter, &variable.momentum];
             tensors.map(|it| it.as_ref().map(|it| format!("{} {:?}", it.dtype(), it.to_ref().to_f32())))
         };
@@ -81,7 +81,7 @@ fn a_run_is_replayed_in_silence() {
     }
 }
 
-/// A run that Keras computes in the same way, and that trains nothing.
+/// Keras computes such runs in the same way, although they train nothing.
 #[test]
 fn what_goes_wrong_in_silence_is_one_warning() {
     let mut stalled = Run::new("plain");
@@ -138,7 +138,7 @@ fn bad_usage() {
     }
 }
 
-/// Also those that are too large, which only the library finds out.
+/// A pattern can also be too large, which only the library finds out.
 #[test]
 fn bad_patterns_are_bad_usage() {
     let run = Run::new("plain");
@@ -245,7 +245,7 @@ fn bad_runs() {
     run.refused(&run.input, "its header claims 18446744073709551615 bytes");
 }
 
-/// Where the last of the tensors ends, if there are as many bytes to take.
+/// Returns the end of the last tensor, at most the number of available bytes.
 fn last_end(header: &str) -> usize {
     let ends = header.split("]}").filter_map(|part| part.rsplit(',').next()?.parse::<usize>().ok());
     ends.max().unwrap_or(0).min(24)
@@ -272,8 +272,8 @@ fn bad_states() {
     let state = golden("everything", "result.safetensors");
     assert!(run.with(&["--state", &state]).status.success());
     fs::remove_file(run.output()).expect("it was there");
-    // A checkpoint of a program that keeps its parameters elsewhere.
-    let mut checkpoint = lion::checkpoint::Checkpoint::read(&state).expect("a checkpoint");
+    // The program of this checkpoint keeps its parameters elsewhere.
+    let mut checkpoint = lion::state::Checkpoint::read(&state).expect("a checkpoint");
     checkpoint.variables[0].parameter = None;
     let files = tempdir().expect("a folder");
     let path = files.path().join("without.safetensors");
@@ -282,7 +282,7 @@ fn bad_states() {
     refused(&path.to_string_lossy(), &name);
 }
 
-/// Whatever has been changed in a file, the command does its work or says in one line why not.
+/// With any damaged file the command succeeds, or fails with one line.
 #[test]
 fn damaged_files() {
     let files = tempdir().expect("a folder");
@@ -422,7 +422,7 @@ fn the_doctor_reports() {
     assert!(said.contains("scalar"));
 }
 
-/// Nobody reads what it says: no panic, and no failure.
+/// A closed stdout is neither a panic nor a failure.
 #[test]
 fn a_broken_pipe() {
     for arguments in [&["doctor"][..], &["--help"]] {

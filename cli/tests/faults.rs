@@ -1,5 +1,5 @@
-//! What goes wrong outside the command: a full disk, files that may not be read or written. It says so in one line,
-//! ends with 1, and leaves the files as they were.
+//! Faults outside the command: a full disk, and files without permission. The command prints one line, ends with 1, and
+//! leaves the files as they were.
 #![cfg(unix)]
 
 mod common;
@@ -17,7 +17,7 @@ fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases/everything").join(file)
 }
 
-/// A folder that everybody may look into, with a config, a run, and an old result.
+/// A world-readable folder with a config, a run, and an old result.
 struct Files(TempDir);
 
 impl Files {
@@ -47,7 +47,7 @@ impl Files {
         words.map(str::to_owned).into()
     }
 
-    /// That the command said this in one line, and left the old result, alone.
+    /// Asserts that the command printed one line with this text, and left the old result and no other file.
     #[track_caller]
     fn is_as_it_was(&self, done: &Output, place: &str, expected: &str) {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -67,14 +67,14 @@ fn a_full_device() {
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.starts_with("lion: stdout: ") && said.lines().count() == 1, "{said:?}");
-    // That stderr too is full is no reason for more.
+    // A full stderr changes nothing.
     let arguments = ["replay", "--config", "/nowhere", "--input", "/nowhere", "--output", "/nowhere"];
     let status = Command::new(LION).args(arguments).stderr(full()).status().expect("it runs");
     assert_eq!(status.code(), Some(1));
 }
 
-/// Three tensors of 32 MiB fit under the second limit and not under the first; beside two of them and a copy in f32,
-/// of 64 MiB, the third does not fit under either.
+/// Three tensors of 32 MiB fit under the second limit but not under the first. If an f32 copy of 64 MiB existed too, they
+/// would fit under neither.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_memory_that_is_short() {
@@ -83,7 +83,7 @@ fn a_memory_that_is_short() {
         let limit = format!("ulimit -v {}; exec \"$0\" \"$@\"", mebibytes << 10);
         command.args(["-c", &limit, LION, "bench", "--json", "--seconds", "0", "--threads", "1"]);
         command.args(["--sizes", "16M", "--dtypes", "bf16/bf16/bf16"]).env_remove("LION_ISA");
-        // What an allocator sets aside for each thread is not what is asked for here.
+        // One arena, because per-thread arenas reserve memory that the test does not mean to count.
         command.env("MALLOC_ARENA_MAX", "1").output().expect("it runs")
     };
     let short = bench(80);
@@ -94,12 +94,12 @@ fn a_memory_that_is_short() {
     assert!(enough.status.success() && enough.stderr.is_empty(), "{enough:?}");
 }
 
-/// As a user who is not the superuser, to whom everything is permitted.
+/// Runs as an unprivileged user, because the superuser may read and write everything.
 fn as_nobody(arguments: &[String]) -> Option<Output> {
     const NOBODY: u32 = 65_534;
     let mut command = Command::new(LION);
     command.args(arguments);
-    // A process without the right to change its user has no need to.
+    // A process that may not change its user is unprivileged already.
     if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
         command.uid(NOBODY).gid(NOBODY);
     }

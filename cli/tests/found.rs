@@ -1,4 +1,4 @@
-//! `lion replay` with configs as people have them gives the bits of the equivalent plain config.
+//! `lion replay` with configs found in the wild is bit-identical to the equivalent plain config.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn said(done: &Output) -> String {
     String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
-/// Each file, the config that it must be the same as, and what the command says of it.
+/// Each file, the equivalent plain config, and the expected warnings of the command.
 #[test]
 fn the_bits_of_the_plain_config() {
     const RATE: &str = r#""learning_rate": 0.002, "weight_decay": 0.01"#;
@@ -93,7 +93,7 @@ fn the_bits_of_the_plain_config() {
     }
 }
 
-/// Names and bytes of a result's tensors: the configs in the metadata have other names.
+/// Returns the names and bytes of a result's tensors, without the metadata: the configs in it have other names.
 fn tensors(path: &Path) -> Vec<(String, String)> {
     let file = TensorFile::open(path).expect("a result");
     let text =
@@ -101,7 +101,7 @@ fn tensors(path: &Path) -> Vec<(String, String)> {
     file.tensors().iter().map(|tensor| (tensor.name().to_owned(), text(tensor))).collect()
 }
 
-/// As the error about more tensors than a header holds advises.
+/// Splits a run, as the error about too many tensors in a header advises.
 #[test]
 fn a_run_in_two_files_has_the_bits_of_one() {
     let folder = tempdir().expect("a folder");

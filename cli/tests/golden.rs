@@ -1,4 +1,4 @@
-//! `lion replay` on Keras's golden runs: in one go, and stopped after every call and resumed.
+//! `lion replay` on Keras's golden runs: in one go, and stopped and resumed after every step.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ struct Case {
     exact: bool,
 }
 
-/// The cases that the command has flags for.
+/// Returns the cases that the command has flags for.
 fn cases() -> Vec<Case> {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases");
     let case = |path: PathBuf| {
@@ -47,7 +47,7 @@ fn replay(case: &Case, input: &Path, output: &Path, more: &[&str], finalize: boo
         .env_remove("LION_ISA")
         .output()
         .expect("it runs");
-    // Some cases are about a loss scale that ends at 0 or infinity, which is worth a warning.
+    // In some cases the loss scale ends at 0 or infinity, which causes a warning.
     let said = String::from_utf8_lossy(&done.stderr);
     let expected = said.lines().all(|line| line.starts_with("lion: warning: the dynamic loss scale is "));
     assert!(done.status.success() && done.stdout.is_empty() && expected, "{}: {done:?}", case.path.display());
@@ -60,7 +60,8 @@ fn single<'a>(tensor: &'a Option<Tensor<'_>>) -> Option<&'a [f32]> {
     })
 }
 
-/// Bit for bit, where any NaN is any NaN; or where a norm or a schedule takes part, 8 units in the last place or 1e-6.
+/// Returns whether two numbers have the same bits, or both are NaN. If the case has a norm or a schedule (not `exact`), they
+/// may differ by 8 units in the last place or 1e-6.
 fn same(ours: f32, theirs: f32, exact: bool) -> bool {
     let order =
         |x: f32| if x.is_sign_negative() { -i64::from(x.abs().to_bits()) } else { x.to_bits().into() };
@@ -98,7 +99,7 @@ fn every_case_is_as_keras_has_it() {
     }
 }
 
-/// A file's bytes with every NaN the same: its payload and sign are nobody's promise. All tensors are f32.
+/// Returns a file's bytes with all NaNs replaced by one: sign and payload of a NaN may differ. All tensors are f32.
 fn without_payloads(path: &Path) -> Vec<u8> {
     let mut bytes = fs::read(path).expect("bytes");
     let (header, rest) = bytes.split_first_chunk_mut::<8>().expect("a header");
@@ -129,7 +130,7 @@ fn one_file_on_every_backend_thread_count_and_chunk() {
     }
 }
 
-/// The run's calls from `from` on, as a run of their own.
+/// Writes the steps from `from` to `to` as a run.
 fn part(run: &TensorFile, from: usize, to: usize, path: &Path) {
     let mut tensors: Vec<(String, Vec<usize>, TensorBuf)> = Vec::new();
     for tensor in run.tensors() {

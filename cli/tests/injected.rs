@@ -1,5 +1,6 @@
-//! Each call of each writer fails once, or kills the process: full disks, broken disks, SIGKILL. The file is the old one
-//! whole or the new one whole, and the next writer removes what a dead one left.
+//! Fault injection: each system call of each writer fails once, or kills the process (full disk, broken disk, SIGKILL). The
+//! target is then either the whole old file or the whole new file, and the next writer removes the temporary file of a
+//! dead one.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -14,18 +15,18 @@ use common::writers::Writers;
 use common::{Files, LION, failed_at, finish, said, wait, words};
 
 const SIGKILL: i32 = 9;
-/// Far more than the calls of one kind that any of these commands makes.
+/// Far more calls of one kind than any of these commands makes.
 const MOST_CALLS: usize = 200;
 
-/// Lets the first call of a kind fail, then the second, until there are no more; returns how many there are.
+/// Lets the first call of a kind fail, then the second, and so on. Returns the number of calls.
 fn at_each(call: &'static str, how: &'static str, mut run: impl FnMut(Fault) -> bool) -> usize {
     let count = (1..=MOST_CALLS).take_while(|&at| run(Fault { call, at, how })).count();
     assert!(count < MOST_CALLS, "{call}: there is no end");
     count
 }
 
-/// Whether a command must end well in spite of this. The owner is kept only if that is allowed, the lock is only for
-/// sweepers, what is written in part is continued, and what is not removed is swept.
+/// Returns whether a command must succeed despite this fault. The owner is kept only if that is allowed, the lock is only
+/// for sweepers, a partial write is continued, and a file that is not removed is swept later.
 fn is_survived(fault: Fault) -> bool {
     matches!(fault.call, "owner" | "lock" | "unlink") || fault.how == "short"
 }
@@ -57,14 +58,14 @@ fn each_call_of_a_writer_fails() {
                     assert_eq!(writers.others(writer).len(), 0, "{place}");
                     hit
                 });
-                // Only a rehearsal removes a file.
+                // Only the check before a long run removes a file.
                 assert!(count > 0 || call == "unlink", "{:?}: no {call}", writer.arguments);
             }
         }
     }
 }
 
-/// The tuner's record is no result: without it the tuning is as good, and warns.
+/// The tuner's log is not a result: if it cannot be written, the tuning warns and succeeds.
 #[test]
 fn each_call_of_the_record_fails() {
     let Some(shim) = Shim::compile() else { return };
@@ -93,7 +94,7 @@ fn each_call_of_the_record_fails() {
                 let said = said(&done);
                 let warnings: Vec<_> = said.lines().filter(|line| line.contains("warning: ")).collect();
                 assert!(warnings.len() <= 1 && warnings.iter().all(|line| line.contains(&record)), "{said}");
-                // A record that cannot be read is begun anew, without a word.
+                // A log that cannot be read is started anew without a warning.
                 assert_eq!(warnings.len() == 1, hit && *how != "short" && (call, fault.at) != ("seek", 1));
                 hit
             });
@@ -102,7 +103,7 @@ fn each_call_of_the_record_fails() {
     }
 }
 
-/// SIGKILL before each call of each writer; the next writer of the target removes what is left.
+/// SIGKILL before each call of each writer. The next writer of the target removes the temporary file.
 #[test]
 fn killed_at_each_call() {
     let Some(shim) = Shim::compile() else { return };
@@ -133,7 +134,7 @@ fn killed_at_each_call() {
     assert!(left > writers.all.len(), "only {left} killed writers left a file");
 }
 
-/// A writer that stands still keeps its temporary file, whoever writes the target meanwhile.
+/// A stopped writer keeps its temporary file, even if others write the target meanwhile.
 #[test]
 fn a_live_writer_keeps_its_file() {
     let Some(shim) = Shim::compile() else { return };
@@ -158,7 +159,7 @@ fn a_live_writer_keeps_its_file() {
     assert_eq!(writers.others(writer).len(), 0);
 }
 
-/// SIGKILL at random moments, also of a tuner that keeps a record.
+/// SIGKILL at random moments, also of a tuner with a log.
 #[test]
 fn killed_at_random_moments() {
     let mut random = fastrand::Rng::with_seed(20);
@@ -168,7 +169,7 @@ fn killed_at_random_moments() {
     let mut commands: Vec<_> = writers.all.iter().map(|writer| writer.arguments.clone()).collect();
     commands.extend(writers.files.every_command());
     commands.push(words("tune --time-limit 0 --ops statistics --dtypes f32 --threads 1"));
-    // A moment is random within the time that the command takes.
+    // Each moment is random within the run time of the command.
     let durations: Vec<_> = commands
         .iter()
         .map(|arguments| {
@@ -199,7 +200,7 @@ fn killed_at_random_moments() {
         if let Some(writer) = writer {
             assert!(writer.is_new() && writers.others(writer).is_empty(), "{arguments:?}");
         }
-        // The record is there for a report, or one line says why not.
+        // A report can be drawn from the log, or fails with one line.
         let report = finish(&mut writers.files.lion(&["report", "--output", &output]));
         if !report.status.success() {
             failed_at(&report, &record);

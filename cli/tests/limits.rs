@@ -1,5 +1,5 @@
-//! Limits of the system on a process: no more threads, little memory, no large files. Each command ends with what it
-//! promises, or with 1 and one line that says why not; never with a panic, a signal or a half-written file.
+//! System limits on a process: no threads, little memory, no large files. Each command succeeds, or ends with 1 and one
+//! line; never with a panic, a signal or a half-written file.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use common::writers::Writers;
 use common::{Files, LION, finish, said, skip, words};
 
-/// That a command did its work, or said in one line why not; warnings come before.
+/// Asserts that a command succeeded, or failed with one line after its warnings.
 #[track_caller]
 fn succeeded_or_failed(done: &Output, what: &str) {
     let said = said(done);
@@ -25,13 +25,13 @@ fn succeeded_or_failed(done: &Output, what: &str) {
     }
 }
 
-/// A command below a limit of the shell.
+/// Returns a command that runs under a limit of the shell (`ulimit`).
 fn below(files: &Files, limit: &str, arguments: &[String]) -> Command {
     let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
     files.command("sh", &[&["-c".to_owned(), script, LION.to_owned()], arguments].concat())
 }
 
-/// No thread can be made. The limit does not bind the superuser, who becomes another user for it.
+/// No thread can be created. The limit does not bind the superuser, so the test becomes another user.
 #[test]
 fn no_more_threads() {
     let files = Files::new();
@@ -65,7 +65,7 @@ fn no_more_threads() {
         let done = finish(&mut run(&arguments));
         let what = arguments.join(" ");
         succeeded_or_failed(&done, &what);
-        // These measure or run with as many threads as they are told, and say which they lack.
+        // These need the number of threads that they are given, and name it in their error.
         if what.contains("--threads") {
             assert!(said(&done).contains("thread") && done.status.code() == Some(1), "{what}: {done:?}");
         } else if arguments[0] != "profile" {
@@ -76,7 +76,7 @@ fn no_more_threads() {
     assert!(!files.path("threads.safetensors").exists());
 }
 
-/// A run of one tensor of 16 MiB, which takes no place on the disk.
+/// Writes a run of one tensor of 16 MiB as a sparse file.
 fn large_run(files: &Files) {
     let elements = 4 << 20;
     let size = 4 * elements;
@@ -90,8 +90,8 @@ fn large_run(files: &Files) {
     file.set_len((8 + header.len() + 2 * size) as u64).expect("a file with a hole");
 }
 
-/// Little address space. Below some 16 MiB no program in Rust is sure to start a thread: the standard library aborts if it
-/// cannot have a few bytes for it.
+/// Little address space. Below about 16 MiB a Rust program may fail to start a thread: the standard library aborts if a
+/// small allocation fails.
 #[test]
 fn little_memory() {
     let files = Files::new();
@@ -103,7 +103,7 @@ fn little_memory() {
     large_run(&large);
     for mebibytes in [24, 32, 48, 64, 96, 128, 256, 512] {
         let limit = format!("-v {}", mebibytes << 10);
-        // What the system needs to load a program is not up to the program.
+        // The dynamic loader may fail before the program runs.
         if !finish(&mut below(&files, &limit, &words("--version"))).status.success() {
             continue;
         }
@@ -126,15 +126,15 @@ fn little_memory() {
     );
 }
 
-/// A file larger than is allowed: the system's signal would end the process, with its temporary file left.
+/// A file beyond the size limit. By default a signal would end the process, which would leave its temporary file.
 #[test]
 fn no_large_files() {
     let writers = Writers::new();
     for writer in &writers.all {
         let mut refused = 0;
-        // In units of 512 bytes or of 1024, as the shell likes.
+        // The unit is 512 or 1024 bytes, depending on the shell.
         for blocks in [0, 1, 2, 1000] {
-            // The old file is there before the limit.
+            // The old file is written without the limit.
             drop(writers.prepare(writer));
             let done = finish(&mut below(&writers.files, &format!("-f {blocks}"), &writer.arguments));
             writer.succeeded_or_failed_whole(&done);
@@ -146,7 +146,7 @@ fn no_large_files() {
         }
         assert!((1..4).contains(&refused), "{:?}: {refused} refused", writer.arguments);
     }
-    // The record warns, and the profile fails.
+    // The log causes a warning, the profile an error.
     let output = writers.files.text("profile.toml");
     let tune = words("tune --time-limit 0 --ops statistics --dtypes f32 --threads 1 --output");
     let old = fs::read(&output).expect("there");

@@ -1,5 +1,5 @@
-//! Machines that are poor or hostile: pipes and devices in place of files, no /proc and no /sys, no home, outputs that
-//! are closed, a terminal that goes away. Each command ends, with what it promises or with one line that says why not.
+//! Poor and hostile machines: pipes and devices instead of files, no /proc and no /sys, no home, closed outputs, a terminal
+//! that is closed. Each command terminates: it succeeds, or fails with one line.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::{Files, LION, failed_at, finish, said, skip, wait};
 
-/// What there is in place of a profile, and what a warning says of it.
+/// Things that are not a profile, and the expected warning for each.
 fn profiles(files: &Files) -> Vec<(String, &'static str)> {
     let pipe = files.text("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
@@ -24,7 +24,7 @@ fn profiles(files: &Files) -> Vec<(String, &'static str)> {
     ]
 }
 
-/// A bad profile is a warning, and never stops a run nor holds it up.
+/// A bad profile causes a warning, and neither stops nor blocks a run.
 #[test]
 fn profiles_that_are_no_files() {
     let files = Files::new();
@@ -39,7 +39,7 @@ fn profiles_that_are_no_files() {
         }
         let result = fs::read(files.path("result.safetensors")).expect("written");
         assert!(result == plain, "{profile}: other bits");
-        // By its name it is what the command is about.
+        // If the command names the file, a bad one is an error.
         for verb in ["show", "verify"] {
             let done = finish(&mut files.lion(&["profile", verb, &profile]));
             failed_at(&done, &format!("{profile}: {expected}"));
@@ -47,7 +47,7 @@ fn profiles_that_are_no_files() {
     }
 }
 
-/// A config, a run or a state that is a pipe without a writer is refused, and not waited for.
+/// The command refuses a config, run or state that is a pipe without a writer, instead of waiting.
 #[test]
 fn inputs_that_are_no_files() {
     let files = Files::new();
@@ -66,8 +66,8 @@ fn inputs_that_are_no_files() {
     }
 }
 
-/// The record of a tuning, which lies in the user's cache, is opened for reading and writing: a pipe is then not waited
-/// for, but read for ever.
+/// The log of a tuning is opened for reading and writing. Opening a pipe so would not block, but reading it would never
+/// end.
 #[test]
 fn records_that_are_no_files() {
     let files = Files::new();
@@ -83,12 +83,11 @@ fn records_that_are_no_files() {
     assert!(said(&done).contains(&format!("{record}: cannot open: is a pipe")), "{done:?}");
 }
 
-/// The listener of Ctrl-C needs a thread of its own, and may not get one: that is a warning, and the command does its
-/// work.
+/// The Ctrl-C handler needs a thread. If it gets none, the command warns and does its work.
 #[test]
 fn ctrl_c_that_cannot_be_listened_for() {
     let files = Files::new();
-    // That thread is the first of the process.
+    // The handler's thread is the first that the process starts.
     let no_thread = ["-f", "-qqq", "-o", "/dev/null", "-e", "signal=none", "-e", "trace=clone,clone3"];
     let trace = |arguments: &[&str]| {
         let words = [&no_thread[..], &["-e", "inject=clone,clone3:error=EAGAIN:when=1"], arguments].concat();
@@ -107,7 +106,7 @@ fn ctrl_c_that_cannot_be_listened_for() {
     }
 }
 
-/// Runs every command below a script of the shell that changes the system around it; nothing if that is not permitted.
+/// Runs every command after a shell script that changes the system around it. Skips if that is not permitted.
 fn everywhere(files: &Files, around: &str, mut then: impl FnMut(&[String], &Output)) {
     let shell = |script: &str, arguments: &[String]| {
         let words = ["-m", "sh", "-c", script, LION].map(str::to_owned);
@@ -122,7 +121,7 @@ fn everywhere(files: &Files, around: &str, mut then: impl FnMut(&[String], &Outp
     }
 }
 
-/// A line with a name and no value: `huge pages:` at its end, or `(x86-64), ,`.
+/// Returns whether a line has a name without a value, such as `huge pages:` at its end, or `(x86-64), ,`.
 fn has_empty_value(text: &str) -> bool {
     text.lines().any(|line| {
         let line = line.trim_end();
@@ -165,14 +164,14 @@ fn no_home() {
     assert!(run(&homeless).status.success());
     homeless = vec!["doctor".into()];
     assert!(run(&homeless).status.success());
-    // A home that does not exist, that is a file, or that is a device: the record is a warning, the profile an error.
+    // The home does not exist, is a file, or is a device: the log causes a warning, the profile an error.
     for (home, place) in [("/nowhere/home", "/nowhere"), ("/dev/null", "/dev/null/.config/lion/profile.toml")]
     {
         let run = |arguments: &[&str]| finish(files.lion(arguments).env("HOME", home));
         for arguments in [&["doctor"][..], &["profile", "show"], &["profile", "path"]] {
             assert!(run(arguments).status.success(), "{home}: {arguments:?}");
         }
-        // The superuser may make any folder, but not below a device.
+        // The superuser may create any folder, except below a device.
         if home == "/dev/null" {
             failed_at(&run(&["tune", "--level", "estimate", "--ops", "step"]), place);
             failed_at(&run(&["report", "--output", &files.text("page.html")]), "/dev/null/.cache");
@@ -180,7 +179,7 @@ fn no_home() {
     }
 }
 
-/// Outputs that are closed before the command starts: what it opens must not take their place.
+/// stdout and stderr are closed before the command starts: no file that it opens may take their place.
 #[test]
 fn closed_outputs() {
     let files = Files::new();
@@ -189,7 +188,7 @@ fn closed_outputs() {
             let script = format!("exec \"$0\" \"$@\" {closed}");
             let words = ["-c".to_owned(), script, LION.to_owned()];
             let done = finish(&mut files.command("sh", &[&words[..], &arguments].concat()));
-            // Rust opens /dev/null in place of each.
+            // Rust opens /dev/null for each of them.
             assert!(done.status.success(), "{closed} {arguments:?}: {done:?}");
         }
         let result = fs::read(files.path("result.safetensors")).expect("written");
@@ -199,7 +198,7 @@ fn closed_outputs() {
     }
 }
 
-/// Output to a full disk: one line on stderr, and 1; also where stderr is full, and for every command that prints.
+/// Output to a full disk: one line on stderr, and 1. Holds for every command that prints, also if stderr is full.
 #[test]
 fn full_outputs() {
     let files = Files::new();
@@ -217,8 +216,8 @@ fn full_outputs() {
     }
 }
 
-/// A replay in a terminal that is closed while it draws its progress. Without a signal, what it writes to fails: the
-/// result is written all the same.
+/// The terminal of a replay is closed while it draws its progress. If no signal ends the replay, writes to the terminal
+/// fail, and the replay still writes its result.
 #[test]
 fn a_terminal_that_goes_away() {
     const SCRIPT: &str = r#"
@@ -245,8 +244,7 @@ print(os.waitstatus_to_exitcode(status))
             let done = finish(&mut files.command("python3", &[&words[..], &arguments].concat()));
             assert!(done.status.success(), "{done:?}");
             let code: i32 = String::from_utf8_lossy(&done.stdout).trim().parse().expect("a number");
-            // 0, or 1 for what stdout is no longer there for; SIGHUP ends what does not ignore it. No panic is 101, no
-            // crash another signal.
+            // 0; or 1 if stdout is gone; or SIGHUP if it is not ignored. Not 101 (a panic), nor another signal (a crash).
             let allowed = if hangup == "ignored" { &[0, 1][..] } else { &[0, 1, -1] };
             assert!(allowed.contains(&code), "{hangup}: {arguments:?}: {code}");
             let replayed = files.path("result.safetensors");
@@ -254,7 +252,7 @@ print(os.waitstatus_to_exitcode(status))
                 assert_eq!(code, 0);
                 assert!(replayed.exists());
             }
-            // Where it was ended there is a whole file or none.
+            // After SIGHUP there is a whole file or none.
             if let Ok(found) = fs::read(&replayed) {
                 let plain = files.replay("plain.safetensors");
                 assert!(finish(&mut files.command(LION, &plain)).status.success());

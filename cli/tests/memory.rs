@@ -1,4 +1,4 @@
-//! `lion replay` streams: its memory is the state and one step's gradients, however long the recording is.
+//! `lion replay` streams: it holds the state and the gradients of one step, however long the recording is.
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
@@ -10,16 +10,16 @@ use std::process::Command;
 use nix::sys::resource::{UsageWho, getrusage};
 use tempfile::tempdir;
 
-/// Elements of each of two variables.
+/// The number of elements of each variable.
 const ELEMENTS: usize = 1 << 20;
 const VARIABLES: [&str; 2] = ["a", "b"];
-/// Bytes of one f32 tensor for each variable.
+/// The bytes of one f32 tensor for each variable.
 const STEP: usize = 4 * ELEMENTS * VARIABLES.len();
 const STEPS: usize = (2_000_000_000_usize).div_ceil(STEP);
-/// What the program itself takes, and what aligning its memory to huge pages does.
+/// The memory of the program itself, and of aligning its buffers to huge pages.
 const REST: usize = 16 << 20;
 
-/// Writes a run of 2 GB. What is not written is zeros, which take no room on the disk: of each gradient a part is not.
+/// Writes a run of 2 GB as a sparse file: only the start of each tensor is written, the rest reads as zeros.
 fn record(path: &Path) -> io::Result<()> {
     let mut header = String::from("{");
     let mut end = 0;
@@ -71,10 +71,10 @@ fn a_long_run_takes_the_memory_of_one_step() {
     let result = lion::checkpoint::Checkpoint::read(&output).expect("a checkpoint");
     assert_eq!((result.iterations, result.variables.len()), (STEPS as u64, VARIABLES.len()));
 
-    // Of all children that there have been: this process starts no other.
+    // The maximum over all children; this process starts only one.
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("known");
     let peak = usize::try_from(usage.max_rss()).expect("positive") * 1024;
-    // Parameter, momentum, average and accumulator.
+    // Parameter, momentum, EMA and accumulator.
     let state = 4 * STEP;
     println!(
         "{STEPS} steps of {STEP} bytes: {peak} bytes at most, {} beside state and step",

@@ -1,4 +1,4 @@
-//! `lion replay` with formats that move fewer bytes: the flags, the files, and runs that are stopped and resumed.
+//! `lion replay` with the narrow formats: flags, files, and stopped and resumed runs.
 
 mod common;
 
@@ -13,7 +13,7 @@ use lion::{Config, Lion, TensorRef, Update};
 const LEN: usize = 150;
 const CALLS: usize = 6;
 
-/// Numbers in (-1, 1) that repeat after a while.
+/// Returns numbers in (-1, 1), with a period of 199.
 fn numbers(seed: usize) -> Vec<f32> {
     (0..LEN).map(|index| ((index * 37 + seed * 101) % 199) as f32 / 100.0 - 0.995).collect()
 }
@@ -22,7 +22,7 @@ fn halves(values: &[f32]) -> Vec<bf16> {
     values.iter().copied().map(bf16::from_f32).collect()
 }
 
-/// Writes some calls of a run of one variable, whose parameter is in f32 or bf16.
+/// Writes some steps of a run with one variable, whose parameter is f32 or bf16.
 fn record(path: &Path, in_f32: bool, calls: std::ops::Range<usize>) {
     let (single, half) = (numbers(0), halves(&numbers(0)));
     let parameter = if in_f32 { TensorRef::from(&single) } else { TensorRef::from(&half) };
@@ -36,7 +36,7 @@ fn record(path: &Path, in_f32: bool, calls: std::ops::Range<usize>) {
     tensor_file::write(path, &entries, &[]).expect("written");
 }
 
-/// A folder with a config and a run.
+/// Creates a folder with a config and a run.
 fn files(in_f32: bool) -> Files {
     let files = Files::new();
     let config = r#"{"learning_rate": 0.0003, "weight_decay": 0.1, "use_ema": true, "ema_momentum": 0.5}"#;
@@ -58,7 +58,7 @@ fn bytes(tensor: &Option<Tensor<'_>>) -> Vec<Vec<u8>> {
     (0..).map_while(|stream| tensor.as_bytes(stream)).map(<[u8]>::to_vec).collect()
 }
 
-/// All that a file holds, as bytes.
+/// Returns all tensors of a checkpoint as bytes.
 fn all(checkpoint: &Checkpoint<'_>) -> Vec<Vec<Vec<u8>>> {
     let [w] = checkpoint.variables.as_slice() else { panic!("{checkpoint:?}") };
     let low = w.low.as_ref().map(|_| bytes(&w.low));
@@ -120,7 +120,7 @@ fn a_run_goes_on_from_a_checkpoint() {
     }
 }
 
-/// An f32 run is split, and comes to the bits of the run that is not.
+/// A split f32 run has the same bits as one that is not split.
 #[test]
 fn an_f32_run_in_two_halves() {
     let files = files(true);
@@ -161,7 +161,7 @@ fn what_is_refused() {
         assert_eq!(done.status.code(), Some(2), "{wrong:?}: {}", said(&done));
         assert!(said(&done).contains(allowed), "{wrong:?}: {}", said(&done));
     }
-    // Of another seed, and of another format.
+    // Another seed, and another format.
     record(&files.path("run.safetensors"), false, 0..2);
     assert!(run(&["--stochastic-rounding", "7"]).status.success());
     let state = files.text("result.safetensors");

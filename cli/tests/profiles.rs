@@ -1,11 +1,11 @@
-//! `lion replay` with any profile, legal or not: one and the same file.
+//! `lion replay` writes the same file with any profile, valid or not.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use lion::{Dtype, TensorBuf, TensorRef};
-use lion_autotune::profile::{Document, Entry, Written};
+use lion_autotune::profile::{Document, Entry, PlanEntry};
 use lion_autotune::{Dtypes, Machine, Operation, SizeClass};
 use lion_kernels::{Backend, Role};
 use lion_tests::{Rng, safetensors};
@@ -14,7 +14,7 @@ use tempfile::tempdir;
 const CONFIG: &str = r#"{"learning_rate": 0.01, "weight_decay": 0.1, "clipnorm": 1.0, "use_ema": true,
     "ema_overwrite_frequency": 2, "gradient_accumulation_steps": 2}"#;
 
-/// Variables that are cut into pieces, and that are not.
+/// Variables that are split into chunks, and variables that are not.
 const VARIABLES: [(&str, Dtype, usize); 4] =
     [("a", Dtype::F32, 40_000), ("b", Dtype::BF16, 12_289), ("c", Dtype::F16, 700), ("d", Dtype::F32, 4096)];
 
@@ -32,7 +32,7 @@ fn record(rng: &mut Rng, path: &Path) {
     fs::write(path, safetensors::tensors(&tensors)).expect("written");
 }
 
-/// A profile of this machine with plans for some cases, all of which it can follow.
+/// Returns a valid profile of this machine, with plans for some cases.
 fn legal(rng: &mut Rng) -> Document {
     let backends: Vec<_> = Backend::available().collect();
     let mut document = Document::new(&Machine::detect(), "random", &[]);
@@ -44,7 +44,7 @@ fn legal(rng: &mut Rng) -> Document {
         let [parameter, gradient, momentum] =
             [Role::Parameter, Role::Gradient, Role::Momentum].map(&mut dtype);
         let dtypes = Dtypes { parameter, gradient, momentum };
-        let plan = Written {
+        let plan = PlanEntry {
             backend: backends[rng.usize(..backends.len())].name().into(),
             threads: [None, Some(1), Some(2), Some(3), Some(64)][rng.usize(..5)],
             chunk: 4096 * rng.u64(1..20),
@@ -66,7 +66,7 @@ fn legal(rng: &mut Rng) -> Document {
     document
 }
 
-/// A profile that must be refused.
+/// Returns a profile that must be refused.
 fn illegal(rng: &mut Rng) -> String {
     let mut document = legal(rng);
     let text = |document: &Document| document.to_toml().expect("text");
@@ -81,7 +81,7 @@ fn illegal(rng: &mut Rng) -> String {
         6 => document.machine.family += 1,
         _ => {
             let whole = text(&document);
-            // Not at the end of a line, where a shorter list of entries would be left.
+            // Not at the end of a line: that would leave a valid profile with fewer entries.
             let cut = whole.rfind("prefetch = ").expect("an entry") + rng.usize(..11);
             return whole[..cut].into();
         }
@@ -127,7 +127,7 @@ fn one_file_with_any_profile() {
             false => assert!(said.contains("using defaults"), "{said}: {profile}"),
         }
     }
-    // Nonsense that is no TOML at all.
+    // Not TOML at all.
     for nonsense in [&b""[..], b"\xff\xfe", b"[[[[", b"schema = 1e999"] {
         fs::write(&file, nonsense).expect("written");
         let (found, said) = run(&["--profile", &file]);

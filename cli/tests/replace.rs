@@ -1,5 +1,5 @@
-//! A file that is replaced keeps what is not its content: its mode, its owner where that is allowed, and the symbolic
-//! link that leads to it. Every writer of the command is asked for the same.
+//! Replacing a file keeps its mode, its owner if that is allowed, and the symbolic link that leads to it. Holds for every
+//! writer of the command.
 #![cfg(unix)]
 
 mod common;
@@ -15,7 +15,7 @@ use tempfile::{TempDir, tempdir};
 
 const NOBODY: u32 = 65_534;
 
-/// The commands that write a file, each with its arguments but for the file.
+/// The commands that write a file.
 #[derive(Clone, Copy, Debug)]
 enum Writer {
     Replay,
@@ -28,7 +28,7 @@ const WRITERS: [Writer; 3] = [Writer::Replay, Writer::Merge, Writer::Report];
 struct Folder(TempDir);
 
 impl Folder {
-    /// With what the commands read, for everybody.
+    /// Creates a world-writable folder with the files that the commands read.
     fn new() -> Self {
         let folder = Folder(tempdir().expect("a folder"));
         fs::set_permissions(folder.0.path(), Permissions::from_mode(0o777)).expect("permitted");
@@ -107,7 +107,7 @@ fn the_mode_stays() {
             assert_eq!(mode(&output), bits, "{writer:?}");
             fs::remove_file(&output).expect("removed");
         }
-        // A file that is new has the mode of any file that a program makes.
+        // A new file has the mode that the umask gives.
         let plain = folder.path("plain");
         fs::write(&plain, "").expect("written");
         folder.replaces(writer, &output);
@@ -131,7 +131,7 @@ fn a_link_stays_and_its_target_is_replaced() {
             folder.replaces(writer, link);
             assert!(is_link(link) && !is_link(&target), "{writer:?}, {link:?}");
             assert_eq!((fs::read(&target).ok(), mode(&target)), (fs::read(link).ok(), 0o640), "{writer:?}");
-            // A link to a file that does not exist yet.
+            // The link's target does not exist yet.
             fs::remove_file(&target).expect("removed");
             folder.replaces(writer, link);
             assert!(is_link(link) && target.is_file(), "{writer:?}, {link:?}");
@@ -140,7 +140,7 @@ fn a_link_stays_and_its_target_is_replaced() {
     }
 }
 
-/// Links that lead nowhere are refused, before a long run as after it.
+/// Links that lead to no file are refused, both before a long run and after it.
 #[test]
 fn links_that_lead_to_no_file() {
     let folder = Folder::new();
@@ -165,8 +165,8 @@ fn links_that_lead_to_no_file() {
     assert_eq!(fs::read_dir(folder.0.path()).expect("listed").count(), before);
 }
 
-/// The superuser may leave a file to its owner. Another user may not, and then the file's group gets no more than
-/// everybody has: the new group is another one.
+/// The superuser may keep the owner of a file. Another user may not; then the group, which is another one, gets no more
+/// permissions than everybody.
 #[test]
 fn the_owner_stays_where_that_is_allowed() {
     let folder = Folder::new();
@@ -183,7 +183,7 @@ fn the_owner_stays_where_that_is_allowed() {
         assert_eq!((found.uid(), found.gid(), mode(&output)), (NOBODY, NOBODY, 0o660), "{writer:?}");
         fs::remove_file(&output).expect("removed");
 
-        // Another user: the file becomes that user's, and the old group's bits are not for the new group.
+        // For another user, the file changes its owner, and the new group does not get the old group's bits.
         old(&output, 0o664);
         let done = folder.command(writer, &output).uid(NOBODY).gid(NOBODY).output();
         let done = match done {

@@ -1,6 +1,6 @@
-//! The page of `lion report` in a browser.
+//! Draws the page of `lion report` in a browser.
 //!
-//! `LION_EXPECT_CHROMIUM=1` makes it a failure that there is none.
+//! If `LION_EXPECT_CHROMIUM=1`, a missing browser is a failure.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use tempfile::tempdir;
 
-/// The page as the browser has it after it has drawn it, and what it logged.
+/// Returns the browser's DOM of the drawn page (stdout) and its log (stderr).
 fn render(page: &Path, profile: &Path, dark: bool, screenshot: &Path) -> Option<Output> {
     let browser = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
@@ -35,7 +35,7 @@ fn render(page: &Path, profile: &Path, dark: bool, screenshot: &Path) -> Option<
         "--window-size=1300,2400",
     ]);
     command.args(["--enable-logging=stderr", "--v=0", "--dump-dom", "--hide-scrollbars"]);
-    // The page must need nothing from elsewhere.
+    // The page must be self-contained.
     command.arg("--host-resolver-rules=MAP * ~NOTFOUND");
     command.arg(format!("--user-data-dir={}", profile.display()));
     command.arg(format!("--screenshot={}", screenshot.display()));
@@ -48,7 +48,7 @@ fn count(text: &str, what: &str) -> usize {
     text.matches(what).count()
 }
 
-/// The points that the figures of a page promise.
+/// Returns the number of points that the figures of a page promise.
 fn promised(page: &str, figure: &str) -> usize {
     let begin = format!("<figure class=\"{figure}\" data-points=\"");
     let numbers = page.split(&begin).skip(1).map(|rest| rest.split('"').next().expect("a number"));
@@ -71,8 +71,8 @@ fn a_browser_draws_every_point() {
     for outside in ["http://", "https://", "<script", "url(", "@import"] {
         assert!(!text.contains(outside), "the page has {outside}");
     }
-    // Three lines of throughput and two against the limit, over eight sizes, of which a busy machine may miss the
-    // large.
+    // Three lines of throughput and two relative to the bandwidth bound, over eight sizes. A busy machine may miss the
+    // large sizes.
     assert!((5..=5 * 8).contains(&promised(&text, "chart")), "{text}");
     assert!(lion_autotune::Machine::detect().cores == 1 || promised(&text, "heat") > 0, "{text}");
 

@@ -1,4 +1,4 @@
-//! `lion tune`, `lion profile` and `lion report` as processes, each in a home of its own.
+//! `lion tune`, `lion profile` and `lion report` as processes, each with its own home.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::{TempDir, tempdir};
 
-/// A home with settings and cache, as a process sees it.
+/// A home with settings and cache.
 struct Home(TempDir);
 
 impl Home {
@@ -31,14 +31,14 @@ impl Home {
         self.command(arguments).output().expect("it runs")
     }
 
-    /// Ends well, and gives what it printed.
+    /// Asserts success and returns stdout.
     fn done(&self, arguments: &[&str]) -> String {
         let done = self.lion(arguments);
         assert_eq!(done.status.code(), Some(0), "{arguments:?}: {}", said(&done));
         String::from_utf8(done.stdout).expect("text")
     }
 
-    /// A tuning of one operation in one format that takes about a second.
+    /// Tunes one operation in one format, which takes about a second.
     fn tuned(&self) -> String {
         self.done(&QUICK)
     }
@@ -62,7 +62,7 @@ fn said(done: &Output) -> String {
     String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
-/// Ends with 1 and one line more on stderr that contains this, and no profile.
+/// Asserts an exit status of 1 and a last line on stderr that contains `expected`.
 fn fails(done: &Output, expected: &str) {
     let said = said(done);
     assert_eq!(done.status.code(), Some(1), "{said}");
@@ -77,7 +77,7 @@ fn a_profile_is_measured_shown_compared_and_cleared() {
     let home = Home::new();
     assert_eq!(home.done(&["profile", "path"]), format!("{}\n", home.profile().display()));
     assert!(home.done(&["profile", "show"]).contains("built in"));
-    fails(&home.lion(&["profile", "verify"]), "no profile's file is in use");
+    fails(&home.lion(&["profile", "verify"]), "no profile file is in use");
 
     let table = home.tuned();
     assert!(table.contains("| statistics | f32/f32/f32 | 16 KiB |"), "{table}");
@@ -101,7 +101,7 @@ fn a_profile_is_measured_shown_compared_and_cleared() {
 
     let verified = home.lion(&["profile", "verify", "--time-limit", "2", "--markdown"]);
     let table = String::from_utf8_lossy(&verified.stdout).into_owned();
-    // Whether the plans still hold is not for a test on a busy machine to say; that some were measured is.
+    // On a busy machine plans may not hold. The test only asserts that some were measured.
     assert!(table.contains("# Regret of the tuned plans") && table.contains(" plans measured"), "{table}");
 
     let removed = home.done(&["profile", "clear"]);
@@ -169,19 +169,19 @@ fn a_dry_run_takes_no_output() {
 
 #[test]
 fn homes_that_take_no_file_end_it_before_it_measures() {
-    // In /sys nobody may make a folder, not even root.
+    // Nobody may create a folder in /sys, not even root.
     for home in ["/sys", "/dev/null"] {
         let done = at_home(Path::new(home), &QUICK).output().expect("it runs");
-        fails(&done, ".config/lion/profile.toml: cannot make the folder of: ");
+        fails(&done, ".config/lion/profile.toml: cannot create its folder: ");
         assert!(done.stdout.is_empty());
-        // A file elsewhere needs no home, and a record of the measurement is not worth failing for.
+        // A file elsewhere needs no home, and a missing log is only a warning.
         let folder = tempdir().expect("a folder");
         let output = folder.path().join("profile.toml").to_string_lossy().into_owned();
         let mut arguments = QUICK.to_vec();
         arguments.extend(["--output", &output]);
         let done = at_home(Path::new(home), &arguments).output().expect("it runs");
         assert_eq!(done.status.code(), Some(0), "{}", said(&done));
-        assert!(said(&done).contains("warning: no record of the measurements is kept: "), "{}", said(&done));
+        assert!(said(&done).contains("warning: the measurements are not logged: "), "{}", said(&done));
         assert!(Path::new(&output).exists());
     }
     fails(
@@ -192,7 +192,7 @@ fn homes_that_take_no_file_end_it_before_it_measures() {
     fails(&device, "/dev/full: cannot write: is not a regular file");
 }
 
-/// A user whom the system does not know has no home. Only root can become one.
+/// A user unknown to the system has no home. Only root can become such a user.
 #[test]
 #[cfg(target_os = "linux")]
 fn without_a_home_a_file_must_be_named() {
@@ -222,7 +222,7 @@ fn without_a_home_a_file_must_be_named() {
     }
     for arguments in [&QUICK[..], &["profile", "path"], &["profile", "clear"], &["report", "--output", "x"]] {
         let done = homeless(arguments).expect("it runs");
-        fails(&done, "no home: there is no directory for settings; name a file");
+        fails(&done, "no home: this user has no directory for settings; name a file");
         assert!(done.stdout.is_empty());
     }
     let output = folder.path().join("profile.toml").to_string_lossy().into_owned();
@@ -233,7 +233,7 @@ fn without_a_home_a_file_must_be_named() {
     assert!(Path::new(&output).exists());
 }
 
-/// A limit on the size of files is a disk that is full, for whom it concerns.
+/// A file size limit simulates a full disk.
 #[test]
 #[cfg(unix)]
 fn a_full_disk_is_said_and_leaves_no_profile() {
@@ -245,7 +245,7 @@ fn a_full_disk_is_said_and_leaves_no_profile() {
     let done = command.output().expect("it runs");
     fails(&done, "profile.toml: cannot write: ");
     assert!(
-        said(&done).contains("warning: ") && said(&done).contains("what is measured is not kept"),
+        said(&done).contains("warning: ") && said(&done).contains("the measurements are not logged"),
         "{}",
         said(&done)
     );
@@ -295,10 +295,10 @@ fn bad_profiles_are_a_warning() {
         said(&done)
     );
     let path = home.profile().to_string_lossy().into_owned();
-    fails(&home.lion(&["profile", "show", &path]), "profile.toml: is no profile: line 1: ");
+    fails(&home.lion(&["profile", "show", &path]), "profile.toml: not a profile: line 1: ");
 }
 
-/// Starts a long tuning, and waits until it has done some of it.
+/// Starts a long tuning, and waits until it has measured some cases.
 fn begun(home: &Home) -> Child {
     let arguments = ["tune", "--time-limit", "60", "--ops", "statistics", "--dtypes", "f32"];
     let child =
@@ -324,7 +324,7 @@ fn a_tuning_that_is_stopped_goes_on() {
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("it runs");
     assert!(interrupt.success());
     let done = child.wait_with_output().expect("it ends");
-    fails(&done, "cases; the same command goes on from there");
+    fails(&done, "cases; the same command continues from there");
     assert!(!home.profile().exists());
     let before = fs::read_to_string(home.record()).expect("a record");
     let kept = cases(&home);
@@ -334,7 +334,7 @@ fn a_tuning_that_is_stopped_goes_on() {
     let after = fs::read_to_string(home.record()).expect("a record");
     assert!(after.starts_with(&before), "what was measured is measured again");
     assert_eq!(cases(&home), 8);
-    // One that is done begins anew.
+    // A finished tuning starts anew.
     home.tuned();
     assert!(!fs::read_to_string(home.record()).expect("a record").starts_with(&before));
 }
@@ -350,7 +350,7 @@ fn a_killed_tuning_goes_on_too_and_two_do_not_disturb_each_other() {
     assert!(home.profile().exists());
     first.kill().expect("killed");
     first.wait().expect("it ends");
-    // Its last line may be half of one.
+    // Its last line may be incomplete.
     let kept = fs::read_to_string(home.record()).expect("a record");
     fs::write(home.record(), format!("{kept}{{\"finding\":{{\"ca")).expect("written");
     home.tuned();

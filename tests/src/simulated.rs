@@ -1,9 +1,9 @@
-//! A simulated machine for the tuner: known times with noise, spikes and drift, and a simulated clock.
+//! A model of a machine, as a bench for the tuner: known times under noise, spikes and drift, by a clock of its own.
 
 use std::time::Duration;
 
 use fastrand::Rng;
-use lion_autotune::measure::{Caches, Rig};
+use lion_autotune::measure::{Bench, Caches};
 use lion_autotune::{Cache, Case, Error, Machine};
 use lion_kernels::{Backend, Plan, Prefetch};
 
@@ -139,7 +139,7 @@ impl Simulated {
     }
 }
 
-impl Rig for Simulated {
+impl Bench for Simulated {
     fn prepare(&mut self, case: &Case) -> Result<(), Error> {
         self.case = Some(*case);
         Ok(())
@@ -156,7 +156,12 @@ impl Rig for Simulated {
         Ok(self.sample(one * f64::from(calls)))
     }
 
-    fn limit(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Option<Duration>, Error> {
+    fn bandwidth_bound(
+        &mut self,
+        plan: &Plan,
+        caches: Caches,
+        calls: u32,
+    ) -> Result<Option<Duration>, Error> {
         self.calls(plan, caches, calls).map(|time| Some(time.mul_f64(0.9)))
     }
 
@@ -164,7 +169,7 @@ impl Rig for Simulated {
         Duration::from_nanos(self.clock as u64)
     }
 
-    fn floor(&self) -> Duration {
+    fn min_sample_time(&self) -> Duration {
         Duration::from_micros(100)
     }
 }

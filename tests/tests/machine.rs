@@ -3,7 +3,7 @@
 use std::fs;
 
 use lion_autotune::profile::default_plan;
-use lion_autotune::{Document, Machine, Record, report};
+use lion_autotune::{Document, Machine, TuningRecord, report};
 use lion_kernels::Backend;
 use tempfile::{TempDir, tempdir};
 
@@ -198,7 +198,7 @@ fn no_value_is_empty_where_nothing_is_known() {
         "{text}"
     );
     assert_eq!(Document::parse(&text).expect("a profile"), document);
-    let page = report::html(&Record { machine: machine.clone(), findings: Vec::new() });
+    let page = report::html(&TuningRecord { machine: machine.clone(), cases: Vec::new() });
     let row = |name: &str| {
         let (_, row) = page.split_once(&format!("<th>{name}</th><td>")).expect("a row");
         row.split_once("</td>").expect("an end").0.to_owned()
@@ -211,5 +211,5 @@ fn no_value_is_empty_where_nothing_is_known() {
     // Beside a machine of which all is known.
     let known = Machine { huge_pages: "madvise".into(), ..machine.clone() };
     let differences = document.fit(&known).expect("it fits");
-    assert_eq!(differences, ["huge pages: unknown there and madvise here"]);
+    assert_eq!(differences, ["huge pages: unknown in the profile and madvise here"]);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lion_autotune::profile::{default_plan, write};
 use lion_autotune::{
-    Case, Document, Dtypes, Environment, Error, Finding, Level, Machine, Operation, Profile, SizeClass,
+    Case, CaseResult, Document, Dtypes, Environment, Error, Level, Machine, Operation, Profile, SizeClass,
     Source, Tuner,
 };
 use lion_kernels::{Backend, Dtype, Plan, Prefetch};
@@ -164,20 +164,20 @@ fn hostile_profiles_are_refused_and_defaults_used() {
     let places = Places::new();
     let good = text();
     let cases = [
-        ("chunk = 4096", "chunk = 0", "entry 1: chunk is 0, and must be a multiple of 4096"),
+        ("chunk = 4096", "chunk = 0", "entry 1: chunk is 0; expected a multiple of 4096"),
         ("chunk = 4096", "chunk = 4097", "chunk is 4097"),
         ("chunk = 4096", "chunk = 9223372036854769664", "chunk is 9223372036854769664"),
         ("chunk = 4096", "chunk = -4096", "line "),
         ("chunk = 4096", "chunk = \"all\"", "line "),
-        ("threads = 3", "threads = 0", "threads is 0, and must be from 1 to 4096"),
+        ("threads = 3", "threads = 0", "threads is 0; expected a number from 1 to 4096"),
         ("threads = 3", "threads = 1000000000", "threads is 1000000000"),
         ("threads = 3", "threads = 3.5", "line "),
-        ("prefetch = \"auto\"", "prefetch = \"never\"", "prefetch is \"never\", and must be auto, on or off"),
-        ("schema = 1", "schema = 2", "the schema is 2 there and 1 here"),
+        ("prefetch = \"auto\"", "prefetch = \"never\"", "prefetch is \"never\"; expected auto, on or off"),
+        ("schema = 1", "schema = 2", "the schema is 2 in the profile and 1 here"),
         ("schema = 1", "schema = 1\nshell = \"rm\"", "unknown field"),
-        ("operation = \"step\"", "operation = \"format\"", "there is no operation"),
-        ("dtypes = \"f32/f32/f32\"", "dtypes = \"f64\"", "there is no combination of dtypes"),
-        ("size = \"16 KiB\"", "size = \"huge\"", "there is no size class"),
+        ("operation = \"step\"", "operation = \"format\"", "operation \"format\" does not exist"),
+        ("dtypes = \"f32/f32/f32\"", "dtypes = \"f64\"", "combination of dtypes \"f64\" does not exist"),
+        ("size = \"16 KiB\"", "size = \"huge\"", "size class \"huge\" does not exist"),
         ("revision = 1", "revision = 0", "the revision of the kernels is 0 there"),
     ];
     for (from, to, expected) in cases {
@@ -189,11 +189,11 @@ fn hostile_profiles_are_refused_and_defaults_used() {
     let missing = Backend::ALL.iter().find(|it| !it.is_available()).map_or("mmx", |it| it.name());
     for name in ["mmx", missing, "auto", ""] {
         let text = good.replacen(&backend, &format!("backend = \"{name}\""), 1);
-        is_refused(&places.found(text.as_bytes()), &format!("backend is {name:?}, and must be one of"));
+        is_refused(&places.found(text.as_bytes()), &format!("backend is {name:?}; expected one of"));
     }
     is_refused(&places.found(b""), "missing field");
     is_refused(&places.found(b"\xff\xfe"), "invalid utf-8");
-    is_refused(&places.found(&[b'['; 100_000]), "is no profile");
+    is_refused(&places.found(&[b'['; 100_000]), "not a profile");
     is_refused(&places.found(&vec![b'#'; 100 << 20]), "more than");
     is_refused(&places.found(&vec![b'x'; 100 << 20]), "more than");
     fs::remove_file(&places.user).expect("removed");
@@ -284,16 +284,16 @@ fn fixed_plans_hold_for_everything() {
         assert_eq!(*profile.plan(Operation::Convert, Dtypes::all(Dtype::F16), bytes), plan);
     }
     let case = Case::new(Operation::Step, F32, class(3));
-    let finding = |plan| -> Finding {
+    let result = |plan| -> CaseResult {
         serde_json::from_value(serde_json::json!({
             "case": case, "plan": plan, "default": plan, "trials": [],
         }))
-        .expect("a finding")
+        .expect("a result")
     };
     let written = serde_json::json!({
         "backend": "scalar", "threads": 2, "chunk": 8192, "parallel_from": 0, "prefetch": "off",
     });
-    assert_eq!(finding(written).plan, plan.parallel_threshold(0));
+    assert_eq!(result(written).plan, plan.parallel_threshold(0));
 }
 
 proptest! {

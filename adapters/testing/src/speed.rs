@@ -122,7 +122,7 @@ pub fn table<S: Step>(stock: &str, make: impl Fn(Size) -> S) {
             }
             false => NONE.to_owned(),
         };
-        let (work, limit) = (milliseconds(slices.work.median), milliseconds(slices.limit.median));
+        let (work, limit) = (milliseconds(slices.work.median), milliseconds(slices.baseline.median));
         println!("| {} | {work} | {limit} | {} | {own} | {idle} |", size.name, ratio(&slices));
     }
 }

@@ -1,15 +1,15 @@
-//! The CPU quota of the process's control groups, of both versions.
+//! Reads the CPU quota of the process's control groups (cgroups), of versions 1 and 2.
 //!
-//! A hierarchy can be mounted at any path: version 1 with the CPU controller alone or with others (`cpu,cpuacct`),
-//! version 2 at `/sys/fs/cgroup`, beside version 1 at `unified`, or elsewhere. `/proc/self/mountinfo` says where each
-//! one is and which of its groups is the mount's root; `/proc/self/cgroup` says in which group the process is. No path
-//! is assumed.
+//! A hierarchy can be mounted at any path. Version 1 has the CPU controller alone or with others (`cpu,cpuacct`). Version 2
+//! is at `/sys/fs/cgroup`, beside version 1 at `unified`, or elsewhere. So the code assumes no path:
+//! `/proc/self/mountinfo` lists the mount points and the group at the root of each mount, and `/proc/self/cgroup` lists the
+//! groups of the process.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-/// A version of control groups, whose files have other names.
+/// The version of a cgroup hierarchy. The versions name their files differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     One,
@@ -20,14 +20,14 @@ enum Version {
 #[derive(Debug, PartialEq, Eq)]
 struct Mount {
     version: Version,
-    /// The group that is seen at the mount point.
+    /// The group at the root of the mount.
     group: String,
     point: String,
 }
 
-/// The smallest quota of the process's group and the groups around it, in processors. `None` if no group has one.
+/// Returns the smallest quota of the process's group and its ancestors, in processors. `None` if no group has a quota.
 pub(super) fn quota(root: &Path) -> Option<f64> {
-    // A mount point of one service may be no UTF-8; the other lines count nonetheless.
+    // Lossy, because a mount point that is not UTF-8 must not hide the other lines.
     let read = |name: &str| Some(String::from_utf8_lossy(&fs::read(root.join(name)).ok()?).into_owned());
     let mounts = mounts(&read("proc/self/mountinfo")?);
     let groups = read("proc/self/cgroup")?;
@@ -37,14 +37,14 @@ pub(super) fn quota(root: &Path) -> Option<f64> {
         for (_, path) in groups.iter().filter(|(version, _)| *version == mount.version) {
             let Some(below) = below(&mount.group, path) else { continue };
             let point = root.join(mount.point.trim_start_matches('/'));
-            // The last ancestor of a relative path is the empty one: the mount point.
+            // The last ancestor of a relative path is empty: the mount point itself.
             limits.extend(below.ancestors().filter_map(|group| limit(mount.version, &point.join(group))));
         }
     }
     limits.into_iter().min_by(f64::total_cmp)
 }
 
-/// The hierarchies that may limit the CPU. Of several mounts at one point the last hides the others.
+/// Returns the mounted hierarchies that may limit the CPU. If several are mounted at one point, the last hides the others.
 fn mounts(mountinfo: &str) -> Vec<Mount> {
     let mut visible = HashMap::new();
     for line in mountinfo.lines() {
@@ -68,7 +68,7 @@ fn mounts(mountinfo: &str) -> Vec<Mount> {
     visible.into_iter().filter_map(mount).collect()
 }
 
-/// The hierarchy and the path of a line of `/proc/self/cgroup`, if that hierarchy may limit the CPU.
+/// Parses a line of `/proc/self/cgroup`. Returns `None` if its hierarchy cannot limit the CPU.
 fn group(line: &str) -> Option<(Version, &str)> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (controllers, path) = (fields.next()?, fields.next()?);
@@ -79,8 +79,8 @@ fn group(line: &str) -> Option<(Version, &str)> {
     }
 }
 
-/// Where a group is below the group that is seen at a mount point; the empty path if the mount point is the nearest
-/// group around it that can be seen. `None` if the mount shows other groups only.
+/// Returns the path of a group relative to the mounted group. The path is empty if the mounted group is the nearest visible
+/// ancestor. Returns `None` if the mount shows only other groups.
 fn below<'a>(mounted: &str, group: &'a str) -> Option<&'a Path> {
     let group = Path::new(group);
     let leaves = |path: &Path| path.components().filter(|part| part.as_os_str() == "..").count();
@@ -89,8 +89,8 @@ fn below<'a>(mounted: &str, group: &'a str) -> Option<&'a Path> {
     {
         return Some(below);
     }
-    // In a namespace, groups above its own root are called `/..`, `/../..`: what is mounted from there is around all
-    // of the namespace, and the names on the way down are not known.
+    // In a namespace, the groups above its root are called `/..`, `/../..`. A mount of such a group contains the whole
+    // namespace, but the names of the groups between are unknown.
     let (above, parts) = (leaves(Path::new(mounted)), Path::new(mounted).components().skip(1).count());
     (above > leaves(group) && above == parts).then_some(Path::new(""))
 }
@@ -98,9 +98,9 @@ fn below<'a>(mounted: &str, group: &'a str) -> Option<&'a Path> {
 fn limit(version: Version, group: &Path) -> Option<f64> {
     let read = |name| fs::read_to_string(group.join(name)).ok();
     match version {
-        // -1 is no limit.
+        // -1 means no limit.
         Version::One => ratio(read("cpu.cfs_quota_us")?.trim(), read("cpu.cfs_period_us")?.trim()),
-        // The microseconds that may be used, or `max`, and those of a period.
+        // The quota in microseconds, or `max`, and the period in microseconds.
         Version::Two => {
             let text = read("cpu.max")?;
             let (used, period) = text.trim().split_once(' ')?;
@@ -114,7 +114,7 @@ fn ratio(used: &str, period: &str) -> Option<f64> {
     Some(used / period).filter(|quota| quota.is_finite() && *quota > 0.0)
 }
 
-/// Spaces, tabs, line ends and backslashes are octal in `/proc/self/mountinfo`.
+/// Decodes octal escapes: `/proc/self/mountinfo` escapes spaces, tabs, line ends and backslashes.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -145,10 +145,10 @@ mod tests {
             ("/", "/pod/one", Some("pod/one")),
             ("/docker/1", "/docker/1", Some("")),
             ("/docker/1", "/docker/1/job", Some("job")),
-            // Another container's.
+            // The group of another container.
             ("/docker/1", "/docker/10", None),
             ("/docker/1", "/", None),
-            // A namespace whose root is below what is mounted, and a group outside of a namespace.
+            // A namespace whose root is below the mounted group, and a group outside the namespace.
             ("/..", "/", Some("")),
             ("/../..", "/job", Some("")),
             ("/..", "/../other", Some("other")),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_no_mounts() {
+    fn malformed_lines_are_skipped() {
         for text in
             ["", "\n", " - ", "1 2 3 / /x - cgroup2", "1 2 3 - cgroup2 x rw", "- - - -", "1 2 3 / /x rw"]
         {

@@ -1,16 +1,17 @@
-//! How many threads are worth having: the affinity mask, and the quotas of the control groups around the process.
+//! Usable cores: the affinity mask, limited by cgroup CPU quotas.
 
 use std::fs;
 use std::path::Path;
 
-/// What limits the threads of this process.
+/// The limits on the threads of this process.
 pub(super) struct Cores {
     pub(super) allowed: usize,
     pub(super) quota: Option<f64>,
 }
 
 impl Cores {
-    /// More threads than the quota pays for are stopped in each period of it, all at once; part of a core is one.
+    /// Returns the number of usable cores. With more threads than the quota allows, the system would stop all of them in
+    /// each period. A fraction of a core counts as one core only if it is all there is.
     pub(super) fn effective(&self) -> usize {
         let paid = self.quota.map_or(usize::MAX, |quota| quota.floor() as usize);
         self.allowed.min(paid).max(1)

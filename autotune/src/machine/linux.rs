@@ -1,4 +1,4 @@
-//! What `/proc` and `/sys` say. Each answer is `None` where the file is not there or says something else.
+//! Reads `/proc` and `/sys`. Each function returns `None` if its file does not exist or has unexpected content.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ fn text(root: &Path, path: &str) -> Option<String> {
     fs::read_to_string(root.join(path)).ok().map(|text| text.trim().to_owned())
 }
 
-/// How many numbers a list such as `0-3,8` names.
+/// Counts the numbers in a list such as `0-3,8`.
 pub(super) fn count(list: &str) -> Option<usize> {
     let mut total = 0_usize;
     for part in list.split(',').filter(|part| !part.is_empty()) {
@@ -58,7 +58,7 @@ pub(super) fn memory(root: &Path) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// From what the kernel hands every process at its start: pairs of a kind and a value, each of a machine word.
+/// Reads the page size from the auxiliary vector: pairs of a type and a value, each a machine word.
 pub(super) fn page_size(root: &Path) -> Option<u64> {
     const PAGE_SIZE: usize = 6;
     const WORD: usize = size_of::<usize>();
@@ -70,7 +70,7 @@ pub(super) fn page_size(root: &Path) -> Option<u64> {
     })
 }
 
-/// The mode in force is the one in brackets.
+/// Returns the active mode, which is in brackets.
 pub(super) fn huge_pages(root: &Path) -> Option<String> {
     let modes = text(root, "sys/kernel/mm/transparent_hugepage/enabled")?;
     let (_, rest) = modes.split_once('[')?;

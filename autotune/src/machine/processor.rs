@@ -1,4 +1,4 @@
-//! Who the processor is.
+//! Identifies the processor.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ pub(super) struct Identity {
     pub(super) brand: String,
 }
 
-/// Names of the extensions among those given that the processor and the operating system have.
+/// Returns the names of those extensions that the processor and the operating system support.
 macro_rules! detected {
     ($detect:ident: $($name:tt),+ $(,)?) => {{
         let mut found = Vec::new();
@@ -49,7 +49,7 @@ mod known {
             "avx512bf16", "avx512fp16")
     }
 
-    /// Where the operating system does not list them.
+    /// Returns the caches by CPUID, for operating systems that do not list them.
     pub(in crate::machine) fn caches() -> Vec<Cache> {
         let Some(parameters) = CpuId::new().get_cache_parameters() else { return Vec::new() };
         let data = parameters.filter(|it| matches!(it.cache_type(), CacheType::Data | CacheType::Unified));

@@ -1,7 +1,7 @@
-//! A plan's result against the reference, by bits.
+//! Compares the results of a plan with the scalar reference, bit by bit.
 //!
-//! The tensors repeat a pattern of a few blocks, so that the reference, which is slow, need compute no more than the
-//! pattern, and yet a plan with large chunks is tried on tensors that it cuts.
+//! The tensors repeat a pattern of a few blocks. So the slow reference computes only the pattern, while the tensors are long
+//! enough for a plan with large chunks to split them.
 
 use bytemuck::cast_slice;
 use fastrand::Rng;
@@ -12,35 +12,31 @@ use lion_kernels::{
     TensorRef, run,
 };
 
-use super::scratch::step;
+use super::machine_bench::step;
 use crate::Error;
 use crate::case::{Dtypes, Operation};
 
-/// Elements of the pattern.
+/// The number of elements of the pattern.
 const PERIOD: usize = 4 * STATISTICS_BLOCK;
 
-/// Elements after the last whole block.
-const REST: usize = 17;
+/// The number of elements after the last whole block.
+const TAIL: usize = 17;
 
-/// Whether a plan's result is the reference's. Formats that no tensor of the operation can have are no plan's.
-pub(super) fn has_the_reference_s_bits(
-    operation: Operation,
-    dtypes: Dtypes,
-    plan: &Plan,
-) -> Result<bool, Error> {
+/// Returns whether a plan gives the bits of the reference. Returns an error if the operation does not support the formats.
+pub(super) fn matches_reference(operation: Operation, dtypes: Dtypes, plan: &Plan) -> Result<bool, Error> {
     let Dtypes { parameter, gradient, momentum } = dtypes;
-    let len = 2 * plan.chunk_elements + REST;
+    let len = 2 * plan.chunk_elements + TAIL;
     match operation {
-        Operation::Step => has_step(plan, dtypes, len),
-        Operation::Statistics => has_statistics(plan, gradient, len),
-        Operation::Accumulate => has_accumulate(plan, gradient, len),
-        Operation::Average => has_average(plan, parameter, len),
-        Operation::Convert => has_convert(plan, momentum, gradient, len),
+        Operation::Step => check_step(plan, dtypes, len),
+        Operation::Statistics => check_statistics(plan, gradient, len),
+        Operation::Accumulate => check_accumulate(plan, gradient, len),
+        Operation::Average => check_average(plan, parameter, len),
+        Operation::Convert => check_convert(plan, momentum, gradient, len),
     }
 }
 
-/// Ordinary numbers, and some that are zero, tiny, or below what a format has: as the reference reads them from a tensor
-/// of a format.
+/// Returns the values of a pattern in a format: ordinary numbers, and some that are zero, tiny, or subnormal in the
+/// format.
 fn pattern(dtype: Dtype, seed: u64) -> Vec<f32> {
     let mut rng = Rng::with_seed(seed);
     let number = |rng: &mut Rng| match rng.u8(..8) {
@@ -62,7 +58,7 @@ fn pattern(dtype: Dtype, seed: u64) -> Vec<f32> {
     }
 }
 
-/// The bytes of the streams of a tensor, as the reference stores it.
+/// Encodes values with the reference, and returns the bytes of each stream.
 fn stored(dtype: Dtype, values: &[f32]) -> [Vec<u8>; 2] {
     fn bytes<T: bytemuck::NoUninit>(entries: Vec<T>) -> Vec<u8> {
         cast_slice(&entries).to_vec()
@@ -83,7 +79,7 @@ fn stored(dtype: Dtype, values: &[f32]) -> [Vec<u8>; 2] {
     }
 }
 
-/// A tensor of so many elements that repeats values.
+/// Returns a tensor of `len` elements that repeats the values.
 fn repeated(dtype: Dtype, values: &[f32], len: usize) -> Result<TensorBuf, Error> {
     let mut tensor = TensorBuf::zeroed(dtype, len)?;
     for (index, pattern) in stored(dtype, values).iter().enumerate() {
@@ -94,8 +90,8 @@ fn repeated(dtype: Dtype, values: &[f32], len: usize) -> Result<TensorBuf, Error
     Ok(tensor)
 }
 
-/// Whether a tensor repeats what the reference makes of the pattern: `expected` are the values that it makes of so many
-/// first elements.
+/// Returns whether a tensor repeats the expected pattern. `expected` computes the values for the first elements of the
+/// pattern.
 fn repeats(found: TensorRef<'_>, expected: impl Fn(usize) -> Vec<f32>) -> bool {
     let dtype = found.dtype();
     let whole = stored(dtype, &expected(PERIOD));
@@ -108,12 +104,12 @@ fn repeats(found: TensorRef<'_>, expected: impl Fn(usize) -> Vec<f32>) -> bool {
     })
 }
 
-/// The first elements of a pattern.
+/// Returns the first elements of a pattern.
 fn first(pattern: &[f32], len: usize) -> Vec<f32> {
     pattern.iter().copied().take(len).collect()
 }
 
-fn has_step(
+fn check_step(
     plan: &Plan,
     Dtypes { parameter, gradient, momentum }: Dtypes,
     len: usize,
@@ -138,7 +134,7 @@ fn has_step(
     Ok(repeats(of_p.to_ref(), |len| expected(len).0) && repeats(of_m.to_ref(), |len| expected(len).1))
 }
 
-fn has_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
+fn check_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
     let g = pattern(gradient, 2);
     let of_g = repeated(gradient, &g, len)?;
     let mut blocks = vec![GradientStatistics::default(); len.div_ceil(STATISTICS_BLOCK)];
@@ -148,7 +144,7 @@ fn has_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Erro
         (found.sum_of_squares.to_bits(), found.non_finite, found.max_abs.to_bits())
             == (sum.to_bits(), non_finite, largest.to_bits())
     };
-    // The blocks repeat, but for the last.
+    // The blocks repeat, except the last one.
     let Some((last, whole)) = blocks.split_last() else { return Ok(true) };
     let known = whole.iter().zip(g.chunks(STATISTICS_BLOCK)).all(|(found, block)| as_expected(found, block));
     let periodic = whole.iter().zip(whole.iter().skip(PERIOD / STATISTICS_BLOCK)).all(|(a, b)| a == b);
@@ -164,7 +160,7 @@ fn has_statistics(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Erro
     Ok(known && periodic && of_last)
 }
 
-fn has_accumulate(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
+fn check_accumulate(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Error> {
     let (sums, g) = (pattern(Dtype::F32, 3), pattern(gradient, 2));
     let (mut accumulator, of_g) = (repeated(Dtype::F32, &sums, len)?, repeated(gradient, &g, len)?);
     run(plan, &mut [Task::accumulate(&GradientTransform::new(), accumulator.to_mut(), of_g.to_ref())?])?;
@@ -175,7 +171,7 @@ fn has_accumulate(plan: &Plan, gradient: Dtype, len: usize) -> Result<bool, Erro
     }))
 }
 
-fn has_average(plan: &Plan, parameter: Dtype, len: usize) -> Result<bool, Error> {
+fn check_average(plan: &Plan, parameter: Dtype, len: usize) -> Result<bool, Error> {
     let (a, p) = (pattern(Dtype::F32, 3), pattern(parameter, 1));
     let (mut average, mut of_p) = (repeated(Dtype::F32, &a, len)?, repeated(parameter, &p, len)?);
     run(plan, &mut [Task::update_ema(&Ema::new(0.99)?, average.to_mut(), of_p.to_mut())?])?;
@@ -187,7 +183,7 @@ fn has_average(plan: &Plan, parameter: Dtype, len: usize) -> Result<bool, Error>
     Ok(averages && repeats(of_p.to_ref(), |len| first(&p, len)))
 }
 
-fn has_convert(plan: &Plan, target: Dtype, source: Dtype, len: usize) -> Result<bool, Error> {
+fn check_convert(plan: &Plan, target: Dtype, source: Dtype, len: usize) -> Result<bool, Error> {
     let g = pattern(source, 2);
     let (of_g, mut copy) = (repeated(source, &g, len)?, TensorBuf::zeroed(target, len)?);
     run(plan, &mut [Task::convert(of_g.to_ref(), copy.to_mut())?])?;

@@ -1,11 +1,11 @@
-//! What samples say: a location that spikes do not move, and intervals that hold it.
+//! Robust statistics of samples: a mean that outliers do not move, and confidence intervals.
 
 use fastrand::Rng;
 
-/// Logarithms of times, or of ratios of times that were taken next to each other.
+/// Returns the mean of the middle half of the samples. Sorts them.
 ///
-/// Sorts them: the mean of the middle half is as steady as the mean where noise is ordinary, and a quarter of spikes on
-/// either side does not move it.
+/// Samples are logarithms of times, or of ratios of neighbouring times. With ordinary noise the midmean is as stable as the
+/// mean. Outliers do not move it, up to a quarter of the samples on each side.
 pub(crate) fn midmean(samples: &mut [f64]) -> f64 {
     samples.sort_unstable_by(f64::total_cmp);
     let outer = samples.len() / 4;
@@ -13,17 +13,17 @@ pub(crate) fn midmean(samples: &mut [f64]) -> f64 {
     if middle.is_empty() { f64::NAN } else { middle.iter().sum::<f64>() / middle.len() as f64 }
 }
 
-/// An interval that holds the median with a confidence of `sigmas` standard deviations, from the samples' ranks alone.
-/// Sorts the samples. Of too few it is everything that they span.
+/// Returns a confidence interval of the median, of `sigmas` standard deviations. Uses only the ranks of the samples, which it
+/// sorts. With too few samples the interval is their whole range.
 pub(crate) fn median_interval(samples: &mut [f64], sigmas: f64) -> (f64, f64) {
     samples.sort_unstable_by(f64::total_cmp);
     let count = samples.len() as f64;
     let low = ((count - sigmas * count.sqrt()) / 2.0).floor().max(0.0) as usize;
-    let at = |place: usize| samples.get(place).copied().unwrap_or(f64::NAN);
+    let at = |index: usize| samples.get(index).copied().unwrap_or(f64::NAN);
     (at(low), at(samples.len().saturating_sub(1 + low)))
 }
 
-/// The interval of the midmean that holds 95 of 100 samples drawn anew from these.
+/// Returns the 95 % confidence interval of the midmean, by bootstrap: from the midmeans of random resamples.
 pub(crate) fn bootstrap(samples: &[f64], rng: &mut Rng) -> (f64, f64) {
     const DRAWS: usize = 400;
     if samples.is_empty() {
@@ -37,7 +37,7 @@ pub(crate) fn bootstrap(samples: &[f64], rng: &mut Rng) -> (f64, f64) {
         })
         .collect();
     means.sort_unstable_by(f64::total_cmp);
-    let at = |place: usize| means.get(place).copied().unwrap_or(f64::NAN);
+    let at = |index: usize| means.get(index).copied().unwrap_or(f64::NAN);
     (at(DRAWS / 40), at(DRAWS - 1 - DRAWS / 40))
 }
 

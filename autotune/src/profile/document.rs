@@ -1,30 +1,30 @@
-//! A profile as a file.
+//! The file of a profile.
 //!
 //! ```toml
 //! schema = 1
 //! level = "quick"                    # how much was measured
 //!
-//! [kernels]                          # what was measured; another revision makes the profile stale
+//! [kernels]                          # the kernels that were measured; another revision makes the profile stale
 //! version = "0.1.0"
 //! revision = 1
 //! candidates = "c0ffee0123456789"    # a checksum of all plans that were tried
 //!
-//! [machine]                          # where: architecture, processor, ISA, caches, cores, memory, system
+//! [machine]                          # the machine: architecture, processor, ISA, caches, cores, memory, system
 //! vendor = "AuthenticAMD"
 //! # ...
 //!
 //! [[entry]]
 //! operation = "step"                 # step, statistics, accumulate, average, convert
 //! dtypes = "f32/bf16/f32"            # parameter/gradient/momentum
-//! size = "4 MiB"                     # bytes of a call's tensors: from half to twice of this
+//! size = "4 MiB"                     # bytes of a call's tensors: from half to twice this
 //! backend = "avx512"
-//! threads = 8                        # at most; all that there are where it is missing
+//! threads = 8                        # the maximum; default: all threads
 //! chunk = 32768                      # elements, a multiple of 4,096
-//! parallel_from = 1048576            # bytes of a call below which it stays on one thread; decided call by call if missing
+//! parallel_from = 1048576            # smaller calls, in bytes, stay on one thread; default: decided at each call
 //! prefetch = "auto"                  # auto, on or off
-//! nanoseconds = 151000.0             # of a call: geometric mean over warm and cold caches
-//! interval = [149800.0, 152100.0]    # which holds it with 95 % confidence
-//! default_nanoseconds = 173000.0     # of the plan that runs without a profile
+//! nanoseconds = 151000.0             # time of a call: geometric mean over warm and cold caches
+//! interval = [149800.0, 152100.0]    # its 95 % confidence interval
+//! default_nanoseconds = 173000.0     # time of the plan that runs without a profile
 //! ```
 
 use std::path::Path;
@@ -32,24 +32,22 @@ use std::path::Path;
 use lion_kernels::Plan;
 use serde::{Deserialize, Serialize};
 
-use super::written::Written;
+use super::plan_entry::PlanEntry;
 use crate::Error;
 use crate::candidate::{KERNELS_REVISION, checksum};
 use crate::case::{Case, Dtypes, Operation, SizeClass};
-use crate::error::excerpt_of;
 use crate::machine::Machine;
 use crate::regular;
-use crate::report::{known, known_bytes};
-use crate::search::Finding;
+use crate::text::{excerpt_of, known, known_bytes};
 
-/// The schema that this library reads and writes.
-const SCHEMA: u32 = 1;
+/// The version of the schema that this library reads and writes.
+pub(super) const SCHEMA: u32 = 1;
 
-/// Bytes of the largest file that is read: four times what a tuning of everything writes, since the parser takes
-/// hundreds of bytes for each of a hostile text.
-const LARGEST: u64 = 512 << 10;
+/// The maximum bytes of a file: more than twice the profile of a tuning of everything. It protects against hostile
+/// files, for which the parser allocates hundreds of bytes per byte.
+pub(super) const MAX_BYTES: u64 = 512 << 10;
 
-/// All that a profile's file says. The keys and their units are in the example above.
+/// A profile as a file. The example in the module's head lists keys and units.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Document {
@@ -57,11 +55,11 @@ pub struct Document {
     pub schema: u32,
     /// How much was measured.
     pub level: String,
-    /// What was measured.
+    /// The kernels that were measured.
     pub kernels: Kernels,
-    /// Where.
+    /// The machine that was measured.
     pub machine: Machine,
-    /// What was found.
+    /// The plans.
     #[serde(rename = "entry", default)]
     pub entries: Vec<Entry>,
 }
@@ -70,9 +68,9 @@ pub struct Document {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernels {
-    /// The library's version, for people.
+    /// The library's version, for information only.
     pub version: String,
-    /// [`KERNELS_REVISION`] then.
+    /// The value of [`KERNELS_REVISION`].
     pub revision: u32,
     /// A checksum of all plans that were tried.
     pub candidates: String,
@@ -86,7 +84,7 @@ pub struct Entry {
     pub dtypes: Dtypes,
     pub size: SizeClass,
     #[serde(flatten)]
-    pub plan: Written,
+    pub plan: PlanEntry,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nanoseconds: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,58 +94,33 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What the entry is for.
+    /// Returns the case of the entry.
     pub fn case(&self) -> Case {
         Case::new(self.operation, self.dtypes, self.size)
     }
 }
 
 impl Document {
-    /// Of what a tuner found on a machine.
-    pub fn new(machine: &Machine, level: &str, findings: &[Finding]) -> Self {
-        let rounded = |ns: f64| (ns * 10.0).round() / 10.0;
-        let entry = |finding: &Finding| Entry {
-            operation: finding.case.operation,
-            dtypes: finding.case.dtypes,
-            size: finding.case.class(),
-            plan: finding.plan.into(),
-            nanoseconds: finding.nanoseconds.map(rounded),
-            interval: finding.interval.map(|it| it.map(rounded)),
-            default_nanoseconds: finding.default_nanoseconds.map(rounded),
-        };
-        Document {
-            schema: SCHEMA,
-            level: level.into(),
-            kernels: Kernels {
-                version: env!("CARGO_PKG_VERSION").into(),
-                revision: KERNELS_REVISION,
-                candidates: checksum(machine),
-            },
-            machine: machine.clone(),
-            entries: findings.iter().map(entry).collect(),
-        }
-    }
-
-    /// Reads a file. Its plans are legal; whether it fits this machine [`fit`](Self::fit) says.
+    /// Reads a file and checks its plans. [`fit`](Self::fit) checks whether it is for this machine.
     ///
     /// # Errors
-    /// [`Error::File`] where it cannot be read, else as [`parse`](Self::parse).
+    /// Returns [`Error::File`] if the file cannot be read, and the errors of [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self, Error> {
         let failed = |action| move |reason| Error::File { path: path.into(), action, reason };
         let file = regular::open(path).map_err(failed("open"))?;
-        let bytes = regular::read(file, LARGEST).map_err(failed("read"))?;
+        let bytes = regular::read(file, MAX_BYTES).map_err(failed("read"))?;
         let text = String::from_utf8(bytes).map_err(|error| Error::Syntax { reason: error.to_string() })?;
         Self::parse(&text)
     }
 
-    /// The profile in a text.
+    /// Parses a profile and checks its plans.
     ///
     /// # Errors
-    /// [`Error::Syntax`] where it is none, [`Error::Value`] where a plan is one that no tuner writes, and
-    /// [`Error::Mismatch`] where its schema is another.
+    /// Returns [`Error::Syntax`] if the text is not a profile, [`Error::Value`] if no tuner would write one of its plans, and
+    /// [`Error::Mismatch`] if its schema has another version.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        if text.len() as u64 > LARGEST {
-            return Err(Error::Syntax { reason: format!("it has more than {LARGEST} bytes") });
+        if text.len() as u64 > MAX_BYTES {
+            return Err(Error::Syntax { reason: format!("it has more than {MAX_BYTES} bytes") });
         }
         let document: Document = toml::from_str(text).map_err(|error| syntax(text, &error))?;
         same("the schema", &document.schema, &SCHEMA)?;
@@ -155,30 +128,22 @@ impl Document {
         Ok(document)
     }
 
-    /// The file's text.
+    /// Returns the plan of each entry.
     ///
     /// # Errors
-    /// [`Error::Syntax`] where a number is too large for TOML.
-    pub fn to_toml(&self) -> Result<String, Error> {
-        toml::to_string(self).map_err(|error| Error::Syntax { reason: error.to_string() })
-    }
-
-    /// The plan of each entry.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for one that no tuner writes, or that needs a backend which this machine lacks.
+    /// Returns [`Error::Value`] if no tuner would write a plan, or if this machine lacks its backend.
     pub fn plans(&self) -> Result<Vec<(Case, Plan)>, Error> {
-        let plan = |(place, entry): (usize, &Entry)| {
-            let absurd = |(key, found, expected)| Error::Value { entry: place + 1, key, found, expected };
-            Ok((entry.case(), entry.plan.plan().map_err(absurd)?))
+        let plan = |(index, entry): (usize, &Entry)| {
+            let invalid = |(key, found, expected)| Error::Value { entry: index + 1, key, found, expected };
+            Ok((entry.case(), entry.plan.plan().map_err(invalid)?))
         };
         self.entries.iter().enumerate().map(plan).collect()
     }
 
-    /// Whether the plans are for this machine and these kernels, and what is otherwise than it was.
+    /// Checks that the profile is for this machine and these kernels. Returns the differences that do not prevent its use.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] for another processor, other instruction sets, other kernels or other candidates.
+    /// Returns [`Error::Mismatch`] if the processor, the instruction sets, the kernels or the candidates differ.
     pub fn fit(&self, here: &Machine) -> Result<Vec<String>, Error> {
         let there = &self.machine;
         same("the revision of the kernels", &self.kernels.revision, &KERNELS_REVISION)?;
@@ -193,7 +158,8 @@ impl Document {
         let mut compare = |what: &str, there: &dyn ToString, here: &dyn ToString| {
             let (there, here) = (there.to_string(), here.to_string());
             if there != here {
-                differences.push(format!("{what}: {} there and {here} here", excerpt_of(&there, 40)));
+                differences
+                    .push(format!("{what}: {} in the profile and {here} here", excerpt_of(&there, 40)));
             }
         };
         compare("cores", &there.cores, &here.cores);
@@ -214,54 +180,10 @@ fn same<T: PartialEq + ToString>(what: &'static str, found: &T, expected: &T) ->
     Err(Error::Mismatch { what, found, expected: expected.to_string() })
 }
 
-/// TOML's message in one line, with the line that it is about.
+/// Returns TOML's message in one line, with the line number.
 fn syntax(text: &str, error: &toml::de::Error) -> Error {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
     let message = excerpt_of(error.message(), 200).replace('\n', ", ");
     Error::Syntax { reason: format!("{}{message}", line.unwrap_or_default()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use lion_kernels::{Backend, Dtype, Prefetch};
-
-    use super::*;
-
-    #[test]
-    fn a_tuning_of_everything_is_far_below_the_largest_file() {
-        let longest = Plan::new(Backend::Avx512)
-            .threads(4096)
-            .chunk_elements(1 << 30)
-            .parallel_threshold(1 << 30)
-            .prefetch(Prefetch::Auto);
-        let mut findings: Vec<Finding> = Vec::new();
-        for &operation in Operation::ALL {
-            for &parameter in Dtype::ALL {
-                for &gradient in Dtype::ALL {
-                    for &momentum in Dtype::ALL {
-                        let dtypes = Dtypes { parameter, gradient, momentum };
-                        if !dtypes.fit() {
-                            continue;
-                        }
-                        findings.extend(SizeClass::all().map(|size| {
-                            let case = Case::new(operation, dtypes, size);
-                            let nanoseconds = Some(123_456_789_012.3);
-                            Finding {
-                                nanoseconds,
-                                interval: nanoseconds.map(|it| [it, it]),
-                                default_nanoseconds: nanoseconds,
-                                ..Finding::of_default(case, longest)
-                            }
-                        }));
-                    }
-                }
-            }
-        }
-        findings.sort_by_key(|finding| finding.case);
-        findings.dedup_by_key(|finding| finding.case);
-        let text = Document::new(&Machine::detect(), "patient", &findings).to_toml().expect("TOML");
-        let share = LARGEST as usize / text.len();
-        assert_eq!((findings.len(), share >= 2), (630, true), "{} bytes", text.len());
-    }
 }

@@ -1,48 +1,48 @@
-//! Which profile is used.
+//! Selects the profile.
 //!
-//! From the strongest:
+//! The strongest source comes first:
 //!
-//! 1. the API: what the program sets;
-//! 2. the environment: `LION_ISA`, `LION_NUM_THREADS` and `LION_CHUNK` replace that part of every plan, whichever profile
-//!    it is from; `LION_PROFILE` names the profile's file; `LION_NO_PROFILE`, set to anything but 0 or nothing, means that
-//!    no file is read;
-//! 3. the user's profile, [`user_path`];
-//! 4. the system's, [`system_path`];
-//! 5. what is known of the processor's microarchitecture, [`default_plan`];
-//! 6. what does well on most machines, [`Plan::new`](lion_kernels::Plan::new).
+//! 1. the API: options that the program sets;
+//! 2. the environment: `LION_ISA`, `LION_NUM_THREADS` and `LION_CHUNK` each replace one part of every plan, with any
+//!    profile; `LION_PROFILE` names the file; `LION_NO_PROFILE`, unless empty or 0, prevents that a file is read;
+//! 3. the user's profile, at [`user_path`];
+//! 4. the system's profile, at [`system_path`];
+//! 5. the built-in defaults for the microarchitecture, [`default_plan`];
+//! 6. the general defaults, [`Plan::new`](lion_kernels::Plan::new).
 //!
-//! The first file that is there decides. Where it is bad, or of another machine, that is a warning in the log, and
-//! what is built in is used.
+//! The first file that exists is used. If it is bad, or for another machine, the library logs a warning and uses the
+//! built-in defaults.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use etcetera::BaseStrategy as _;
 use lion_kernels::Backend;
 
-use super::{Document, Overrides, Profile, default_plan, system_path, user_path};
+use super::{Document, Overrides, Profile, default_plan};
 use crate::Error;
-use crate::error::excerpt;
 use crate::machine::{Machine, Microarchitecture};
+use crate::text::excerpt;
 
-/// Where a profile is from.
+/// The source of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The program.
     Api,
-    /// The file that `LION_PROFILE` names.
+    /// The file in `LION_PROFILE`.
     Environment(PathBuf),
     /// The user's file.
     User(PathBuf),
     /// The system's file.
     System(PathBuf),
-    /// What is known of the processor.
+    /// The built-in defaults for a microarchitecture.
     BuiltIn(Microarchitecture),
 }
 
 impl Source {
-    /// The file that it is from, if it is from one.
+    /// Returns the file, if the source is one.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Source::Environment(path) | Source::User(path) | Source::System(path) => Some(path),
@@ -54,7 +54,7 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::Api => f.write_str("the program's"),
+            Source::Api => f.write_str("the program"),
             Source::Environment(path) => write!(f, "{} (LION_PROFILE)", path.display()),
             Source::User(path) => write!(f, "{} (the user's)", path.display()),
             Source::System(path) => write!(f, "{} (the system's)", path.display()),
@@ -63,7 +63,24 @@ impl fmt::Display for Source {
     }
 }
 
-/// What decides between profiles, other than the program.
+/// Returns the path of the user's profile: `lion/profile.toml` in `$XDG_CONFIG_HOME` or `~/.config`, on Windows in
+/// `%APPDATA%`. `None` if the user has no home.
+pub fn user_path() -> Option<PathBuf> {
+    let folders = etcetera::choose_base_strategy().ok()?;
+    Some(folders.config_dir().join("lion").join("profile.toml"))
+}
+
+/// Returns the path of the profile for all users: `/etc/lion/profile.toml`, on Windows `lion\profile.toml` in
+/// `%PROGRAMDATA%`.
+pub fn system_path() -> PathBuf {
+    let folder = match std::env::var_os("PROGRAMDATA") {
+        Some(folder) if cfg!(windows) => PathBuf::from(folder),
+        _ => PathBuf::from("/etc"),
+    };
+    folder.join("lion").join("profile.toml")
+}
+
+/// The environment that selects the profile.
 #[derive(Clone, Debug, Default)]
 pub struct Environment {
     /// `LION_PROFILE`.
@@ -76,14 +93,14 @@ pub struct Environment {
     pub threads: Option<OsString>,
     /// `LION_CHUNK`.
     pub chunk: Option<OsString>,
-    /// The user's profile.
+    /// The path of the user's profile.
     pub user: Option<PathBuf>,
-    /// The system's profile.
+    /// The path of the system's profile.
     pub system: Option<PathBuf>,
 }
 
 impl Environment {
-    /// That of this process.
+    /// Reads the environment of this process.
     pub fn of_process() -> Self {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Environment {
@@ -97,15 +114,15 @@ impl Environment {
         }
     }
 
-    /// What replaces parts of every plan, and what is wrong with the variables.
+    /// Returns the parts that replace those of every plan, and warnings about invalid variables.
     pub fn overrides(&self) -> (Overrides, Vec<String>) {
         let mut warnings = Vec::new();
         let mut number = |name: &str, value: &Option<OsString>| {
             let text = value.as_ref()?.to_string_lossy().into_owned();
             let found = text.parse::<usize>().ok().filter(|number| *number > 0);
             if found.is_none() {
-                warnings
-                    .push(format!("{name} is {:?}, and must be a number from 1; ignored", excerpt(&text)));
+                let found = excerpt(&text);
+                warnings.push(format!("{name} is {found:?}; expected a number from 1; ignored"));
             }
             found
         };
@@ -123,7 +140,7 @@ impl Environment {
         (Overrides { backend, threads, chunk }, warnings)
     }
 
-    /// The file that decides, if there is one.
+    /// Returns the first file that exists.
     fn file(&self) -> Option<(Source, PathBuf)> {
         if self.no_profile {
             return None;
@@ -138,15 +155,15 @@ impl Environment {
 }
 
 impl Profile {
-    /// The profile of this process: found at the first call, and the same ever after. It never fails; what is wrong
-    /// goes to the log as a warning.
+    /// Returns the profile of this process. The first call loads it; later calls return the same one. Never fails; problems
+    /// are logged as warnings.
     pub fn load() -> Self {
         static LOADED: OnceLock<Profile> = OnceLock::new();
         let load = || Self::found_in(&Environment::of_process(), &Machine::detect());
         LOADED.get_or_init(load).clone()
     }
 
-    /// The profile that an environment leads to on a machine.
+    /// Loads the profile that an environment selects on a machine.
     pub fn found_in(environment: &Environment, machine: &Machine) -> Self {
         let (overrides, mut warnings) = environment.overrides();
         let found = environment.file().and_then(|(source, path)| {
@@ -165,7 +182,7 @@ impl Profile {
         profile.overridden(&overrides).with_warnings(warnings)
     }
 
-    /// What is known of a machine without a file.
+    /// Returns the built-in defaults of a machine.
     pub fn built_in(machine: &Machine) -> Self {
         let plan = default_plan(machine, Backend::best());
         Self::new(Source::BuiltIn(machine.microarchitecture()), plan, &[])

@@ -1,11 +1,11 @@
-//! The temporary file of [`replace`](super::replace()): its name, and how the next writer of a target removes what a
-//! killed writer left.
+//! The temporary files of [`replace`](super::replace()): creation, and removal of files that killed writers left.
 //!
-//! A writer holds a lock on its temporary file until the rename; the system releases the lock when the process dies. A
-//! sweeper removes a file only while the sweeper holds that file's lock, so it never removes a live writer's.
+//! A writer locks its temporary file until the rename. If the process dies, the system releases the lock. Before a writer
+//! creates its file it sweeps: it removes the temporary files of the same target that it can lock. So it never removes the
+//! file of a live writer.
 //!
-//! A sweeper may lock a file between its creation and its own writer's lock. The writer then fails to lock it, or finds
-//! that it has no name any more, and makes another. A file system without locks sweeps nothing.
+//! A sweeper may lock a file between its creation and its writer's lock. The writer then fails to lock it, or finds that it
+//! has been removed, and creates another. On a file system without locks nothing is swept.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,10 +16,10 @@ use tempfile::{Builder, NamedTempFile};
 use super::{Target, folder};
 
 const SUFFIX: &str = ".tmp";
-/// The random letters and digits between prefix and suffix.
+/// The number of random letters and digits between prefix and suffix.
 const RANDOM: usize = 6;
 
-/// Makes a file beside the target that is removed unless it is renamed, after sweeping what is left of dead writers.
+/// Sweeps, then creates a file beside the target. Dropping it removes the file, unless it was renamed.
 pub(super) fn beside(target: &Target) -> io::Result<NamedTempFile> {
     let prefix = prefix(&target.path);
     #[cfg(unix)]
@@ -28,19 +28,19 @@ pub(super) fn beside(target: &Target) -> io::Result<NamedTempFile> {
     builder.prefix(&prefix).suffix(SUFFIX).rand_bytes(RANDOM);
     #[cfg(unix)]
     if target.old.is_none() {
-        // The process's mask takes from this what it takes from any new file. The successor of an old file is secret
-        // until it has that file's mode.
+        // A new file gets the usual mode, which the umask reduces. If there is an old file, the temporary file stays private
+        // until it gets the old file's mode.
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     }
     let make = || builder.tempfile_in(folder(&target.path));
     #[cfg(unix)]
     return lock::held(make);
-    // The lock of other systems keeps other handles from the content, and an open file is not removed there.
+    // On other systems a lock would block other handles, and an open file cannot be removed.
     #[cfg(not(unix))]
     make()
 }
 
-/// Names the project beside the target, so that no file of the user's has such a name by chance.
+/// Returns `.NAME.lion-`. The name of the project makes a clash with a user's file unlikely.
 fn prefix(target: &Path) -> OsString {
     let mut prefix = OsString::from(".");
     prefix.push(target.file_name().unwrap_or_default());
@@ -61,18 +61,18 @@ mod lock {
 
     use super::{RANDOM, SUFFIX};
 
-    /// Makes a file and locks it, again if a sweeper was faster.
+    /// Creates and locks a file. Tries again if a sweeper was faster.
     pub(super) fn held(make: impl Fn() -> io::Result<NamedTempFile>) -> io::Result<NamedTempFile> {
-        /// A sweeper lists the folder once, so each of these would need a sweeper of its own.
+        /// A sweeper lists the folder once, so each failed attempt needs another sweeper.
         const ATTEMPTS: usize = 100;
         for _ in 0..ATTEMPTS {
             let made = make()?;
             match made.as_file().try_lock() {
-                // Another process holds it: a sweeper, which removes it.
+                // A sweeper holds the lock, and removes the file.
                 Err(TryLockError::WouldBlock) => {}
-                // Where the writer cannot lock, neither can a sweeper.
+                // If the writer cannot lock, neither can a sweeper.
                 Err(TryLockError::Error(_)) => return Ok(made),
-                // Its random name is no other file's. The count of its links would be 0 on some file systems.
+                // The file still has its name. Its link count would not tell: it is 0 on some file systems.
                 Ok(()) if made.path().is_file() => return Ok(made),
                 Ok(()) => {}
             }
@@ -80,7 +80,7 @@ mod lock {
         Err(io::Error::other(format!("its temporary file was removed {ATTEMPTS} times")))
     }
 
-    /// Removes what dead writers of a target left. What cannot be removed stays: that is no reason not to write.
+    /// Removes the files of dead writers. Ignores errors: a file that stays does not prevent the write.
     pub(super) fn sweep(folder: &Path, prefix: &OsStr) {
         let Ok(entries) = fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
@@ -97,7 +97,7 @@ mod lock {
     }
 
     fn remove_unless_held(path: &Path) -> io::Result<()> {
-        // Neither follows a link nor waits for the writer of a pipe.
+        // Does not follow links, and does not wait for the writer of a pipe.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         let opened = file.metadata()?;
@@ -105,7 +105,7 @@ mod lock {
             return Ok(());
         }
         file.try_lock()?;
-        // Its writer may have renamed it before the lock was free.
+        // Its writer may have renamed it before it released the lock.
         let named = fs::symlink_metadata(path)?;
         if (named.dev(), named.ino()) == (opened.dev(), opened.ino()) {
             fs::remove_file(path)?;
@@ -138,7 +138,7 @@ mod tests {
         }
     }
 
-    /// The next writer removes what a dead one left, and neither a live writer's file nor anything else.
+    /// The next writer removes the file of a dead one, but neither the file of a live one nor any other file.
     #[test]
     fn only_the_dead_are_swept() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -155,7 +155,7 @@ mod tests {
         replace(&path("result"), |_| Ok(())).expect("replaced");
         assert!(!dead.exists() && live.path().exists() && other.exists() && pipe.exists());
         assert!(linked.is_symlink());
-        // A name that another process has locked is not ours to remove, whoever made it.
+        // A file that another process has locked stays, whoever created it.
         let held = File::create(&dead).expect("made");
         held.lock().expect("locked");
         replace(&path("result"), |_| Ok(())).expect("replaced");
@@ -165,7 +165,7 @@ mod tests {
         assert!(!dead.exists());
     }
 
-    /// Writers of one target at a time: each sweeps, and none loses its file.
+    /// Concurrent writers of one target: each sweeps, and none loses its file.
     #[test]
     fn many_writers() {
         use std::io::Write as _;

@@ -1,11 +1,11 @@
-//! Lines over the bytes of a call.
+//! Line charts over the bytes of a call.
 
 use std::fmt::Write as _;
 
 use super::page::escape;
-use super::table::bytes;
 use crate::case::SizeClass;
 use crate::machine::Machine;
+use crate::text::bytes;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 300.0;
@@ -16,15 +16,15 @@ const BOTTOM: f64 = 40.0;
 
 /// A line of a chart.
 pub(super) struct Line {
-    /// Its name in the legend.
+    /// The name in the legend.
     pub(super) name: String,
-    /// Its class, which has its colour.
+    /// The CSS class, which sets the colour.
     pub(super) class: &'static str,
-    /// Bytes of a call, the value, and what a reader sees who points at it.
+    /// For each point: the bytes of a call, the value, and the tooltip.
     pub(super) points: Vec<(usize, f64, String)>,
 }
 
-/// A chart with the caches' sizes marked. Nothing where there is no point.
+/// Draws a chart that marks the sizes of the caches. Returns an empty string if there are no points.
 pub(super) fn lines(title: &str, unit: &str, lines: &[Line], machine: &Machine) -> String {
     let points = || lines.iter().flat_map(|line| &line.points);
     let count = points().count();
@@ -41,7 +41,7 @@ pub(super) fn lines(title: &str, unit: &str, lines: &[Line], machine: &Machine) 
         "<figure class=\"chart\" data-points=\"{count}\"><figcaption>{title}</figcaption>\
          <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n"
     );
-    // A string takes everything, here and below.
+    // Writing to a string cannot fail, here and below.
     for step in 0..=4 {
         let value = top * f64::from(step) / 4.0;
         let (height, shown) = (y(value), (value * 100.0).round() / 100.0);
@@ -55,20 +55,20 @@ pub(super) fn lines(title: &str, unit: &str, lines: &[Line], machine: &Machine) 
         );
     }
     for class in SizeClass::all() {
-        let place = x(class.bytes() as f64);
+        let x = x(class.bytes() as f64);
         let _ = writeln!(
             svg,
-            "<text class=\"tick middle\" x=\"{place:.1}\" y=\"{:.1}\">{class}</text>",
+            "<text class=\"tick middle\" x=\"{x:.1}\" y=\"{:.1}\">{class}</text>",
             HEIGHT - BOTTOM + 16.0
         );
     }
     for cache in machine.caches.iter().filter(|it| (it.bytes as f64) > first as f64 && it.bytes < last as u64)
     {
-        let place = x(cache.bytes as f64);
+        let x = x(cache.bytes as f64);
         let _ = writeln!(
             svg,
-            "<line class=\"cache\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/>\
-             <text class=\"tick middle\" x=\"{place:.1}\" y=\"{:.1}\">L{} {}</text>",
+            "<line class=\"cache\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/>\
+             <text class=\"tick middle\" x=\"{x:.1}\" y=\"{:.1}\">L{} {}</text>",
             HEIGHT - BOTTOM,
             TOP - 6.0,
             cache.level,
@@ -82,14 +82,14 @@ pub(super) fn lines(title: &str, unit: &str, lines: &[Line], machine: &Machine) 
             .map(|(bytes, value, _)| format!("{:.1},{:.1}", x(*bytes as f64), y(*value)))
             .collect();
         let _ = writeln!(svg, "<polyline class=\"{}\" points=\"{}\"/>", line.class, path.join(" "));
-        for (bytes, value, says) in &line.points {
+        for (bytes, value, tooltip) in &line.points {
             let _ = writeln!(
                 svg,
                 "<circle class=\"point {}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\"><title>{}</title></circle>",
                 line.class,
                 x(*bytes as f64),
                 y(*value),
-                escape(says)
+                escape(tooltip)
             );
         }
     }
@@ -109,7 +109,7 @@ pub(super) fn lines(title: &str, unit: &str, lines: &[Line], machine: &Machine) 
     svg
 }
 
-/// The next of 1, 2, 4 or 8 times a power of ten.
+/// Rounds up to 1, 2, 4 or 8 times a power of ten.
 fn nice(value: f64) -> f64 {
     let power = 10_f64.powf(value.max(1e-9).log10().floor());
     [1.0, 2.0, 4.0, 8.0, 10.0].into_iter().map(|it| it * power).find(|it| *it >= value).unwrap_or(value)

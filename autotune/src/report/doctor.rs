@@ -1,24 +1,25 @@
-//! What the optimizer finds on this machine.
+//! The text of `lion doctor`.
 
 use std::fmt::Write as _;
 use std::fs;
 
 use lion_kernels::Backend;
 
-use super::known;
+use crate::text::known;
 use crate::{Environment, Machine, Profile};
 
-/// The variables that the libraries read.
+/// The environment variables that the libraries read.
 const ENVIRONMENT: [&str; 5] =
     ["LION_ISA", "LION_NUM_THREADS", "LION_CHUNK", "LION_PROFILE", "LION_NO_PROFILE"];
 
 const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
-/// What the optimizer finds on this machine, a line each: processor, backends, huge pages, cores, environment, profile.
+/// Describes what the optimizer finds on this machine, a line each: processor, backends, huge pages, cores, environment,
+/// profile.
 pub fn doctor() -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name:<12} {value}");
     };
     line("cpu", &cpu_model());
@@ -40,7 +41,7 @@ pub fn doctor() -> String {
     text
 }
 
-/// What `/proc` says of this process or this machine under `key`.
+/// Reads the value of `key` in a file of `/proc`.
 fn proc_entry(file: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let entry = |line: &str| {
@@ -57,7 +58,7 @@ fn cpu_model() -> String {
     format!("{model} ({})", std::env::consts::ARCH)
 }
 
-/// The mode in force is the one in brackets.
+/// Returns the active mode, which is in brackets.
 fn huge_pages() -> String {
     let Ok(text) = fs::read_to_string(HUGE_PAGES) else { return format!("unknown: no {HUGE_PAGES}") };
     let mode = text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(mode, _)| mode);
@@ -70,7 +71,7 @@ fn huge_pages() -> String {
     }
 }
 
-/// What this process may use, which a quota or an affinity may make less than the machine has.
+/// Describes the usable cores, which affinity and quota may limit.
 fn cores(machine: &Machine) -> String {
     let mut text = format!("{} usable", machine.cores);
     if let Some(affinity) = proc_entry("/proc/self/status", "Cpus_allowed_list") {

@@ -1,18 +1,19 @@
-//! The page.
+//! The HTML page.
 
 use std::fmt::Write as _;
 
 use super::chart::{Line, lines};
-use super::heat;
-use super::table::{bytes, known, known_bytes, nanoseconds};
+use super::heatmap::heatmap;
+use super::table::nanoseconds;
 use crate::candidate::describe;
 use crate::case::{Dtypes, Operation};
 use crate::machine::Machine;
-use crate::search::{Finding, Record};
+use crate::search::{CaseResult, TuningRecord};
+use crate::text::{bytes, known, known_bytes};
 
 const STYLE: &str = include_str!("style.css");
 
-/// A text where markup is expected.
+/// Escapes a text for HTML.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -28,10 +29,10 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A tuning as one HTML page: the machine, the throughput against the size of a call, threads against chunks, the time
-/// against the streaming limit, and every plan.
-pub fn html(record: &Record) -> String {
-    let Record { machine, findings } = record;
+/// Draws a tuning as one HTML page: the machine, throughput and time relative to the bandwidth bound over the size of a call,
+/// heatmaps of threads and chunks, and a table of all plans.
+pub fn html(record: &TuningRecord) -> String {
+    let TuningRecord { machine, cases: results } = record;
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -42,29 +43,29 @@ pub fn html(record: &Record) -> String {
     );
     page.push_str(&description(machine));
     let mut subjects: Vec<(Operation, Dtypes)> = Vec::new();
-    for finding in findings {
-        let subject = (finding.case.operation, finding.case.dtypes);
+    for result in results {
+        let subject = (result.case.operation, result.case.dtypes);
         if !subjects.contains(&subject) {
             subjects.push(subject);
         }
     }
     for (operation, dtypes) in subjects {
-        let of_subject: Vec<&Finding> =
-            findings.iter().filter(|it| (it.case.operation, it.case.dtypes) == (operation, dtypes)).collect();
+        let of_subject: Vec<&CaseResult> =
+            results.iter().filter(|it| (it.case.operation, it.case.dtypes) == (operation, dtypes)).collect();
         let opened = if operation == Operation::Step { " open" } else { "" };
-        // A string takes everything, here and below.
+        // Writing to a string cannot fail, here and below.
         let _ =
             writeln!(page, "<details{opened}><summary>{operation} · {dtypes}</summary><div class=\"row\">");
         page.push_str(&throughput(&of_subject, machine));
-        page.push_str(&against_the_limit(&of_subject, machine));
+        page.push_str(&relative_to_bound(&of_subject, machine));
         page.push_str("</div>");
         let maps: Vec<String> =
-            of_subject.iter().map(|it| heat::map(it)).filter(|map| !map.is_empty()).collect();
+            of_subject.iter().map(|it| heatmap(it)).filter(|map| !map.is_empty()).collect();
         if !maps.is_empty() {
             let _ = writeln!(
                 page,
-                "<p>How much longer than the fastest, by threads and elements of a chunk; the plan that was chosen is \
-                 framed.</p><div class=\"maps\">{}</div>",
+                "<p>Time relative to the fastest plan, by threads and elements of a chunk. A frame marks the chosen \
+                 plan.</p><div class=\"maps\">{}</div>",
                 maps.concat()
             );
         }
@@ -125,55 +126,55 @@ fn description(machine: &Machine) -> String {
 fn line(
     name: &str,
     class: &'static str,
-    findings: &[&Finding],
-    value: impl Fn(&Finding) -> Option<(f64, String)>,
+    results: &[&CaseResult],
+    value: impl Fn(&CaseResult) -> Option<(f64, String)>,
 ) -> Line {
-    let point = |it: &&Finding| value(it).map(|(value, says)| (it.case.bytes, value, says));
-    let points = findings.iter().filter_map(point).filter(|point| point.1.is_finite() && point.1 >= 0.0);
+    let point = |it: &&CaseResult| value(it).map(|(value, tooltip)| (it.case.bytes, value, tooltip));
+    let points = results.iter().filter_map(point).filter(|point| point.1.is_finite() && point.1 >= 0.0);
     Line { name: name.into(), class, points: points.collect() }
 }
 
-fn throughput(findings: &[&Finding], machine: &Machine) -> String {
-    let rate = |it: &Finding, ns: Option<f64>, what: &str| {
+fn throughput(results: &[&CaseResult], machine: &Machine) -> String {
+    let rate = |it: &CaseResult, ns: Option<f64>, what: &str| {
         let rate = it.case.traffic() as f64 / ns?;
-        Some((rate, format!("{}: {rate:.1} GB/s, {what}", it.case.class())))
+        Some((rate, format!("{}: {rate:.1} GB/s, {what}", it.case.size_class())))
     };
     let all = [
-        line("streaming limit", "limit", findings, |it| rate(it, it.limit_nanoseconds, "streaming limit")),
-        line("default", "default", findings, |it| rate(it, it.default_nanoseconds, &describe(&it.default))),
-        line("this profile", "plan", findings, |it| rate(it, it.nanoseconds, &describe(&it.plan))),
+        line("bandwidth bound", "bound", results, |it| rate(it, it.bound_nanoseconds, "bandwidth bound")),
+        line("default", "default", results, |it| rate(it, it.baseline_nanoseconds, &describe(&it.baseline))),
+        line("this profile", "plan", results, |it| rate(it, it.nanoseconds, &describe(&it.plan))),
     ];
     lines("throughput", "GB/s", &all, machine)
 }
 
-fn against_the_limit(findings: &[&Finding], machine: &Machine) -> String {
-    let over = |it: &Finding, ns: Option<f64>| {
-        let ratio = ns? / it.limit_nanoseconds?;
-        Some((ratio, format!("{}: {ratio:.2} times the streaming limit", it.case.class())))
+fn relative_to_bound(results: &[&CaseResult], machine: &Machine) -> String {
+    let over = |it: &CaseResult, ns: Option<f64>| {
+        let ratio = ns? / it.bound_nanoseconds?;
+        Some((ratio, format!("{}: {ratio:.2} times the bandwidth bound", it.case.size_class())))
     };
     let all = [
-        line("default", "default", findings, |it| over(it, it.default_nanoseconds)),
-        line("this profile", "plan", findings, |it| over(it, it.nanoseconds)),
+        line("default", "default", results, |it| over(it, it.baseline_nanoseconds)),
+        line("this profile", "plan", results, |it| over(it, it.nanoseconds)),
     ];
-    lines("time over the streaming limit", "times", &all, machine)
+    lines("time relative to the bandwidth bound", "times", &all, machine)
 }
 
-fn table(findings: &[&Finding]) -> String {
+fn table(results: &[&CaseResult]) -> String {
     let mut text = String::from(
         "<table><tr><th>size</th><th>plan</th><th>time</th><th>95 %</th><th>default</th><th>saved</th></tr>",
     );
-    for it in findings {
+    for it in results {
         let time = |ns: Option<f64>| ns.map_or_else(|| "–".into(), nanoseconds);
         let interval =
             it.interval.map(|[low, high]| format!("{} to {}", nanoseconds(low), nanoseconds(high)));
         let _ = write!(
             text,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.0} %</td></tr>",
-            it.case.class(),
+            it.case.size_class(),
             escape(&describe(&it.plan)),
             time(it.nanoseconds),
             interval.unwrap_or_else(|| "–".into()),
-            time(it.default_nanoseconds),
+            time(it.baseline_nanoseconds),
             it.gain() * 100.0
         );
     }

@@ -1,4 +1,4 @@
-//! Tables, and how numbers are written.
+//! Markdown tables, and times with units.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use crate::candidate::describe;
 use crate::profile::Document;
 use crate::search::Regret;
 
-/// Nanoseconds with three digits and a unit.
+/// Writes nanoseconds with three digits and a unit.
 pub fn nanoseconds(nanoseconds: f64) -> String {
     let (value, unit) = match nanoseconds {
         ns if ns < 1e3 => (ns, "ns"),
@@ -18,26 +18,7 @@ pub fn nanoseconds(nanoseconds: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// Bytes with a binary unit.
-pub fn bytes(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let power = (bytes.max(1).ilog2() / 10).min(4);
-    let value = bytes as f64 / (1_u64 << (10 * power)) as f64;
-    let unit = units.get(power as usize).copied().unwrap_or_default();
-    format!("{} {unit}", (value * 10.0).round() / 10.0)
-}
-
-/// What is known of a machine, or that it is not.
-pub fn known(text: &str) -> &str {
-    if text.trim().is_empty() { "unknown" } else { text }
-}
-
-/// Bytes of a machine, of which 0 says that they are not known.
-pub fn known_bytes(found: u64) -> String {
-    if found == 0 { known("").into() } else { bytes(found) }
-}
-
-/// A profile as a table.
+/// Writes a profile as a table.
 pub fn plans(document: &Document) -> String {
     let mut text = String::from("| operation | dtypes | size | plan | time | default | gain |\n");
     text.push_str("|---|---|---|---|---|---|---|\n");
@@ -50,7 +31,7 @@ pub fn plans(document: &Document) -> String {
             }
             _ => "–".into(),
         };
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {gain} |",
@@ -65,21 +46,21 @@ pub fn plans(document: &Document) -> String {
     text
 }
 
-/// What verification found, as a table and a line under it.
+/// Writes the result of a verification as a table and a summary line.
 pub fn regrets(regrets: &[Regret]) -> String {
     let mut text = String::from(
         "| operation | dtypes | size | plan | time | over the best | 95 % | over the default | 95 % | best | holds |\n",
     );
     text.push_str("|---|---|---|---|---|---|---|---|---|---|---|\n");
     for it in regrets {
-        let ((best, [low, high]), (default, [from, to])) = (it.to_best, it.to_default);
-        // A string takes everything.
+        let ((best, [low, high]), (default, [from, to])) = (it.to_best, it.to_baseline);
+        // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {best:.3} | {low:.3}–{high:.3} | {default:.3} | {from:.3}–{to:.3} | {} | {} |",
             it.case.operation,
             it.case.dtypes,
-            it.case.class(),
+            it.case.size_class(),
             describe(&it.plan),
             nanoseconds(it.nanoseconds),
             if it.best == it.plan { "the same".into() } else { describe(&it.best) },
@@ -107,11 +88,6 @@ mod tests {
             [(1.234, "1.23 ns"), (12_345.0, "12.3 µs"), (1.5e8, "150 ms"), (2e9, "2.00 s")]
         {
             assert_eq!(nanoseconds(value), expected);
-        }
-        for (value, expected) in
-            [(0, "0 B"), (48 << 10, "48 KiB"), (3 << 19, "1.5 MiB"), (u64::MAX, "16777216 TiB")]
-        {
-            assert_eq!(bytes(value), expected);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A race: candidates timed in rounds, each round in an order of its own, until what is left cannot be told apart.
+//! Races: times candidates in rounds, until the remaining ones are equally fast.
 //!
-//! A round takes one sample of each candidate that is still in. So whatever disturbs the machine for longer than a
-//! round disturbs all alike, and what is compared is always the difference within rounds. A candidate leaves when the
-//! leader has clearly beaten it.
+//! A round takes one sample of each remaining candidate, in a new random order. A disturbance that lasts longer than a round
+//! affects all candidates alike, because the race compares only samples of the same round. A candidate leaves the race when
+//! the leader has clearly beaten it.
 
 use std::time::Duration;
 
@@ -10,34 +10,35 @@ use fastrand::Rng;
 use lion_kernels::Plan;
 
 use crate::Error;
-use crate::measure::{Caches, Rig, median_interval, midmean};
+use crate::measure::{Bench, Caches, median_interval, midmean};
 
-/// Standard deviations by which the leader's lead must exceed nothing: races look often, at many candidates.
+/// The confidence, in standard deviations, with which the leader must beat a candidate. It is high because a race makes
+/// many comparisons.
 const SIGMAS: f64 = 3.0;
 
-/// Rounds after which a candidate leaves that was slower in each of them by [`FAR`], and after which rounds are
-/// counted on for an interval.
+/// The round of the first comparison, and the number of rounds between later ones. In the first one a candidate leaves only
+/// if it was slower by [`FAR`] in every round, because there are too few rounds for an interval.
 const FIRST_LOOK: usize = 3;
 const LATER_LOOKS: usize = 8;
 const FAR: f64 = 0.25;
 
-/// How long a race goes on.
+/// The end of a race.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rounds {
-    pub(super) most: usize,
-    /// What is nearer than this to the leader, as a logarithm of the ratio, is as good.
+    pub(super) max: usize,
+    /// A candidate counts as equally fast if the logarithm of the ratio of its time to the leader's is below this.
     pub(super) precision: f64,
-    /// The rig's time at which it ends.
+    /// The time at which the race ends, by the clock of the bench.
     pub(super) until: Duration,
 }
 
-/// One candidate's samples.
+/// A candidate and its samples.
 #[derive(Clone, Debug)]
 pub(super) struct Runner {
     pub(super) plan: Plan,
-    /// For each state of the caches and each round: nanoseconds of a call.
+    /// Nanoseconds of a call, for each state of the caches and each round.
     pub(super) samples: Vec<Vec<f64>>,
-    /// For each complete round the logarithm of nanoseconds, over all states of the caches.
+    /// For each complete round, the mean logarithm of nanoseconds over the states of the caches.
     scores: Vec<f64>,
     calls: Vec<u32>,
     racing: bool,
@@ -62,22 +63,22 @@ impl Runner {
         self.scores.clone()
     }
 
-    /// By round, the logarithm of the ratio of its time to another's.
+    /// Returns the logarithm of the ratio of its time to another's, for each round.
     pub(super) fn against(&self, other: &Runner) -> Vec<f64> {
         self.scores.iter().zip(&other.scores).map(|(score, other)| score - other).collect()
     }
 }
 
-/// A race's candidates when it is over.
+/// The candidates at the end of a race.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) runners: Vec<Runner>,
-    /// The place of the fastest of those that were in to the end; `None` where no round was completed.
+    /// The index of the fastest remaining candidate; `None` if no round was completed.
     pub(super) leader: Option<usize>,
 }
 
 impl Outcome {
-    /// The plans that the leader has not beaten, it first.
+    /// Returns the remaining plans, the fastest first.
     pub(super) fn survivors(&self) -> Vec<Plan> {
         let mut left: Vec<_> =
             self.runners.iter().filter(|runner| runner.racing && runner.rounds() > 0).collect();
@@ -86,31 +87,31 @@ impl Outcome {
     }
 }
 
-/// Runs a race. The first `held` of the plans stay in to the end.
-pub(super) fn race<R: Rig + ?Sized>(
-    rig: &mut R,
+/// Runs a race. The first `kept` plans stay in to the end.
+pub(super) fn race<B: Bench + ?Sized>(
+    bench: &mut B,
     caches: &[Caches],
     plans: &[Plan],
-    held: usize,
+    kept: usize,
     rounds: Rounds,
     rng: &mut Rng,
 ) -> Result<Outcome, Error> {
     let mut runners: Vec<Runner> = plans.iter().map(|plan| Runner::new(*plan, caches.len())).collect();
-    for round in 1..=rounds.most {
+    for round in 1..=rounds.max {
         let mut order: Vec<usize> = (0..runners.len()).collect();
         rng.shuffle(&mut order);
-        for place in order {
-            let runner = &mut runners[place];
+        for index in order {
+            let runner = &mut runners[index];
             if !runner.racing {
                 continue;
             }
-            if rig.now() >= rounds.until {
+            if bench.now() >= rounds.until {
                 return Ok(finished(runners));
             }
-            sample(rig, caches, runner)?;
+            sample(bench, caches, runner)?;
         }
         let looks = round == FIRST_LOOK || round % LATER_LOOKS == 0;
-        if looks && drop_beaten(&mut runners, held, round, rounds.precision) {
+        if looks && drop_beaten(&mut runners, kept, round, rounds.precision) {
             break;
         }
     }
@@ -122,17 +123,17 @@ fn finished(runners: Vec<Runner>) -> Outcome {
     Outcome { runners, leader }
 }
 
-fn sample<R: Rig + ?Sized>(rig: &mut R, caches: &[Caches], runner: &mut Runner) -> Result<(), Error> {
+fn sample<B: Bench + ?Sized>(bench: &mut B, caches: &[Caches], runner: &mut Runner) -> Result<(), Error> {
     let mut logarithms = 0.0;
     let states = caches.iter().zip(&mut runner.calls).zip(&mut runner.samples);
     for ((&caches, calls), samples) in states {
         let time = match *calls {
             0 => {
-                let (found, time) = calls_for_a_sample(rig, &runner.plan, caches)?;
+                let (found, time) = calls_for_a_sample(bench, &runner.plan, caches)?;
                 *calls = found;
                 time
             }
-            calls => rig.calls(&runner.plan, caches, calls)?,
+            calls => bench.calls(&runner.plan, caches, calls)?,
         };
         let nanoseconds = time.as_nanos().max(1) as f64 / f64::from(*calls);
         samples.push(nanoseconds);
@@ -142,46 +143,46 @@ fn sample<R: Rig + ?Sized>(rig: &mut R, caches: &[Caches], runner: &mut Runner) 
     Ok(())
 }
 
-/// As many calls as it takes to reach the floor, and the time of so many.
-fn calls_for_a_sample<R: Rig + ?Sized>(
-    rig: &mut R,
+/// Returns the number of calls that reaches the minimum time of a sample, and their time.
+fn calls_for_a_sample<B: Bench + ?Sized>(
+    bench: &mut B,
     plan: &Plan,
     caches: Caches,
 ) -> Result<(u32, Duration), Error> {
-    let floor = rig.floor();
+    let min_time = bench.min_sample_time();
     let mut calls = 1;
     loop {
-        let time = rig.calls(plan, caches, calls)?;
-        if time >= floor || calls >= 1 << 24 {
+        let time = bench.calls(plan, caches, calls)?;
+        if time >= min_time || calls >= 1 << 24 {
             return Ok((calls, time));
         }
-        let missing = floor.as_nanos() / time.as_nanos().max(1) + 1;
+        let missing = min_time.as_nanos() / time.as_nanos().max(1) + 1;
         calls = calls.saturating_mul(missing.clamp(2, 64) as u32);
     }
 }
 
 fn fastest(runners: &[Runner]) -> Option<usize> {
     let racing = runners.iter().enumerate().filter(|(_, runner)| runner.racing && runner.rounds() > 0);
-    let means = racing.map(|(place, runner)| (place, midmean(&mut runner.scores())));
-    means.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(place, _)| place)
+    let means = racing.map(|(index, runner)| (index, midmean(&mut runner.scores())));
+    means.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
 }
 
-/// Takes out what the leader has beaten. Whether what is left is all as good as the leader.
-fn drop_beaten(runners: &mut [Runner], held: usize, rounds: usize, precision: f64) -> bool {
+/// Drops candidates that the leader has beaten. Returns whether the race is decided: all others are equally fast.
+fn drop_beaten(runners: &mut [Runner], kept: usize, rounds: usize, precision: f64) -> bool {
     let Some(leader) = fastest(runners) else { return true };
     let Some(first) = runners.get(leader).cloned() else { return true };
     let mut settled = rounds >= LATER_LOOKS;
-    for (place, runner) in runners.iter_mut().enumerate() {
-        if place == leader || !runner.racing {
+    for (index, runner) in runners.iter_mut().enumerate() {
+        if index == leader || !runner.racing {
             continue;
         }
         let mut behind = runner.against(&first);
         let (low, high) = median_interval(&mut behind, SIGMAS);
         let beaten = if rounds < LATER_LOOKS { low > FAR } else { low > 0.0 };
-        if beaten && place >= held {
+        if beaten && index >= kept {
             runner.racing = false;
         } else {
-            // One that is held is settled when it is clear on which side it is, or that it does not matter.
+            // A kept candidate is decided if it is clearly slower, with a narrow interval, or equally fast.
             let known = beaten && high - low < 4.0 * precision;
             settled &= known || (low > -precision && high < precision);
         }

@@ -1,8 +1,8 @@
-//! The lengths of the tensors that a line is about: one, many alike, or those of a network.
+//! The tensors of a benchmark: one, many of the same length, or those of a network.
 
 use std::fmt;
 
-/// Lengths, with a name for the table.
+/// Tensor lengths, with a name for the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Tensors {
     name: String,
@@ -29,7 +29,7 @@ impl fmt::Display for Tensors {
     }
 }
 
-/// 16 K, where that is exact.
+/// Writes a length with the unit K or M if that is exact, such as `16 K`.
 fn rounded(len: usize) -> String {
     match len {
         _ if len.is_multiple_of(1 << 20) => format!("{} M", len >> 20),
@@ -38,10 +38,10 @@ fn rounded(len: usize) -> String {
     }
 }
 
-/// `2000x4096` or `2000×4096`.
+/// Parses `2000x4096` or `2000×4096`.
 pub(super) fn many(text: &str) -> Result<Tensors, String> {
     const RANGE: &str =
-        "must be a number of tensors and their length, such as 2000x4096, at most 4096M elements";
+        "expected a number of tensors and their length, such as 2000x4096, at most 4096M elements";
     let numbers = text.split_once(['x', '×']).map(|(count, len)| (count.parse::<usize>(), super::size(len)));
     match numbers {
         Some((Ok(count @ 1..=1_000_000), Ok(len))) if count.saturating_mul(len) <= 4096 << 20 => {
@@ -51,7 +51,7 @@ pub(super) fn many(text: &str) -> Result<Tensors, String> {
     }
 }
 
-/// A network whose tensors are known.
+/// A network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Model {
     /// GPT-2 small: 148 tensors, 124,439,808 elements
@@ -69,7 +69,7 @@ impl Model {
     }
 }
 
-/// Token and position embeddings, twelve blocks, a last normalisation; the output shares the token embedding.
+/// Token and position embeddings, twelve blocks, a last normalisation. The output layer shares the token embedding.
 fn gpt2() -> Vec<usize> {
     const WIDTH: usize = 768;
     let dense = |from: usize, to: usize| [from * to, to];
@@ -90,8 +90,8 @@ fn gpt2() -> Vec<usize> {
     lengths
 }
 
-/// Convolutions without bias, each followed by a normalisation's scale and offset; four stages of bottlenecks, whose
-/// first one has a projection; a dense layer.
+/// Convolutions without bias, each followed by a normalisation's scale and offset, and a dense layer. There are four stages
+/// of bottlenecks; the first bottleneck of each stage has a projection.
 fn resnet50() -> Vec<usize> {
     let mut lengths = Vec::new();
     let mut convolution =

@@ -1,4 +1,4 @@
-//! What the measurements are shown as: a table and bars, or JSON.
+//! Prints measurements as a table with bars, or as JSON.
 
 use std::io::{self, Write};
 
@@ -6,15 +6,15 @@ use lion_autotune::measure::{Calls, Comparison};
 use serde_json::json;
 
 use super::{Line, Pages, Pipeline};
-use crate::failure::Failure;
+use crate::error::CliError;
 
 /// The widest bar, in characters.
 const BAR: f64 = 40.0;
 
-/// Lines as they come.
+/// Prints each line as soon as it is measured.
 pub(super) struct Table {
     json: bool,
-    /// Of each line so far: its name and its ratio to the limit.
+    /// The name of each line so far, and its ratio to the bandwidth bound.
     ratios: Vec<(String, f64)>,
 }
 
@@ -23,13 +23,13 @@ impl Table {
         Table { json, ratios: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, line: &Line, found: &Comparison) -> Result<(), Failure> {
+    pub(super) fn add(&mut self, line: &Line, found: &Comparison) -> Result<(), CliError> {
         let text = if self.json { object(line, found) } else { self.row(line, found) };
         self.ratios.push((line.to_string(), found.ratio.median));
         write(&text)
     }
 
-    /// With the heading before the first one.
+    /// Returns a row, and the heading before the first row.
     fn row(&self, line: &Line, found: &Comparison) -> String {
         let mut text = String::new();
         if self.ratios.is_empty() {
@@ -61,14 +61,14 @@ impl Table {
         )
     }
 
-    /// The ratios as bars.
-    pub(super) fn finish(&self) -> Result<(), Failure> {
+    /// Prints the ratios as bars.
+    pub(super) fn finish(&self) -> Result<(), CliError> {
         if self.json || self.ratios.is_empty() {
             return Ok(());
         }
         let longest = self.ratios.iter().map(|(_, ratio)| *ratio).fold(1.0, f64::max);
         let width = self.ratios.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-        let mut text = format!("\n{:<width$}  time over the streaming limit, which is 1\n", "");
+        let mut text = format!("\n{:<width$}  time relative to the bandwidth bound, which is 1\n", "");
         for (name, ratio) in &self.ratios {
             let bar = "█".repeat((ratio / longest * BAR).round() as usize);
             text += &format!("{name:<width$}  {bar} {ratio:.2}\n");
@@ -98,7 +98,7 @@ fn object(line: &Line, found: &Comparison) -> String {
         "pages": match line.pages { Pages::Small => "small", Pages::Huge => "huge" },
         "ns_per_element": per_element(line, found.work.median),
         "gb_per_s": line.bytes() as f64 / found.work.median,
-        "limit_ns_per_element": per_element(line, found.limit.median),
+        "limit_ns_per_element": per_element(line, found.baseline.median),
         "ratio": found.ratio.median,
         "ratio_p10": found.ratio.p10,
         "ratio_p90": found.ratio.p90,
@@ -107,7 +107,7 @@ fn object(line: &Line, found: &Comparison) -> String {
     format!("{object}\n")
 }
 
-fn write(text: &str) -> Result<(), Failure> {
+fn write(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::Output)
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(CliError::Output)
 }

@@ -1,4 +1,4 @@
-//! The call that is timed, and the streaming limit beside it.
+//! The timed work: the optimizer step and the bandwidth bound.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use lion_kernels::{Arena, Backend, Plan, STATISTICS_BLOCK, Task, run};
 
 use super::{Line, Pages, Pipeline};
 
-/// Times a line for about this long.
+/// Measures a line for about `time`.
 pub(super) fn measure(line: &Line, time: Duration) -> Result<Comparison, Error> {
     match line.tensors.lengths() {
         &[len] => one(line, len, time),
@@ -17,22 +17,22 @@ pub(super) fn measure(line: &Line, time: Duration) -> Result<Comparison, Error> 
     }
 }
 
-/// The call and the limit on the same memory, unless the limit is of other formats.
+/// Measures one tensor. Step and bound use the same memory, unless the bound has other formats.
 fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
     let (mut optimizer, ids) = optimizer(line)?;
     let mut parameter = Tensor::ones(line.pages, line.parameter_dtype(), len)?;
     let gradient = Tensor::ones(line.pages, line.dtypes.gradient, len)?;
-    let mut other = line.limit.map(|dtypes| Limit::new(line, dtypes)).transpose()?;
+    let mut other = line.limit.map(|dtypes| Bound::new(line, dtypes)).transpose()?;
     let Some(&id) = ids.first() else { return Err(Error::NoGradients) };
     let mut failed = Ok(());
-    // Both are one closure's, because each borrows the optimizer and the parameter.
+    // One closure for both, because each borrows the optimizer and the parameter.
     let mut call = |limit: bool| {
         let done = match (limit, &mut other) {
             (false, _) => {
                 optimizer.apply(&mut [Update::new(id, parameter.slice_mut(), gradient.slice())]).map(drop)
             }
             (true, Some(other)) => other.stream(line),
-            (true, None) => own_limit(line, optimizer.state_mut(id), parameter.slice_mut(), gradient.slice()),
+            (true, None) => own_bound(line, optimizer.state_mut(id), parameter.slice_mut(), gradient.slice()),
         };
         if let (Err(error), Ok(())) = (done, &failed) {
             failed = Err(error);
@@ -42,8 +42,8 @@ fn one(line: &Line, len: usize, time: Duration) -> Result<Comparison, Error> {
     failed.map(|()| found)
 }
 
-/// The limit on the tensors of a call.
-fn own_limit(
+/// Runs the bound on the tensors of the step.
+fn own_bound(
     line: &Line,
     state: Option<VariableStateMut<'_>>,
     parameter: TensorMut<'_>,
@@ -57,7 +57,7 @@ fn own_limit(
     stream(line, parameter, gradient, momentum, ema.map(TensorMut::from))
 }
 
-/// The call on many tensors, the limit on one of the same bytes.
+/// Measures many tensors. The bound uses one tensor with the same number of bytes.
 fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
     let (mut optimizer, ids) = optimizer(line)?;
     let arena = |dtype| ones(line.pages, dtype, line.tensors.lengths());
@@ -65,7 +65,7 @@ fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
     let tensors = parameters.tensors_mut().zip(ids).enumerate();
     let updates = tensors.filter_map(|(index, (p, id))| Some(Update::new(id, p, gradients.tensor(index)?)));
     let mut updates: Vec<_> = updates.collect();
-    let mut limit = Limit::new(line, line.limit.unwrap_or(line.dtypes))?;
+    let mut limit = Bound::new(line, line.limit.unwrap_or(line.dtypes))?;
     let mut failed = Ok(());
     let mut call = |is_limit: bool| {
         let done = if is_limit { limit.stream(line) } else { optimizer.apply(&mut updates).map(drop) };
@@ -77,19 +77,19 @@ fn many(line: &Line, time: Duration) -> Result<Comparison, Error> {
     failed.map(|()| found)
 }
 
-/// Tensors for a limit on memory of its own.
-struct Limit {
+/// A bandwidth bound with its own memory.
+struct Bound {
     parameter: Tensor,
     gradient: Tensor,
     momentum: Tensor,
     ema: Option<Tensor>,
 }
 
-impl Limit {
+impl Bound {
     fn new(line: &Line, dtypes: Dtypes) -> Result<Self, Error> {
-        // The state is on huge pages whatever the parameters are on.
+        // The optimizer's state uses huge pages, even if the parameters do not.
         let whole = |pages, dtype| Tensor::ones(pages, dtype, line.tensors.elements());
-        Ok(Limit {
+        Ok(Bound {
             parameter: whole(line.pages, dtypes.parameter)?,
             gradient: whole(line.pages, dtypes.gradient)?,
             momentum: whole(Pages::Huge, dtypes.momentum)?,
@@ -101,15 +101,15 @@ impl Limit {
     }
 
     fn stream(&mut self, line: &Line) -> Result<(), Error> {
-        let Limit { parameter, gradient, momentum, ema } = self;
+        let Bound { parameter, gradient, momentum, ema } = self;
         let ema = ema.as_mut().map(Tensor::slice_mut);
         stream(line, parameter.slice_mut(), gradient.slice(), momentum.slice_mut(), ema)
     }
 }
 
-/// The line's optimizer, with its variables.
+/// Builds the optimizer of a line and registers its variables.
 fn optimizer(line: &Line) -> Result<(Lion, Vec<VariableId>), Error> {
-    // With a rate that moves no bf16 parameter, the optimizer would warn of that. At 0 a call takes as long.
+    // With a small learning rate the optimizer would warn that bf16 parameters do not move. With 0 a step takes as long.
     let builder = Lion::builder().learning_rate(0.0).momentum_dtype(line.dtypes.momentum).plan(line.plan);
     let builder = match line.pipeline {
         Pipeline::Plain => builder,
@@ -125,7 +125,7 @@ fn optimizer(line: &Line) -> Result<(Lion, Vec<VariableId>), Error> {
     Ok((optimizer, ids))
 }
 
-/// The limit: reads and writes what the call must, on the fastest backend and the line's threads.
+/// Runs the bound: reads and writes the bytes that a step must move, on the fastest backend and the line's threads.
 fn stream(
     line: &Line,
     parameter: TensorMut<'_>,
@@ -135,7 +135,7 @@ fn stream(
 ) -> Result<(), Error> {
     let plan: Plan = line.plan.backend(Backend::best());
     if line.pipeline == Pipeline::Full {
-        // The norm must be known before the first element is moved.
+        // A step needs the norm before it writes the first element, so it reads the gradient twice.
         run(&plan, &mut [Task::bandwidth_read(gradient)])?;
     }
     let stream = Task::bandwidth_step(parameter, gradient, momentum)?;
@@ -146,7 +146,7 @@ fn stream(
     Ok(())
 }
 
-/// Tensors of ones.
+/// Allocates tensors of ones.
 fn ones(pages: Pages, dtype: Dtype, lengths: &[usize]) -> Result<Arena, Error> {
     let mut arena = match pages {
         Pages::Huge => Arena::new(),
@@ -161,7 +161,7 @@ fn ones(pages: Pages, dtype: Dtype, lengths: &[usize]) -> Result<Arena, Error> {
     Ok(arena)
 }
 
-/// In place: beside tensors that fill the memory there is no room for another of their length.
+/// Works in place: if tensors fill the memory, there is no room for a second one of their length.
 fn fill_with_ones(mut tensor: TensorMut<'_>) -> Result<(), Error> {
     let len = tensor.len();
     for start in (0..len).step_by(STATISTICS_BLOCK) {
@@ -171,7 +171,7 @@ fn fill_with_ones(mut tensor: TensorMut<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// One tensor of ones.
+/// A tensor in its own memory, filled with ones.
 struct Tensor(Arena);
 
 impl Tensor {

@@ -1,4 +1,4 @@
-//! `lion profile diff`: where two profiles differ.
+//! `lion profile diff`: prints where two profiles differ.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -6,29 +6,29 @@ use std::path::PathBuf;
 use lion_autotune::candidate::describe;
 
 use super::{print, read};
-use crate::failure::Failure;
+use crate::error::CliError;
 
-/// Prints what has another plan in one profile than in another.
+/// Prints each case for which two profiles have different plans
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The one
+    /// The first profile
     left: PathBuf,
-    /// The other
+    /// The second profile
     right: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments) -> Result<(), CliError> {
     let [left, right] = [read(&arguments.left)?.plans()?, read(&arguments.right)?.plans()?];
     let mut cases: Vec<_> = left.iter().chain(&right).map(|(case, _)| *case).collect();
     cases.sort_unstable();
     cases.dedup();
     let mut text = String::new();
     for case in cases {
-        let of = |plans: &[(_, _)]| plans.iter().find(|(it, _)| *it == case).map(|(_, plan)| *plan);
-        let (one, other) = (of(&left), of(&right));
+        let plan_in = |plans: &[(_, _)]| plans.iter().find(|(it, _)| *it == case).map(|(_, plan)| *plan);
+        let (one, other) = (plan_in(&left), plan_in(&right));
         if one != other {
             let shown = |plan: Option<_>| plan.map_or_else(|| "none".into(), |plan| describe(&plan));
-            // A string takes everything.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "{case}: {} | {}", shown(one), shown(other));
         }
     }

@@ -1,63 +1,65 @@
-//! `lion profile verify`: whether the plans are as fast as they were.
+//! `lion profile verify`: measures whether the plans of a profile are still the fastest.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lion_autotune::measure::Scratch;
-use lion_autotune::{LEAST_ROUNDS, Machine, report, verify};
+use lion_autotune::measure::MachineBench;
+use lion_autotune::{MIN_ROUNDS, Machine, report, text, verify};
 
 use super::{in_use, print};
-use crate::failure::Failure;
+use crate::error::CliError;
 use crate::seconds;
 
-/// Times the plans of a profile anew, against all other candidates and against the default, and prints the regret of
-/// each as a table in Markdown. Ends with 1 where a plan is slower than promised, by more than the noise.
+/// Times the plans of a profile again, against all other candidates and the default
+///
+/// Prints the regret of each plan as a Markdown table. The exit status is 1 if a plan is slower than promised by more than
+/// the noise.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The profile; without this, the one that the library uses
+    /// The profile; default: the one that the library uses
     file: Option<PathBuf>,
-    /// The most seconds that it takes
+    /// The time limit in seconds
     #[arg(long, value_name = "S", value_parser = seconds, default_value = "300")]
     time_limit: Duration,
-    /// The most rounds in which candidates are compared, at least 5
+    /// The maximum number of rounds in which candidates are compared, at least 5
     #[arg(long, value_name = "N", value_parser = rounds, default_value_t = 300)]
     rounds: usize,
-    /// Names the machine and the command above the table, as a file of results does
+    /// Prints the command and the machine above the table, as the files in benches/results have them
     #[arg(long)]
     markdown: bool,
 }
 
 fn rounds(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| *number >= LEAST_ROUNDS);
-    number.ok_or_else(|| format!("must be a number from {LEAST_ROUNDS} to {}", usize::MAX))
+    let number = text.parse().ok().filter(|number| *number >= MIN_ROUNDS);
+    number.ok_or_else(|| format!("expected a number from {MIN_ROUNDS} to {}", usize::MAX))
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments) -> Result<(), CliError> {
     let (name, document) = in_use(arguments.file.as_deref())?;
     let Some(document) = document else {
-        return Err(Failure::Input(format!("{name}: no profile's file is in use; lion tune makes one")));
+        return Err(CliError::Input(format!("{name}: no profile file is in use; lion tune makes one")));
     };
     let machine = Machine::detect();
-    document.fit(&machine).map_err(|error| Failure::Input(format!("{name}: {error}")))?;
-    let mut rig = Scratch::new(&machine);
+    document.fit(&machine).map_err(|error| CliError::Input(format!("{name}: {error}")))?;
+    let mut bench = MachineBench::new(&machine);
     let (rounds, limit) = (arguments.rounds, arguments.time_limit);
-    let found = verify(&mut rig, &machine, &document, rounds, limit, |_, _| ControlFlow::Continue(()))?;
+    let found = verify(&mut bench, &machine, &document, rounds, limit, |_, _| ControlFlow::Continue(()))?;
     if arguments.markdown {
         print(&format!(
             "# Regret of the tuned plans\n\n\
              - Command: `lion tune --level {}`, then `lion profile verify --time-limit {} --markdown`\n\
              - Machine: {} ({}), {} cores, {} of last-level cache; {}, huge pages: {}\n\
-             - Times are geometric means over warm and cold caches; ratios are of times taken in the same rounds, with \
-             an interval of 95 % confidence.\n\n",
+             - Times are geometric means over warm and cold caches. Ratios compare times taken in the same rounds; each \
+             has a 95 % confidence interval.\n\n",
             document.level,
             limit.as_secs(),
             machine.name(),
             machine.microarchitecture(),
             machine.cores,
-            report::known_bytes(machine.last_level()),
+            text::known_bytes(machine.last_level()),
             machine.os,
-            report::known(&machine.huge_pages)
+            text::known(&machine.huge_pages)
         ))?;
     }
     print(&report::regrets(&found))?;
@@ -66,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if failed + missing == 0 {
         return Ok(());
     }
-    Err(Failure::Input(format!(
+    Err(CliError::Input(format!(
         "{name}: {failed} of {} plans are slower than promised, {missing} were not measured in time",
         document.entries.len()
     )))

@@ -1,4 +1,4 @@
-//! The optimizer that the arguments and the config ask for.
+//! Builds the optimizer from the arguments and the config.
 
 use std::num::NonZeroUsize;
 
@@ -6,29 +6,29 @@ use lion::{Backend, Builder, Config, Error, Lion, Plan, Profile};
 use lion_autotune::{Environment, Machine, Overrides};
 
 use super::Arguments;
-use crate::failure::Failure;
+use crate::error::CliError;
 
-pub(crate) fn build(config: &Config, backend: Backend, arguments: &Arguments) -> Result<Lion, Failure> {
+pub(crate) fn build(config: &Config, backend: Backend, arguments: &Arguments) -> Result<Lion, CliError> {
     let profile = profile(backend, arguments, Environment::of_process());
     let mut builder = Builder::from(config.clone()).profile(profile);
     for (name, value) in arguments.options() {
         builder = builder.set(name, value);
     }
-    // These are beside those of the config.
+    // In addition to the patterns of the config.
     for pattern in &arguments.exclude_from_weight_decay {
         builder = builder.exclude_from_weight_decay(pattern);
     }
     builder.build().map_err(|error| match error {
-        // Those of the config have been compiled when it was read.
-        Error::Pattern { pattern, reason } => Failure::Usage(format!(
+        // The patterns of the config were checked when it was read.
+        Error::Pattern { pattern, reason } => CliError::Usage(format!(
             "--exclude-from-weight-decay: {pattern} is not a usable regular expression: {reason}"
         )),
-        error => Failure::in_file(&arguments.config, error),
+        error => CliError::in_file(&arguments.config, error),
     })
 }
 
-/// What the arguments leave open is the environment's to say, and then the profile's: that of `--profile`, or the
-/// machine's.
+/// Returns the profile. Arguments override the environment, which overrides the profile of `--profile`, or else of the
+/// machine.
 fn profile(backend: Backend, arguments: &Arguments, environment: Environment) -> Profile {
     let environment = match &arguments.profile {
         Some(path) => Environment { profile: Some(path.clone()), no_profile: false, ..environment },
@@ -36,14 +36,14 @@ fn profile(backend: Backend, arguments: &Arguments, environment: Environment) ->
     };
     let names_profile = environment.profile.is_some() && !environment.no_profile;
     let found = if arguments.threads.is_some() && !names_profile {
-        // Who names a number of threads, and no profile, wants to see them at work.
+        // A user who sets the number of threads, and no profile, wants all of them to work.
         let (overrides, warnings) = environment.overrides();
         for warning in warnings {
             log::warn!("{warning}");
         }
         Profile::fixed(Plan::new(backend).parallel_threshold(0)).overridden(&overrides)
     } else {
-        // It logs what is wrong on the way.
+        // `found_in` logs warnings itself.
         Profile::found_in(&environment, &Machine::detect())
     };
     found.overridden(&Overrides {
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(plan(&["--threads", "2"], unread).parallel_threshold, Some(0));
     }
 
-    /// `LION_ISA` is part of the environment's overrides, whichever profile is found.
+    /// `LION_ISA` overrides every profile.
     #[test]
     fn the_instruction_set_is_that_of_the_argument_or_else_of_the_environment() {
         let scalar = || Environment { isa: Some("scalar".into()), ..Environment::default() };

@@ -1,5 +1,5 @@
-//! The command as a process that may not run for ever, and the files of a run.
-// Each test uses its own part.
+//! Runs the command as a process with a time limit, and creates the files of a run.
+// Each test uses a part of this.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod shim;
@@ -15,10 +15,10 @@ use tempfile::{TempDir, tempdir};
 
 pub const LION: &str = env!("CARGO_BIN_EXE_lion");
 
-/// Longer than any command here takes on a slow machine.
+/// The time limit of a command: more than any needs on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder that everybody may look into, with a config and a run, which is also the home of the processes.
+/// A world-readable folder with a config and a run. It is also the home of the processes.
 pub struct Files(TempDir);
 
 impl Files {
@@ -39,14 +39,14 @@ impl Files {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// Replays the run to a file.
+    /// Returns the arguments that replay the run to a file.
     pub fn replay(&self, output: &str) -> Vec<String> {
         let paths = ["config.json", "run.safetensors", output].map(|name| self.text(name));
         let [config, input, output] = &paths;
         ["replay", "--config", config, "--input", input, "--output", output].map(str::to_owned).into()
     }
 
-    /// A command of each kind, as short as it can be.
+    /// Returns the arguments of each command, as short as possible.
     pub fn every_command(&self) -> Vec<Vec<String>> {
         vec![
             self.replay("result.safetensors"),
@@ -58,7 +58,7 @@ impl Files {
         ]
     }
 
-    /// A program with arguments, in this home and with nothing else in its environment that lion reads.
+    /// Returns a program with arguments in this home, without environment variables that lion reads.
     pub fn command(&self, program: &str, arguments: &[String]) -> Command {
         let mut command = Command::new(program);
         for name in ["LION_ISA", "LION_PROFILE", "LION_NO_PROFILE", "LION_CHUNK", "LION_NUM_THREADS"] {
@@ -76,12 +76,12 @@ impl Files {
     }
 }
 
-/// The arguments of a command.
+/// Splits the arguments of a command.
 pub fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// What a process printed, or a failure of the test if it does not end.
+/// Returns the output of a process. Fails the test if it does not end.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Output {
     let mut child = command
@@ -94,7 +94,7 @@ pub fn finish(command: &mut Command) -> Output {
     fn collect(from: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<Vec<u8>> {
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
-            // Of a process that was killed there is what it had printed.
+            // A killed process has printed a part.
             let _ = from.expect("it is piped").read_to_end(&mut bytes);
             bytes
         })
@@ -104,7 +104,7 @@ pub fn finish(command: &mut Command) -> Output {
     Output { status, stdout: stdout.join().expect("read"), stderr: stderr.join().expect("read") }
 }
 
-/// How a process ended; `None` for one that did not in time, and was killed.
+/// Returns the status of a process; `None` if it was killed because it did not end in time.
 pub fn wait(child: &mut Child) -> Option<ExitStatus> {
     let start = Instant::now();
     loop {
@@ -120,12 +120,12 @@ pub fn wait(child: &mut Child) -> Option<ExitStatus> {
     }
 }
 
-/// What it said on stderr.
+/// Returns its stderr.
 pub fn said(done: &Output) -> String {
     String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
-/// That it failed as commands fail: with 1, and one line on stderr that names a place.
+/// Asserts that it failed with 1 and one line on stderr that names a place.
 #[track_caller]
 pub fn failed_at(done: &Output, place: &str) {
     let said = said(done);
@@ -133,8 +133,7 @@ pub fn failed_at(done: &Output, place: &str) {
     assert!(said.starts_with("lion: ") && said.lines().count() == 1 && said.contains(place), "{said:?}");
 }
 
-/// A line in the output of a test for what this machine does not permit; a failure of the test if
-/// `LION_EXPECT_MACHINES` says that it must.
+/// Prints that a test is skipped because this machine does not permit it. Fails the test if `LION_EXPECT_MACHINES` is set.
 #[track_caller]
 pub fn skip(what: &str) {
     println!("skipped: {what}");

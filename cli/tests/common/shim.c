@@ -1,10 +1,10 @@
-/* Lets one call of a process fail: preloaded into the real command by tests, which say by environment variables which.
+/* Lets one system call of a process fail. Tests preload it into the command, and set the fault by environment variables:
  *
- * SHIM_FOLDER  only calls on files below this folder, which ends with a slash, are counted
+ * SHIM_FOLDER  counts only calls on files below this folder, which ends with a slash
  * SHIM_CALL    open (for writing), list (open a folder), write, sync, lock, mode, owner, size, seek, unlink, rename
  * SHIM_AT      the number of the call that fails, from 1; all renames fail if it is 1 and none otherwise
  * SHIM_HOW     the number of an error; "short": half is written; "kill": SIGKILL before the call; "stop": SIGSTOP
- * SHIM_HIT     a file that is made when the call is reached
+ * SHIM_HIT     a file to create when the call is reached
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,7 +33,7 @@ static int below_folder(const char *path) {
     const char *folder = variable("SHIM_FOLDER");
     size_t length = strlen(folder);
     if (length == 0) return 0;
-    /* The folder itself is meant too. */
+    /* The folder itself counts too. */
     return strncmp(path, folder, length) == 0 || (strlen(path) == length - 1 && strncmp(path, folder, length - 1) == 0);
 }
 
@@ -46,7 +46,7 @@ static int file_is_below(int file) {
     return below_folder(path);
 }
 
-/* Whether this is the call to fail: 0 no, -1 with an error that is set, 1 to be cut short. */
+/* Returns 0 if this call must not fail, -1 if it must (with errno set), 1 if it must be cut short. */
 static int fault(const char *call) {
     static int count;
     if (strcmp(call, variable("SHIM_CALL")) != 0) return 0;
@@ -148,7 +148,7 @@ int unlink(const char *path) {
     return next(path);
 }
 
-/* The rename is a system call without libc, which only the system can refuse. */
+/* The rename does not go through libc, so only a seccomp filter can refuse it. */
 __attribute__((constructor)) static void refuse_rename(void) {
     if (strcmp(variable("SHIM_CALL"), "rename") != 0 || atoi(variable("SHIM_AT")) != 1) return;
     const char *how = variable("SHIM_HOW");

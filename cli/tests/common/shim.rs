@@ -1,4 +1,4 @@
-//! The command under faults: a library in C, preloaded, fails one of its calls. `shim.c` tells which calls and how.
+//! Fault injection: a preloaded C library lets one system call of the command fail. `shim.c` lists the calls and faults.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,15 +6,15 @@ use std::process::Command;
 
 use tempfile::{TempDir, tempdir};
 
-/// The numbers of two errors, the same on all of Linux.
+/// Two error numbers, the same on every Linux.
 pub const EIO: &str = "5";
 pub const ENOSPC: &str = "28";
 
-/// One call of a process, and what becomes of it.
+/// One system call of a process, and its fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub call: &'static str,
-    /// From 1.
+    /// The number of the call, from 1.
     pub at: usize,
     pub how: &'static str,
 }
@@ -26,7 +26,7 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Compiles the library; `None`, which is said, if this machine has no compiler.
+    /// Compiles the library. Prints a message and returns `None` if this machine has no compiler.
     pub fn compile() -> Option<Self> {
         let folder = tempdir().expect("a folder");
         let [library, hit] = ["shim.so", "hit"].map(|name| folder.path().join(name));
@@ -41,16 +41,16 @@ impl Shim {
         Some(Shim { library, hit, _folder: folder })
     }
 
-    /// Lets this call fail if it is on a file below the folder.
+    /// Lets this call fail if its file is below the folder.
     pub fn inject<'a>(&self, fault: Fault, folder: &Path, command: &'a mut Command) -> &'a mut Command {
         let _ = fs::remove_file(&self.hit);
-        // As the system names it, without links.
+        // Without symbolic links, as the system names it.
         let folder = fs::canonicalize(folder).expect("there").join("");
         command.env("LD_PRELOAD", &self.library).env("SHIM_FOLDER", folder).env("SHIM_HIT", &self.hit);
         command.env("SHIM_CALL", fault.call).env("SHIM_AT", fault.at.to_string()).env("SHIM_HOW", fault.how)
     }
 
-    /// Whether the command came to the call. The filter for `rename` leaves no trace: each writer renames once.
+    /// Returns whether the command reached the call. The filter for `rename` leaves no trace, but each writer renames once.
     pub fn was_hit(&self, fault: Fault) -> bool {
         self.hit.exists() || fault.call == "rename" && fault.at == 1
     }

@@ -1,4 +1,4 @@
-//! The commands that replace a file, each with an old file in a folder that holds nothing else.
+//! The commands that replace a file, each with an old file in an otherwise empty folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ pub const OLD: &[u8] = b"old";
 
 pub struct Writers {
     pub files: Files,
-    /// Each with what it writes if nothing fails.
+    /// Prepares each command, with the file that it writes if nothing fails.
     pub all: Vec<Writer>,
 }
 
@@ -50,7 +50,7 @@ impl Writers {
         self.files.path("results")
     }
 
-    /// The command of a writer, before which the target is the old file and alone.
+    /// Resets the target to the old file, removes all other files, and returns the command of a writer.
     pub fn prepare(&self, writer: &Writer) -> Command {
         for other in self.others(writer) {
             fs::remove_file(other).expect("removed");
@@ -59,7 +59,7 @@ impl Writers {
         self.files.command(LION, &writer.arguments)
     }
 
-    /// The files beside the target.
+    /// Returns the other files beside the target.
     pub fn others(&self, writer: &Writer) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder()).expect("listed");
         entries.map(|entry| entry.expect("an entry").path()).filter(|path| *path != writer.target).collect()
@@ -67,7 +67,7 @@ impl Writers {
 }
 
 impl Writer {
-    /// Whether the target is the new file whole; a failure of the test if it is not the old one whole either.
+    /// Returns whether the target is the whole new file. Fails the test if it is neither the whole new nor the whole old one.
     #[track_caller]
     pub fn is_new(&self) -> bool {
         let found = fs::read(&self.target).expect("there");
@@ -75,7 +75,7 @@ impl Writer {
         found == self.new
     }
 
-    /// That a command ended well, and wrote; or failed in one line that names the file, and did not.
+    /// Asserts that a command succeeded and wrote, or failed with one line that names the file and did not write.
     #[track_caller]
     pub fn succeeded_or_failed_whole(&self, done: &Output) {
         let (said, name) = (said(done), self.target.to_str().expect("UTF-8"));

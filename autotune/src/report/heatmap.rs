@@ -1,20 +1,21 @@
-//! Threads against chunks: how much longer than the fastest each took.
+//! Heatmaps of threads and chunks: the time of each plan relative to the fastest.
 
 use std::fmt::Write as _;
 
 use super::table::nanoseconds;
 use crate::candidate::describe;
-use crate::search::{Finding, Trial};
+use crate::search::{CaseResult, Measurement};
 
 const CELL: (f64, f64) = (72.0, 30.0);
 const LEFT: f64 = 76.0;
 const TOP: f64 = 28.0;
 
-/// The map of one case, on the backend of its plan. Nothing where only one thread was tried.
-pub(super) fn map(finding: &Finding) -> String {
-    let of_backend = finding.trials.iter().filter(|trial| trial.plan.backend == finding.plan.backend);
-    let timed: Vec<(&Trial, f64)> = of_backend.filter_map(|it| Some((it, it.typical()?))).collect();
-    let threads = |trial: &Trial| trial.plan.threads.map_or(usize::MAX, usize::from);
+/// Draws the heatmap of one case, on the backend of its plan. Returns an empty string if only one thread was tried.
+pub(super) fn heatmap(result: &CaseResult) -> String {
+    let of_backend =
+        result.measurements.iter().filter(|measurement| measurement.plan.backend == result.plan.backend);
+    let timed: Vec<(&Measurement, f64)> = of_backend.filter_map(|it| Some((it, it.typical()?))).collect();
+    let threads = |measurement: &Measurement| measurement.plan.threads.map_or(usize::MAX, usize::from);
     let sorted = |mut values: Vec<usize>| {
         values.sort_unstable();
         values.dedup();
@@ -34,7 +35,7 @@ pub(super) fn map(finding: &Finding) -> String {
     let mut count = 0;
     for (row, &of_row) in rows.iter().enumerate() {
         let y = TOP + CELL.1 * row as f64;
-        // A string takes everything, here and below.
+        // Writing to a string cannot fail, here and below.
         let _ = writeln!(
             cells,
             "<text class=\"tick end\" x=\"{}\" y=\"{}\">{of_row} thread{}</text>",
@@ -46,11 +47,11 @@ pub(super) fn map(finding: &Finding) -> String {
             let here = timed
                 .iter()
                 .filter(|(it, _)| threads(it) == of_row && (of_row == 1 || it.plan.chunk_elements == chunk));
-            let Some((trial, ns)) = here.min_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
+            let Some((measurement, ns)) = here.min_by(|a, b| a.1.total_cmp(&b.1)) else { continue };
             count += 1;
             let over = ns / fastest - 1.0;
             let x = LEFT + CELL.0 * column as f64;
-            // From the colour of the best to that of the page, at twice the time.
+            // The colour fades into the page: fully for the fastest, not at all at twice its time.
             let strength = (100.0 * (1.0 - over)).clamp(6.0, 100.0);
             let _ = writeln!(
                 cells,
@@ -58,10 +59,10 @@ pub(super) fn map(finding: &Finding) -> String {
                  style=\"fill:color-mix(in srgb, var(--plan) {strength:.0}%, var(--page))\">\
                  <title>{}: {}</title></rect>\
                  <text class=\"{} middle\" x=\"{}\" y=\"{}\">{:+.0} %</text>",
-                if trial.plan == finding.plan { " chosen" } else { "" },
+                if measurement.plan == result.plan { " chosen" } else { "" },
                 CELL.0 - 2.0,
                 CELL.1 - 2.0,
-                describe(&trial.plan),
+                describe(&measurement.plan),
                 nanoseconds(*ns),
                 if strength > 60.0 { "tick on" } else { "tick off" },
                 x + CELL.0 / 2.0 - 1.0,
@@ -82,6 +83,6 @@ pub(super) fn map(finding: &Finding) -> String {
     format!(
         "<figure class=\"heat\" data-points=\"{count}\"><figcaption>{}</figcaption><svg viewBox=\"0 0 {width} {height}\" style=\"width:{width}px\" role=\"img\" \
          aria-label=\"threads and chunks\">\n{cells}</svg></figure>\n",
-        finding.case.class()
+        result.case.size_class()
     )
 }

@@ -1,31 +1,32 @@
-//! Calls back to back, and calls apart, as a training run makes them.
+//! Times calls back to back, or apart as in a training run.
 
 use std::hint;
 use std::time::{Duration, Instant};
 
-use super::SAMPLE;
+use super::MIN_SAMPLE_TIME;
 
-/// The time between two calls that are apart. By then a pool's workers sleep; on a virtual machine so does their core.
+/// The pause between two calls that are apart. By its end the workers of a pool sleep, and on a virtual machine so do their
+/// cores.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Other memory that is read in a pause: more than most cores have of cache for themselves.
+/// The size of the other memory that the caller reads in a pause. It exceeds the private caches of most cores.
 const OTHER_BYTES: usize = 32 << 20;
 
-/// What happens between two calls that are timed.
+/// How timed calls follow each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Calls {
-    /// Nothing: threads are awake, and caches hold what the call before left in them.
+    /// Without a pause: threads are awake, and caches hold the data of the previous call.
     #[default]
     BackToBack,
-    /// For a millisecond the caller reads other memory: threads sleep, and caches hold other data.
+    /// With a pause of a millisecond, in which the caller reads other memory: threads sleep, and caches hold other data.
     Apart,
 }
 
 impl Calls {
-    /// Both.
+    /// All variants.
     pub const ALL: &'static [Calls] = &[Calls::BackToBack, Calls::Apart];
 
-    /// The name in results.
+    /// Returns the name in results.
     pub const fn name(self) -> &'static str {
         match self {
             Calls::BackToBack => "back-to-back",
@@ -34,10 +35,10 @@ impl Calls {
     }
 }
 
-/// Times calls in one of the two ways.
+/// Times calls.
 #[derive(Debug)]
 pub(super) struct Timer {
-    /// For calls that are apart: other memory, and how far it was read.
+    /// For calls that are apart: the other memory, and the position in it.
     others: Option<(Vec<u64>, usize)>,
 }
 
@@ -47,7 +48,7 @@ impl Timer {
             Calls::BackToBack => None,
             Calls::Apart => {
                 let mut memory = Vec::new();
-                // Without memory the pause is one without reading.
+                // If the allocation fails, the pause does not read.
                 if memory.try_reserve_exact(OTHER_BYTES / size_of::<u64>()).is_ok() {
                     memory.resize(OTHER_BYTES / size_of::<u64>(), 1);
                 }
@@ -57,10 +58,11 @@ impl Timer {
         Timer { others }
     }
 
-    /// An even number of calls: back to back as many as take a sample's time. A pause is longer than that.
+    /// Returns an even number of calls that takes the time of a sample. For calls apart it is 2, because a pause is longer
+    /// than a sample.
     pub(super) fn calls_per_sample<S>(&mut self, state: &mut S, work: &mut impl FnMut(&mut S)) -> u32 {
         let mut calls = 2;
-        let long_enough = SAMPLE.as_nanos() as f64;
+        let long_enough = MIN_SAMPLE_TIME.as_nanos() as f64;
         while self.nanoseconds(state, calls, work) * f64::from(calls) < long_enough
             && calls < 1 << 30
             && self.others.is_none()
@@ -70,7 +72,7 @@ impl Timer {
         calls
     }
 
-    /// The mean time of so many calls.
+    /// Returns the mean time of `calls` calls.
     pub(super) fn nanoseconds<S>(&mut self, state: &mut S, calls: u32, work: &mut impl FnMut(&mut S)) -> f64 {
         let mut time = Duration::ZERO;
         match &mut self.others {
@@ -94,9 +96,9 @@ impl Timer {
     }
 }
 
-/// Reads memory from where it was left, in a circle, for the length of a pause.
+/// Reads the memory cyclically for the length of a pause, and continues at `next`.
 fn read(memory: &[u64], next: &mut usize) {
-    /// Between two looks at the clock: 16 KiB.
+    /// 16 KiB between two readings of the clock.
     const PART: usize = 2048;
     let start = Instant::now();
     while start.elapsed() < PAUSE {
@@ -107,7 +109,7 @@ fn read(memory: &[u64], next: &mut usize) {
     }
 }
 
-/// Waits for the length of a pause without touching memory, so that threads sleep and caches stay as they are.
+/// Waits for the length of a pause without touching memory: threads sleep, and caches stay as they are.
 pub(crate) fn wait_idly() {
     let start = Instant::now();
     while start.elapsed() < PAUSE {

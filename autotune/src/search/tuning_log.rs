@@ -1,7 +1,9 @@
-//! The record of a tuning, in the user's cache directory: what it was, then a line for each case that is done.
+//! The log of a tuning, in the user's cache directory. The first line describes the tuning; each further line is the result
+//! of a case.
 //!
-//! A tuning that was stopped goes on from it, and `lion report` draws it. Only one tuner at a time holds it; another
-//! works without. A record that cannot be read or written is a warning, and the tuning starts anew or leaves none.
+//! A stopped tuning continues from its log, and `lion report` draws the log. A lock lets only one tuner at a time write it;
+//! another tuner works without a log. If the log cannot be read, the tuning starts anew. If it cannot be written, that is a
+//! warning.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,16 +11,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Finding;
+use super::CaseResult;
 use crate::Error;
 use crate::case::{Dtypes, Operation};
 use crate::machine::Machine;
 use crate::regular;
 
-/// More than any tuning writes.
-const LARGEST: u64 = 256 << 20;
+/// The maximum number of bytes to read, which exceeds that of any tuning.
+const MAX_BYTES: u64 = 256 << 20;
 
-/// What a tuning was asked for, on what.
+/// The request of a tuning, and its machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Header {
     pub(super) machine: Machine,
@@ -32,90 +34,91 @@ pub(super) struct Header {
     pub(super) dtypes: Vec<Dtypes>,
 }
 
-/// What a journal tells.
+/// The content of a log.
 #[derive(Clone, Debug)]
-pub struct Record {
-    /// The machine that was measured.
+pub struct TuningRecord {
+    /// The measured machine.
     pub machine: Machine,
-    /// What was found, in the order of measurement.
-    pub findings: Vec<Finding>,
+    /// The results, in the order of measurement.
+    pub cases: Vec<CaseResult>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Line {
     Tuning(Box<Header>),
-    Finding(Box<Finding>),
+    #[serde(rename = "finding")]
+    Case(Box<CaseResult>),
     Done,
 }
 
-/// The record of a tuning, open for more.
+/// The log of a tuning, open for writing.
 #[derive(Debug)]
-pub struct Journal {
+pub struct TuningLog {
     path: PathBuf,
     file: Option<File>,
 }
 
-impl Journal {
-    /// The user's journal; `None` where there is no directory for it.
+impl TuningLog {
+    /// Returns the path of the user's log; `None` if the user has no directory for it.
     pub fn user_path() -> Option<PathBuf> {
         use etcetera::BaseStrategy as _;
         let folders = etcetera::choose_base_strategy().ok()?;
         Some(folders.cache_dir().join("lion").join("tuning.jsonl"))
     }
 
-    /// Opens a journal, and holds it against other tuners.
+    /// Opens and locks a log.
     ///
     /// # Errors
-    /// [`Error::File`] where it cannot be made, or another tuner holds it.
+    /// Returns [`Error::File`] if the log cannot be created, or another tuner has locked it.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let failed = |action| move |reason| Error::File { path: path.into(), action, reason };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed("make its folder"))?;
+            fs::create_dir_all(folder).map_err(failed("create its folder"))?;
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = regular::open_with(&mut options, path).map_err(failed("open"))?;
-        let held = |error| match error {
+        let locked = |error| match error {
             fs::TryLockError::Error(source) => source,
             fs::TryLockError::WouldBlock => std::io::Error::other("another tuner is at work"),
         };
-        file.try_lock().map_err(held).map_err(failed("hold"))?;
-        Ok(Journal { path: path.into(), file: Some(file) })
+        file.try_lock().map_err(locked).map_err(failed("lock"))?;
+        Ok(TuningLog { path: path.into(), file: Some(file) })
     }
 
-    /// No record.
+    /// Returns a log that writes nothing.
     pub fn none() -> Self {
-        Journal { path: PathBuf::new(), file: None }
+        TuningLog { path: PathBuf::new(), file: None }
     }
 
-    /// Reads a finished or stopped tuning.
+    /// Reads the log of a finished or stopped tuning.
     ///
     /// # Errors
-    /// [`Error::File`], and [`Error::Record`] where it is none.
-    pub fn read(path: &Path) -> Result<Record, Error> {
+    /// Returns [`Error::File`] if the file cannot be read, and [`Error::Log`] if it is not a log.
+    pub fn read(path: &Path) -> Result<TuningRecord, Error> {
         let failed = |reason| Error::File { path: path.into(), action: "read", reason };
         let text = read(&mut regular::open(path).map_err(failed)?).map_err(failed)?;
-        let (header, findings, _) = parse(&text)
-            .ok_or_else(|| Error::Record { reason: "its first line is not a tuning's".into() })?;
-        Ok(Record { machine: header.machine, findings })
+        let (header, results, _) = parse(&text)
+            .ok_or_else(|| Error::Log { reason: "the first line does not describe a tuning".into() })?;
+        Ok(TuningRecord { machine: header.machine, cases: results })
     }
 
-    /// What a tuning that was asked for the same has found before it was stopped; else begins anew.
-    pub(super) fn resume(&mut self, header: &Header) -> Vec<Finding> {
+    /// Returns the results of a stopped tuning with the same header. If there is none, starts a new log.
+    pub(super) fn resume(&mut self, header: &Header) -> Vec<CaseResult> {
         let Some(file) = &mut self.file else { return Vec::new() };
         let text = read(file).unwrap_or_default();
-        if let Some((found, findings, done)) = parse(&text)
+        if let Some((found, results, done)) = parse(&text)
             && found == *header
             && !done
         {
-            // What a tuner was writing when it was stopped is no line.
+            // Drops the incomplete last line that a stopped tuner may leave.
             let whole = text.rfind('\n').map_or(0, |end| end + 1);
-            self.try_to("go on", |file| {
+            self.try_to("continue", |file| {
                 file.set_len(whole as u64)?;
                 file.seek(SeekFrom::End(0)).map(drop)
             });
-            return findings;
+            return results;
         }
         self.try_to("clear", |file| {
             file.set_len(0)?;
@@ -125,11 +128,11 @@ impl Journal {
         Vec::new()
     }
 
-    pub(super) fn found(&mut self, finding: &Finding) {
-        self.add(&Line::Finding(Box::new(finding.clone())));
+    pub(super) fn add_case(&mut self, result: &CaseResult) {
+        self.add(&Line::Case(Box::new(result.clone())));
     }
 
-    pub(super) fn done(&mut self) {
+    pub(super) fn add_end(&mut self) {
         self.add(&Line::Done);
     }
 
@@ -141,11 +144,11 @@ impl Journal {
         });
     }
 
-    /// The first failure ends the record, and is said once.
+    /// After the first failure the log writes nothing more, so there is one warning.
     fn try_to(&mut self, action: &str, act: impl FnOnce(&mut File) -> std::io::Result<()>) {
         let Some(file) = &mut self.file else { return };
         if let Err(error) = act(file) {
-            log::warn!("{}: cannot {action}, and what is measured is not kept: {error}", self.path.display());
+            log::warn!("{}: cannot {action}; the measurements are not logged: {error}", self.path.display());
             self.file = None;
         }
     }
@@ -154,21 +157,21 @@ impl Journal {
 fn read(file: &mut File) -> std::io::Result<String> {
     file.rewind()?;
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The lines up to the first that is none.
-fn parse(text: &str) -> Option<(Header, Vec<Finding>, bool)> {
+/// Parses the lines up to the first invalid one.
+fn parse(text: &str) -> Option<(Header, Vec<CaseResult>, bool)> {
     let mut lines = text.lines().map_while(|line| serde_json::from_str(line).ok());
     let Some(Line::Tuning(header)) = lines.next() else { return None };
-    let (mut findings, mut done) = (Vec::new(), false);
+    let (mut results, mut done) = (Vec::new(), false);
     for line in lines {
         match line {
-            Line::Finding(finding) => findings.push(*finding),
+            Line::Case(result) => results.push(*result),
             Line::Done => done = true,
             Line::Tuning(_) => break,
         }
     }
-    Some((*header, findings, done))
+    Some((*header, results, done))
 }

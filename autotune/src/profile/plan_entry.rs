@@ -1,36 +1,36 @@
-//! A plan as files have it, and what in it is absurd.
+//! A plan in a file, and the checks of its values.
 
-use lion_kernels::{Backend, Plan, Prefetch, STATISTICS_BLOCK};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use lion_kernels::{STATISTICS_BLOCK, Backend, Plan, Prefetch};
+use serde::{Deserialize, Serialize};
 
 use crate::candidate::MAX_THREADS;
-use crate::error::excerpt;
+use crate::text::excerpt;
 
-/// Elements of the largest chunk of a profile.
-const MOST_CHUNK: u64 = 1 << 30;
+/// The maximum chunk in a profile, in elements.
+const MAX_CHUNK: u64 = 1 << 30;
 
-/// The keys of a plan.
+/// The keys of a plan in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
-    /// A backend's name.
+pub struct PlanEntry {
+    /// The backend's name.
     pub backend: String,
-    /// The most threads; all that there are where it is missing.
+    /// The maximum number of threads; all threads if missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<u64>,
-    /// Elements of a piece of work.
+    /// The elements of a chunk.
     pub chunk: u64,
-    /// Bytes of a call's tensors below which it stays on one thread; where it is missing the kernels decide, call by call.
+    /// A call with fewer bytes stays on one thread. If missing, the kernels decide at each call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_from: Option<u64>,
     /// `auto`, `on` or `off`.
     pub prefetch: String,
 }
 
-/// A key's value that no tuner writes: key, what was found, what is allowed.
-pub(crate) type Absurd = (&'static str, String, String);
+/// A value that no tuner writes: the key, the value, and the allowed values.
+pub(crate) type InvalidValue = (&'static str, String, String);
 
-impl Written {
-    pub(crate) fn plan(&self) -> Result<Plan, Absurd> {
+impl PlanEntry {
+    pub(crate) fn plan(&self) -> Result<Plan, InvalidValue> {
         let backend = Backend::ALL.iter().copied().find(|backend| backend.name() == self.backend);
         let backend = backend.filter(|backend| backend.is_available()).ok_or_else(|| {
             let allowed = format!("one of {}", Backend::available_names());
@@ -42,11 +42,8 @@ impl Written {
             "off" => Prefetch::Off,
             other => return Err(("prefetch", format!("{:?}", excerpt(other)), "auto, on or off".into())),
         };
-        if self.chunk < STATISTICS_BLOCK as u64
-            || self.chunk > MOST_CHUNK
-            || !self.chunk.is_multiple_of(STATISTICS_BLOCK as u64)
-        {
-            let allowed = format!("a multiple of {STATISTICS_BLOCK} from {STATISTICS_BLOCK} to {MOST_CHUNK}");
+        if self.chunk < STATISTICS_BLOCK as u64 || self.chunk > MAX_CHUNK || !self.chunk.is_multiple_of(STATISTICS_BLOCK as u64) {
+            let allowed = format!("a multiple of {STATISTICS_BLOCK} from {STATISTICS_BLOCK} to {MAX_CHUNK}");
             return Err(("chunk", self.chunk.to_string(), allowed));
         }
         let plan = Plan::new(backend).chunk_elements(self.chunk as usize).prefetch(prefetch);
@@ -59,16 +56,18 @@ impl Written {
             Some(threads) if (1..=MAX_THREADS as u64).contains(&threads) => {
                 Ok(plan.threads(threads as usize))
             }
-            Some(threads) => {
-                Err(("threads", threads.to_string(), format!("from 1 to {MAX_THREADS}, or left out")))
-            }
+            Some(threads) => Err((
+                "threads",
+                threads.to_string(),
+                format!("a number from 1 to {MAX_THREADS}, or no value"),
+            )),
         }
     }
 }
 
-impl From<Plan> for Written {
+impl From<Plan> for PlanEntry {
     fn from(plan: Plan) -> Self {
-        Written {
+        PlanEntry {
             backend: plan.backend.name().into(),
             threads: plan.threads.map(|threads| threads.get() as u64),
             chunk: plan.chunk_elements as u64,
@@ -82,15 +81,4 @@ impl From<Plan> for Written {
             .into(),
         }
     }
-}
-
-pub(crate) fn serialize<S: Serializer>(plan: &Plan, serializer: S) -> Result<S::Ok, S::Error> {
-    Written::from(*plan).serialize(serializer)
-}
-
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Plan, D::Error> {
-    let absurd = |(key, found, expected)| {
-        serde::de::Error::custom(format_args!("{key} is {found}, and must be {expected}"))
-    };
-    Written::deserialize(deserializer)?.plan().map_err(absurd)
 }

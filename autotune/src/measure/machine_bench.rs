@@ -1,4 +1,4 @@
-//! Tensors of the tuner's own, and the kernels on them.
+//! Runs and times the kernels on the tuner's own tensors.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -8,64 +8,66 @@ use lion_kernels::{
     TensorBuf, TensorMut, TensorRef, run,
 };
 
-use super::{Caches, Rig, SAMPLE, check, wait_idly};
+use super::{Bench, Caches, MIN_SAMPLE_TIME, check, wait_idly};
 use crate::Error;
 use crate::case::{Case, Dtypes, Operation, SizeClass};
 use crate::machine::Machine;
 
-/// More memory than this is not taken for cold caches, unless one call needs it.
-const MOST: u64 = 1 << 30;
+/// The maximum memory for cold caches, unless one call needs more.
+const MAX_BYTES: u64 = 1 << 30;
 
-/// Elements between the tensors of neighbouring calls, at least, so that they do not all begin at the same place of a
-/// page.
+/// The minimum number of elements between the tensors of neighbouring calls, so that not all of them begin at the same
+/// offset in a page.
 const GAP: usize = 80;
 
-/// The tensors of a call begin at a multiple of this, where a block of every format begins.
-const WHOLE: usize = 64;
+/// The alignment of a call's tensors in elements: a multiple of the block of every format.
+const ALIGNMENT: usize = 64;
 
-/// This machine, as a rig: three streams of memory, in which calls take turns on as many tensors as fit.
+/// Runs and times plans on this machine. It has up to three tensors (streams), which are divided into slots; cold calls
+/// rotate over the slots.
 ///
-/// Calls run in rayon's global pool, as those of an optimizer do whose caller has none of its own. Calls that can be
-/// shared among threads are a millisecond apart, as a training run makes them: back to back the workers never sleep, and
-/// on two cores two threads win from 256 KiB on that lose up to 4 MiB when they must be woken.
+/// Calls run in rayon's global pool, like those of an optimizer whose caller has no pool. Calls that several threads can
+/// share are a millisecond apart, as in a training run. Back-to-back calls would mislead, because the workers would never
+/// sleep: on two cores, two threads then win from 256 KiB on, but if they must be woken they lose up to 4 MiB.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct MachineBench {
     begin: Instant,
     clock_step: Duration,
-    /// Bytes that are more than all caches hold.
+    /// A number of bytes that exceeds all caches.
     beyond_caches: u64,
-    /// Parameters, gradients and momenta; also accumulators and averages, which are f32, in the place of momenta.
+    /// Parameters, gradients and momenta. The third stream also serves as f32 accumulator or average.
     streams: [Option<TensorBuf>; 3],
     blocks: Vec<GradientStatistics>,
     case: Case,
-    turns: Turns,
+    rotation: SlotRotation,
     checked: HashSet<(Operation, Dtypes, Plan)>,
 }
 
-/// Which tensors of a stream a call works on.
+/// Selects the slot of a stream for each call.
 #[derive(Clone, Copy, Debug)]
-struct Turns {
+struct SlotRotation {
     elements: usize,
     slots: usize,
     stride: usize,
     next: usize,
 }
 
-impl Turns {
+impl SlotRotation {
     fn of(case: &Case, footprint: u64) -> Self {
         let slots = (footprint / case.bytes.max(1) as u64).max(1) as usize;
-        Turns { elements: case.elements(), slots, stride: stride(slots), next: 0 }
+        SlotRotation { elements: case.elements(), slots, stride: stride(slots), next: 0 }
     }
 
     fn total(&self) -> usize {
-        self.slots * self.slot()
+        self.slots * self.slot_elements()
     }
 
-    /// Elements from the start of one call's tensors to that of the next one's.
-    fn slot(&self) -> usize {
-        (self.elements + GAP).next_multiple_of(WHOLE)
+    /// Returns the distance between the starts of two slots, in elements.
+    fn slot_elements(&self) -> usize {
+        (self.elements + GAP).next_multiple_of(ALIGNMENT)
     }
 
+    /// Returns the range of the next call.
     fn take(&mut self, caches: Caches) -> std::ops::Range<usize> {
         let slot = match caches {
             Caches::Warm => 0,
@@ -74,13 +76,13 @@ impl Turns {
                 self.next
             }
         };
-        let start = slot * self.slot();
+        let start = slot * self.slot_elements();
         start..start + self.elements
     }
 }
 
-/// From each slot to the next: far, where no hardware prefetcher is waiting, and coprime with their number, so that
-/// all have their turn before one has its second.
+/// Returns the step from each slot to the next. It is large, so that hardware prefetchers do not expect the next slot. It is
+/// coprime with the number of slots, so that every slot is used before one is used again.
 fn stride(slots: usize) -> usize {
     let far = slots * 5 / 8 + 1;
     (far..).find(|stride| greatest_common_divisor(*stride, slots) == 1).unwrap_or(1)
@@ -90,19 +92,19 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-impl Scratch {
-    /// For a machine with caches of these sizes.
+impl MachineBench {
+    /// Prepares for a machine with caches of these sizes.
     pub fn new(machine: &Machine) -> Self {
-        let memory = if machine.memory == 0 { MOST } else { machine.memory / 4 };
+        let memory = if machine.memory == 0 { MAX_BYTES } else { machine.memory / 4 };
         let case = Case::new(Operation::Step, Dtypes::all(Dtype::F32), SizeClass::of(0));
-        Scratch {
+        MachineBench {
             begin: Instant::now(),
             clock_step: clock_step(),
-            beyond_caches: machine.beyond_caches().min(MOST).min(memory),
+            beyond_caches: machine.beyond_caches().min(MAX_BYTES).min(memory),
             streams: [None, None, None],
             blocks: Vec::new(),
             case,
-            turns: Turns::of(&case, 0),
+            rotation: SlotRotation::of(&case, 0),
             checked: HashSet::new(),
         }
     }
@@ -135,7 +137,7 @@ impl Scratch {
         Ok(time)
     }
 
-    /// Whether there is a pause before each call: not where it stays on one thread whatever the plan.
+    /// Returns whether calls are apart. A call of one block stays on one thread with any plan, so it needs no pause.
     fn is_apart(&self) -> bool {
         self.case.elements() > STATISTICS_BLOCK
     }
@@ -146,7 +148,7 @@ impl Scratch {
         caches: Caches,
         tasks: for<'a> fn(Operation, Call<'a>, &mut Vec<Task<'a>>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let range = self.turns.take(caches);
+        let range = self.rotation.take(caches);
         let [parameter, gradient, momentum] = &mut self.streams;
         let call = Call {
             parameter: parameter.as_mut().and_then(|values| values.to_mut().range(range.clone()).ok()),
@@ -160,7 +162,7 @@ impl Scratch {
     }
 }
 
-impl Rig for Scratch {
+impl Bench for MachineBench {
     fn prepare(&mut self, case: &Case) -> Result<(), Error> {
         let Dtypes { parameter, gradient, momentum } = case.dtypes;
         let wanted = match case.operation {
@@ -171,14 +173,14 @@ impl Rig for Scratch {
             Operation::Convert => [Some(parameter), Some(gradient), None],
         };
         self.case = *case;
-        self.turns = Turns::of(case, self.beyond_caches);
-        let elements = self.turns.total();
+        self.rotation = SlotRotation::of(case, self.beyond_caches);
+        let elements = self.rotation.total();
         for (stream, wanted) in self.streams.iter_mut().zip(wanted) {
             let Some(dtype) = wanted else { continue };
             if stream.as_ref().is_some_and(|it| it.dtype() == dtype && it.len() >= elements) {
                 continue;
             }
-            // The old memory goes before the new comes.
+            // Frees the old memory before the new is allocated.
             *stream = None;
             *stream = Some(ones(dtype, elements)?);
         }
@@ -191,7 +193,7 @@ impl Rig for Scratch {
         if self.checked.contains(&(operation, dtypes, *plan)) {
             return Ok(true);
         }
-        let same = check::has_the_reference_s_bits(operation, dtypes, plan)?;
+        let same = check::matches_reference(operation, dtypes, plan)?;
         if same {
             self.checked.insert((operation, dtypes, *plan));
         }
@@ -199,16 +201,21 @@ impl Rig for Scratch {
     }
 
     fn calls(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Duration, Error> {
-        self.time(plan, caches, calls, operation)
+        self.time(plan, caches, calls, push_call)
     }
 
-    fn limit(&mut self, plan: &Plan, caches: Caches, calls: u32) -> Result<Option<Duration>, Error> {
-        let first = self.turns.next;
-        let time = self.time(plan, caches, calls, limit)?;
-        // These passes change bits, and would leave the next calls numbers that arithmetic is slow with. Made once more
-        // on the same tensors they leave what was there.
-        self.turns.next = first;
-        self.time(plan, caches, calls, limit)?;
+    fn bandwidth_bound(
+        &mut self,
+        plan: &Plan,
+        caches: Caches,
+        calls: u32,
+    ) -> Result<Option<Duration>, Error> {
+        let first = self.rotation.next;
+        let time = self.time(plan, caches, calls, push_bandwidth_bound)?;
+        // These passes flip bits. The resulting numbers could be subnormal, which would slow the next calls. A second run on
+        // the same tensors flips the bits back.
+        self.rotation.next = first;
+        self.time(plan, caches, calls, push_bandwidth_bound)?;
         Ok(Some(time))
     }
 
@@ -216,10 +223,10 @@ impl Rig for Scratch {
         self.begin.elapsed()
     }
 
-    fn floor(&self) -> Duration {
-        // A pause takes longer than many calls do. Each of these is timed alone, so that the clock errs by its step each
-        // time, and not always to the same side.
-        if self.is_apart() { self.clock_step * 100 } else { SAMPLE.max(self.clock_step * 1000) }
+    fn min_sample_time(&self) -> Duration {
+        // A pause takes longer than many calls, so a sample has fewer calls. Each is timed alone, and the errors of the
+        // clock partly cancel.
+        if self.is_apart() { self.clock_step * 100 } else { MIN_SAMPLE_TIME.max(self.clock_step * 1000) }
     }
 }
 
@@ -231,7 +238,8 @@ struct Call<'a> {
     blocks: &'a mut [GradientStatistics],
 }
 
-fn operation<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
+/// Pushes the tasks of a call.
+fn push_call<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
     let Call { parameter, gradient, momentum, blocks } = call;
     let task = match (operation, parameter, gradient, momentum) {
         (Operation::Step, Some(p), Some(g), Some(m)) => Task::step(step()?, StepTensors::in_place(p, g, m))?,
@@ -243,15 +251,19 @@ fn operation<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>)
         }
         (Operation::Average, Some(p), _, Some(average)) => Task::update_ema(&Ema::new(0.99)?, average, p)?,
         (Operation::Convert, Some(p), Some(g), _) => Task::convert(g, p)?,
-        // What `prepare` makes always fits.
+        // Before the first `prepare` there are no tensors.
         _ => return Ok(()),
     };
     list.push(task);
     Ok(())
 }
 
-/// Passes that move the same bytes and do nothing else.
-fn limit<'a>(operation: Operation, call: Call<'a>, list: &mut Vec<Task<'a>>) -> Result<(), Error> {
+/// Pushes the tasks of the bandwidth bound, which move the bytes of a call and do nothing else.
+fn push_bandwidth_bound<'a>(
+    operation: Operation,
+    call: Call<'a>,
+    list: &mut Vec<Task<'a>>,
+) -> Result<(), Error> {
     let Call { parameter, gradient, momentum, .. } = call;
     match (operation, parameter, gradient, momentum) {
         (Operation::Step, Some(p), Some(g), Some(m)) => list.push(Task::bandwidth_step(p, g, m)?),
@@ -274,9 +286,9 @@ pub(super) fn step() -> Result<LionStep, Error> {
     Ok(LionStep::new(1e-4, 0.9, 0.99)?.weight_decay(0.1)?)
 }
 
-/// Numbers that however many calls make neither subnormal, infinite nor NaN, with which arithmetic may be slow: a
-/// parameter of f32 goes from 1 towards -10, past 0 in steps of 1e-4, and one of 16 bits stays, as less than half of
-/// its last place is taken off; a sum grows until one more is rounded away.
+/// Allocates a tensor of ones. No number of calls turns them into subnormal, infinite or NaN values, which could slow the
+/// arithmetic: an f32 parameter moves from 1 towards -10 and passes 0 in steps of 1e-4; a 16-bit parameter stays, because a
+/// step is less than half of its last place; a sum grows until the next 1 is rounded away.
 fn ones(dtype: Dtype, elements: usize) -> Result<TensorBuf, Error> {
     let mut values = TensorBuf::zeroed(dtype, elements)?;
     for start in (0..elements).step_by(STATISTICS_BLOCK) {
@@ -286,7 +298,7 @@ fn ones(dtype: Dtype, elements: usize) -> Result<TensorBuf, Error> {
     Ok(values)
 }
 
-/// The least difference of two readings of the clock that differ.
+/// Returns the resolution of the clock: the smallest difference between two different readings.
 fn clock_step() -> Duration {
     let step = || {
         let start = Instant::now();
@@ -308,46 +320,46 @@ mod tests {
     use crate::machine::Cache;
 
     #[test]
-    fn every_slot_has_its_turn() {
+    fn every_slot_is_used() {
         let case = Case::new(Operation::Step, Dtypes::all(Dtype::F32), SizeClass::of(0));
         for slots in 1..=300 {
-            let mut turns = Turns::of(&case, (slots * case.bytes) as u64);
-            let starts: HashSet<usize> = (0..slots).map(|_| turns.take(Caches::Cold).start).collect();
-            assert_eq!((turns.slots, starts.len()), (slots, slots));
-            assert!(starts.iter().all(|start| start + turns.elements <= turns.total()), "{slots}");
+            let mut rotation = SlotRotation::of(&case, (slots * case.bytes) as u64);
+            let starts: HashSet<usize> = (0..slots).map(|_| rotation.take(Caches::Cold).start).collect();
+            assert_eq!((rotation.slots, starts.len()), (slots, slots));
+            assert!(starts.iter().all(|start| start + rotation.elements <= rotation.total()), "{slots}");
         }
     }
 
     #[test]
-    fn unknown_caches_are_not_taken_for_none() {
+    fn unknown_caches_do_not_count_as_none() {
         let unknown = Machine { caches: Vec::new(), memory: 0, ..Machine::detect() };
-        assert_eq!(Scratch::new(&unknown).beyond_caches, 256 << 20);
+        assert_eq!(MachineBench::new(&unknown).beyond_caches, 256 << 20);
         let small = Machine { memory: 256 << 20, ..unknown };
-        assert_eq!(Scratch::new(&small).beyond_caches, 64 << 20);
+        assert_eq!(MachineBench::new(&small).beyond_caches, 64 << 20);
     }
 
     #[test]
-    fn a_call_before_any_is_prepared_does_nothing() {
-        let mut scratch = Scratch::new(&Machine::detect());
+    fn a_call_before_prepare_does_nothing() {
+        let mut bench = MachineBench::new(&Machine::detect());
         for caches in [Caches::Warm, Caches::Cold] {
-            scratch.calls(&Plan::new(Backend::Scalar), caches, 2).expect("nothing");
+            bench.calls(&Plan::new(Backend::Scalar), caches, 2).expect("nothing");
         }
     }
 
     #[test]
-    fn the_limit_leaves_the_tensors_as_they_were() {
+    fn the_bandwidth_bound_leaves_the_tensors_as_they_were() {
         let caches = vec![Cache { level: 3, bytes: 1 << 20, shared_by: 1 }];
-        let mut scratch = Scratch::new(&Machine { caches, ..Machine::detect() });
+        let mut bench = MachineBench::new(&Machine { caches, ..Machine::detect() });
         let plan = Plan::new(Backend::best());
         for (dtype, size) in [(Dtype::F32, 16 << 10), (Dtype::BF16, 1 << 20)] {
             let case = Case::new(Operation::Step, Dtypes::all(dtype), SizeClass::of(size));
-            scratch.prepare(&case).expect("memory");
+            bench.prepare(&case).expect("memory");
             for caches in [Caches::Warm, Caches::Cold] {
                 for calls in [1, 2, 3] {
-                    scratch.limit(&plan, caches, calls).expect("a pass");
+                    bench.bandwidth_bound(&plan, caches, calls).expect("a pass");
                 }
             }
-            for stream in scratch.streams.iter().flatten() {
+            for stream in bench.streams.iter().flatten() {
                 assert!(stream.to_ref().to_f32().iter().all(|&value| value == 1.0), "{case}");
             }
         }
