@@ -81,8 +81,11 @@ impl Space {
         };
         // A serial plan has no chunk: two threads start with equal shares.
         let share = (case.elements() / 2).next_power_of_two() / 2;
-        let chunk =
-            if threads == 1 { share.clamp(STATISTICS_BLOCK, STATISTICS_BLOCK << (CHUNKS - 1)) } else { plan.chunk_elements };
+        let chunk = if threads == 1 {
+            share.clamp(STATISTICS_BLOCK, STATISTICS_BLOCK << (CHUNKS - 1))
+        } else {
+            plan.chunk_elements
+        };
         for index in [index.checked_sub(1), index.checked_add(1)].into_iter().flatten() {
             if let Some(&threads) = self.threads.get(index) {
                 // Changes both, because more threads may pay only together with smaller chunks, and the reverse.

@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 
 use lion::{Error, Gradient, Statistics, VariableId};
-use lion_kernels::{STATISTICS_BLOCK, GradientStatistics};
+use lion_kernels::{GradientStatistics, STATISTICS_BLOCK};
 
 use crate::optimizer::{LionOptimizer, State, call};
 use crate::status::{Failure, LionStatus};
@@ -102,7 +102,9 @@ impl LionBlock {
             _ if sum_of_squares < 0.0 => {
                 Err(Failure::value("sum_of_squares", sum_of_squares, "0 or more, or NaN"))
             }
-            _ if non_finite > STATISTICS_BLOCK as u64 => Err(Failure::value("non_finite", non_finite, "at most 4096")),
+            _ if non_finite > STATISTICS_BLOCK as u64 => {
+                Err(Failure::value("non_finite", non_finite, "at most 4096"))
+            }
             _ if max_abs.is_nan() || max_abs < 0.0 => Err(Failure::value("max_abs", max_abs, "0 or more")),
             0 => Ok(None),
             _ => Ok(Some(GradientStatistics { sum_of_squares, non_finite, max_abs })),

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::ptr;
 
 use common::{Optimizer, UPDATE, VARIABLE, checkpoint, ok, options, saved, text, update, updates};
-use lion::replay::{self, Gradients, Recording};
 use lion::checkpoint::Checkpoint;
+use lion::replay::{self, Gradients, Recording};
 use lion::{Config, Lion};
 use lion_c::*;
 use lion_kernels::STATISTICS_BLOCK;

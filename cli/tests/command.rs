@@ -73,7 +73,7 @@ fn a_run_is_replayed_in_silence() {
     assert_eq!((result.iterations, result.variables.len()), (keras.iterations, keras.variables.len()));
     for (ours, theirs) in result.variables.iter().zip(&keras.variables) {
         // As text, so that NaN equals NaN and -0 differs from 0.
-        let text = |variable: &lion::state::VariableState<'_>| {
+        let text = |variable: &lion::checkpoint::SavedVariable<'_>| {
             let tensors = [&variable.parameter, &variable.momentum];
             tensors.map(|it| it.as_ref().map(|it| format!("{} {:?}", it.dtype(), it.to_ref().to_f32())))
         };
@@ -273,7 +273,7 @@ fn bad_states() {
     assert!(run.with(&["--state", &state]).status.success());
     fs::remove_file(run.output()).expect("it was there");
     // The program of this checkpoint keeps its parameters elsewhere.
-    let mut checkpoint = lion::state::Checkpoint::read(&state).expect("a checkpoint");
+    let mut checkpoint = lion::checkpoint::Checkpoint::read(&state).expect("a checkpoint");
     checkpoint.variables[0].parameter = None;
     let files = tempdir().expect("a folder");
     let path = files.path().join("without.safetensors");

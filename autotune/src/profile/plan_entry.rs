@@ -1,6 +1,6 @@
 //! A plan in a file, and the checks of its values.
 
-use lion_kernels::{STATISTICS_BLOCK, Backend, Plan, Prefetch};
+use lion_kernels::{Backend, Plan, Prefetch, STATISTICS_BLOCK};
 use serde::{Deserialize, Serialize};
 
 use crate::candidate::MAX_THREADS;
@@ -42,7 +42,10 @@ impl PlanEntry {
             "off" => Prefetch::Off,
             other => return Err(("prefetch", format!("{:?}", excerpt(other)), "auto, on or off".into())),
         };
-        if self.chunk < STATISTICS_BLOCK as u64 || self.chunk > MAX_CHUNK || !self.chunk.is_multiple_of(STATISTICS_BLOCK as u64) {
+        if self.chunk < STATISTICS_BLOCK as u64
+            || self.chunk > MAX_CHUNK
+            || !self.chunk.is_multiple_of(STATISTICS_BLOCK as u64)
+        {
             let allowed = format!("a multiple of {STATISTICS_BLOCK} from {STATISTICS_BLOCK} to {MAX_CHUNK}");
             return Err(("chunk", self.chunk.to_string(), allowed));
         }

@@ -50,7 +50,11 @@ fn texts_and_options() {
         parallel_threshold: 0,
     };
     assert_eq!(built(&LionOptions { plan: &raw const plan, ..options() }), LION_ERROR_NAME);
-    assert!(last_error().starts_with(r#"backend "mmx" does not exist; available here: "#), "{}", last_error());
+    assert!(
+        last_error().starts_with(r#"backend "mmx" does not exist; available here: "#),
+        "{}",
+        last_error()
+    );
 
     let c = optimizer();
     let set = |name: &str, value: &str| {

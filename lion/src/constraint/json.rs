@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Axes, Constraint};
 use crate::Error;
-use crate::json::{self, ObjectReader, KerasObject, wrong};
+use crate::json::{self, KerasObject, ObjectReader, wrong};
 
 const KERAS: &str = "keras.constraints";
 
