@@ -3,7 +3,7 @@
 //! Two implementations give the same bits:
 //!
 //! - *Fused* kernels keep an element in registers from load to store. They are compiled for a short table of common
-//!   format combinations ([`step`]).
+//!   format combinations ([`step`]). With 8-bit momentum they work block by block ([`coded`]).
 //! - *Tiles* serve all other combinations. They decode 512 elements into f32 in the L1 cache, apply the fused kernel
 //!   for f32, and encode the results ([`tiles`]). An f32 tensor is never copied into a tile.
 //!
@@ -12,6 +12,7 @@
 
 pub(crate) mod bandwidth;
 pub(crate) mod chunk;
+mod coded;
 mod elementwise;
 mod fused;
 pub(crate) mod lanes;

@@ -1,6 +1,6 @@
 //! The Lion optimizer for [burn](https://docs.rs/burn) 0.22, in place on the Flex backend.
 //!
-//! [`LionConfig`] stands in for burn's, with the same methods, and its optimizer has burn's own state: a record that
+//! [`LionConfig`] stands in for burn's, with the same methods, and its optimizer's records are burn's own: a record that
 //! one has saved loads in the other.
 //!
 //! ```
@@ -19,6 +19,9 @@
 //!     model = optimizer.step(1e-3, model, gradients);
 //! }
 //! ```
+//!
+//! bf16 parameters can be rounded at random, so that they move where rounding to nearest would leave them:
+//! [`Lion::with_stochastic_rounding`].
 //!
 //! A step is one pass over parameter, gradient and momentum. It writes the parameter where it is if nothing else shares
 //! its memory, and to a new tensor otherwise: burn-train's learner keeps the model that it steps from, so that there it
@@ -46,11 +49,12 @@ mod clip;
 mod config;
 mod flex;
 mod optimizer;
+mod state;
 
-pub use burn_optim::LionState;
 pub use clip::{Clipped, clip_global_norm};
 pub use config::LionConfig;
 pub use optimizer::Lion;
+pub use state::{LionState, Rounding};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

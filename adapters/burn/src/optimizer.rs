@@ -1,13 +1,14 @@
 //! The optimizer of one tensor, which burn maps over a module.
 
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
-use burn_core::tensor::{Device, Tensor};
-use burn_optim::{LearningRate, LionState, Optimizer};
+use burn_core::tensor::{DType, Device, Tensor};
+use burn_optim::{LearningRate, Optimizer};
 use lion_autotune::Profile;
-use lion_kernels::LionStep;
+use lion_kernels::{LionStep, StochasticRounding};
 
-use crate::{LionConfig, flex};
+use crate::{LionConfig, LionState, Rounding, flex};
 
 /// Lion (Chen et al., 2023) for burn: see [`LionConfig`].
 #[derive(Clone, Debug)]
@@ -16,6 +17,33 @@ pub struct Lion {
     beta_2: f32,
     weight_decay: f32,
     profile: Profile,
+    stochastic: Option<Stochastic>,
+}
+
+/// Draws from a seed, and gives each parameter that is rounded at random a place.
+#[derive(Clone, Debug)]
+struct Stochastic {
+    seed: u64,
+    /// How many places have been given. Clones share it: burn clones the optimizers of groups.
+    given: Arc<AtomicU64>,
+}
+
+impl Stochastic {
+    /// A parameter's own place and steps, or else the next place.
+    fn rounding(&self, known: Option<Rounding>) -> Rounding {
+        match known {
+            Some(known) => {
+                // A resumed parameter's place is not given again.
+                self.given.fetch_max(known.parameter.saturating_add(1), Ordering::Relaxed);
+                known
+            }
+            None => Rounding { parameter: self.given.fetch_add(1, Ordering::Relaxed), steps: 0 },
+        }
+    }
+
+    fn key(&self, Rounding { parameter, steps }: Rounding) -> StochasticRounding {
+        StochasticRounding::new(self.seed, &parameter.to_string(), steps)
+    }
 }
 
 /// Tells that burn's own operations make the steps.
@@ -24,7 +52,32 @@ static FALLBACK: Once = Once::new();
 impl Lion {
     pub(crate) fn new(config: &LionConfig) -> Self {
         let LionConfig { beta_1, beta_2, weight_decay, .. } = *config;
-        Lion { beta_1, beta_2, weight_decay, profile: Profile::load() }
+        Lion { beta_1, beta_2, weight_decay, profile: Profile::load(), stochastic: None }
+    }
+
+    /// Rounds bf16 parameters at random when a step stores them, drawn from this seed, so that they move on average also
+    /// where a step is less than half their last place. Parameters of other formats are stored as ever.
+    ///
+    /// The draws depend on the seed, the element, the steps that the parameter has made, and its place among the bf16
+    /// parameters, in the order of their first steps: so not on threads, and records keep what they need. Groups, each
+    /// of which counts places by itself, take different seeds.
+    ///
+    /// ```
+    /// use burn::optim::{ModuleOptimizer, Optimizer};
+    /// use burn::tensor::{Device, FloatDType, Tensor};
+    /// use lion_burn::LionConfig;
+    ///
+    /// let optimizer = LionConfig::new().build().with_stochastic_rounding(7);
+    /// let ones = || Tensor::<1>::ones([6400], &Device::flex()).cast(FloatDType::BF16);
+    /// // A step of a 64th of the last place moves about one element in 64.
+    /// let (moved, _) = optimizer.step(1.0 / 8192.0, ones(), ones().neg(), None);
+    /// let moved = moved.not_equal(ones()).int().sum().into_scalar::<i64>();
+    /// assert!((60..140).contains(&moved));
+    /// // That of a module.
+    /// let optimizer = ModuleOptimizer::from(optimizer);
+    /// ```
+    pub fn with_stochastic_rounding(self, seed: u64) -> Self {
+        Lion { stochastic: Some(Stochastic { seed, given: Arc::default() }), ..self }
     }
 
     /// A step's constants, where they are in range.
@@ -62,6 +115,7 @@ impl Optimizer for Lion {
             );
             return (tensor, state);
         }
+        let known = state.as_ref().and_then(|state| state.rounding);
         let momentum = state.map(|state| state.momentum).filter(|momentum| {
             let fits = momentum.dims() == shape;
             if !fits {
@@ -78,16 +132,26 @@ impl Optimizer for Lion {
                 if let Some(why) = flex::refuses(&tensor, &grad, momentum.as_ref()) {
                     why
                 } else {
+                    let stochastic = self.stochastic.as_ref().filter(|_| tensor.dtype() == DType::BF16);
+                    let drawn = stochastic.map(|stochastic| (stochastic, stochastic.rounding(known)));
+                    let (step, rounding) = match drawn {
+                        None => (step, known),
+                        Some((stochastic, now)) => {
+                            let next = Rounding { steps: now.steps.wrapping_add(1), ..now };
+                            (step.stochastic_rounding(stochastic.key(now)), Some(next))
+                        }
+                    };
                     let (tensor, momentum) = flex::step(step, &self.profile, tensor, grad, momentum);
-                    return (tensor, Some(LionState::new(momentum)));
+                    return (tensor, Some(LionState { momentum, rounding }));
                 }
             }
         };
-        FALLBACK.call_once(|| log::warn!("steps are made by burn's own operations: {why}"));
-        self.stock().step(lr, tensor, grad, momentum.map(LionState::new))
+        FALLBACK.call_once(|| log::warn!("steps are made by burn's own operations, to nearest: {why}"));
+        let (tensor, state) = self.stock().step(lr, tensor, grad, momentum.map(burn_optim::LionState::new));
+        (tensor, state.map(|state| LionState { momentum: state.momentum, rounding: known }))
     }
 
     fn to_device<const D: usize>(state: LionState<D>, device: &Device) -> LionState<D> {
-        <burn_optim::Lion as Optimizer>::to_device(state, device)
+        LionState { momentum: state.momentum.to_device(device), ..state }
     }
 }

@@ -46,10 +46,11 @@ mod gradient;
 mod loan;
 mod optimizer;
 mod threads;
+mod values;
 mod variable;
 
 pub use lion::{
-    Backend, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
+    Backend, Builder, Config, Constraint, DecayScale, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
     Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, checkpoint, schedule,
 };
 pub use optimizer::Lion;

@@ -18,9 +18,9 @@ use crate::variable::{Variable, trained};
 
 /// The Lion optimizer over candle's variables.
 pub struct Lion {
-    core: lion::Lion,
+    pub(crate) core: lion::Lion,
     /// In the order of registration.
-    variables: Vec<Variable>,
+    pub(crate) variables: Vec<Variable>,
     tensors: HashSet<TensorId>,
     followed: Option<Followed>,
     /// Why the learning rate that was last set is none.

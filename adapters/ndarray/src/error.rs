@@ -24,16 +24,6 @@ pub enum Error {
         /// The format of the registration.
         expected: lion::Dtype,
     },
-    /// A constraint, whose axes are counted in row-major order, on a variable in another order.
-    #[error(
-        "variable {name:?}: a constraint needs an array in row-major order, and this one has the strides {strides:?}"
-    )]
-    ConstrainedOrder {
-        /// The variable.
-        name: String,
-        /// The strides of the array that was registered.
-        strides: Vec<isize>,
-    },
     /// From the optimizer.
     #[error(transparent)]
     Lion(#[from] lion::Error),

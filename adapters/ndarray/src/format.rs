@@ -1,7 +1,7 @@
 //! The formats of arrays: from element types to the optimizer's slices.
 
 use lion::{Dtype, TensorBuf, TensorMut, TensorRef};
-use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
+use ndarray::{ArrayViewD, ArrayViewMutD};
 
 use crate::order::Order;
 
@@ -49,14 +49,6 @@ macro_rules! formats {
         )+
 
         impl<'a> View<'a> {
-            /// The array of this shape that the elements are, one after the other.
-            pub(crate) fn of(slice: TensorRef<'a>, shape: &[usize]) -> Option<View<'a>> {
-                $(if let Some(values) = slice.as_slice::<$type>() {
-                    return ArrayViewD::from_shape(IxDyn(shape), values).ok().map(View::$variant);
-                })+
-                None
-            }
-
             pub(crate) fn dtype(&self) -> Dtype {
                 match self { $(View::$variant(_) => Dtype::$variant,)+ }
             }

@@ -22,6 +22,9 @@
 //! in that order too. Arrays that lie in memory without gaps in that order are worked on in place, parameter and
 //! gradient alike. Any other, a slice with steps, a broadcast gradient, an array in another order of axes, is copied
 //! lane by lane into memory that the optimizer keeps, and the parameter back. The numbers are the same in either case.
+//!
+//! Stochastic rounding, momentum in `q8` and constraints count elements or axes in row-major order. A variable that has one
+//! of them is row-major whatever its array is, so that an array in another order is copied.
 
 mod error;
 mod format;
@@ -33,7 +36,7 @@ mod update;
 pub use error::Error;
 pub use format::Format;
 pub use lion::{
-    Backend, Builder, Config, Constraint, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
+    Backend, Builder, Config, Constraint, DecayScale, Dtype, DynamicLossScale, EmaCadence, Group, GroupId,
     Hyperparameter, Metrics, Outcome, Schedule, VariableId, VariableOptions, checkpoint, schedule,
 };
 pub use optimizer::Lion;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use lion::{Builder, Dtype, Metrics, TensorBuf, VariableId, VariableOptions};
-use ndarray::{ArrayRef, Dimension};
+use lion::{Builder, Dtype, Metrics, TensorBuf, VariableId, VariableOptions, VariableView};
+use ndarray::{ArrayD, ArrayRef, Dimension};
 
 use crate::format::{Format, View};
 use crate::order::Order;
@@ -66,23 +66,29 @@ impl Lion {
     /// Adds a variable with options.
     ///
     /// # Errors
-    /// As [`register`](Self::register), and what [`lion::Lion::register_with`] refuses; [`Error::ConstrainedOrder`] for
-    /// a constraint on an array that is not row-major.
+    /// As [`register`](Self::register), and what [`lion::Lion::register_with`] refuses.
     pub fn register_with<A: Format, D: Dimension>(
         &mut self,
         name: &str,
         array: &ArrayRef<A, D>,
         options: VariableOptions,
     ) -> Result<VariableId, Error> {
-        let order = Order::new(array);
-        if options.constraint.is_some() && !order.is_row_major() {
-            return Err(Error::ConstrainedOrder { name: name.into(), strides: array.strides().into() });
-        }
+        let order = if self.counts_elements(&options) { Order::default() } else { Order::new(array) };
         let id = self.core.register_with(name, &order.of_shape(array.shape()), A::DTYPE, options)?;
         if !order.is_row_major() {
             self.orders.insert(id, order);
         }
         Ok(id)
+    }
+
+    /// Whether the numbers of a variable depend on the order of its elements, which then is the row-major one: a
+    /// constraint counts axes, the codes of a momentum have a scale for each block, and random numbers have an index.
+    fn counts_elements(&self, options: &VariableOptions) -> bool {
+        let config = self.core.config();
+        let momentum_dtype = options.momentum_dtype.or(config.momentum_dtype);
+        options.constraint.is_some()
+            || momentum_dtype.is_some_and(|dtype| dtype.block() > 1)
+            || (config.stochastic_rounding.is_some() && !options.nearest_rounding)
     }
 
     /// The optimizer below: hyperparameters, groups, loss scale, the state of each variable. The shape of a variable
@@ -113,6 +119,58 @@ impl Lion {
     /// As [`apply`](Self::apply).
     pub fn finalize_variable_values(&mut self, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.call(updates, lion::Lion::finalize_variable_values)
+    }
+
+    /// The parameter as f32, with its low halves if it has some (`split_master`): exact for every format.
+    ///
+    /// # Errors
+    /// An array that is not the variable's; memory that cannot be had.
+    pub fn parameter_to_f32<A: Format, D: Dimension>(
+        &self,
+        variable: VariableId,
+        parameter: &ArrayRef<A, D>,
+    ) -> Result<ArrayD<f32>, Error> {
+        let parameter = A::view(parameter.view().into_dyn());
+        self.check_parameter(variable, parameter.shape(), A::DTYPE)?;
+        let (order, mut kept) = (self.order_of(variable), None);
+        let elements = match parameter.slice(order) {
+            Some(elements) => elements,
+            None => copy(&mut kept, &parameter, order)?.to_ref(),
+        };
+        let mut values = ArrayD::zeros(order.of_shape(parameter.shape()));
+        if let Some(values) = values.as_slice_mut() {
+            self.core.parameter_to_f32(variable, elements, values)?;
+        }
+        Ok(values.permuted_axes(order.inverse().axes(parameter.shape().len())))
+    }
+
+    /// Stores values as the parameter: exactly where the variable has low halves, which are set too, else rounded to
+    /// nearest even.
+    ///
+    /// # Errors
+    /// Arrays that are not of the variable's shape and format; memory that cannot be had. Nothing has been changed then.
+    pub fn parameter_from_f32<A: Format, D: Dimension, E: Dimension>(
+        &mut self,
+        variable: VariableId,
+        values: &ArrayRef<f32, E>,
+        parameter: &mut ArrayRef<A, D>,
+    ) -> Result<(), Error> {
+        let (values, mut parameter) =
+            (f32::view(values.view().into_dyn()), A::view_mut(parameter.view_mut().into_dyn()));
+        self.check_shape(variable, "array of values", values.shape())?;
+        self.check_parameter(variable, parameter.shape(), A::DTYPE)?;
+        let order = self.order_of(variable).clone();
+        let (mut kept_values, mut kept) = (None, None);
+        let values = copy(&mut kept_values, &values, &order)?.to_ref().to_f32();
+        match parameter.slice_mut(&order) {
+            Some(elements) => self.core.parameter_from_f32(variable, &values, elements)?,
+            None => {
+                let elements = copy(&mut kept, &parameter.view(), &order)?;
+                self.core.parameter_from_f32(variable, &values, elements.to_mut())?;
+                parameter.scatter(&order, elements);
+            }
+        }
+        Ok(())
     }
 
     /// Makes a call of the core with the arrays as slices.
@@ -159,27 +217,40 @@ impl Lion {
         Ok(done)
     }
 
+    fn order_of(&self, variable: VariableId) -> &Order {
+        self.orders.get(&variable).unwrap_or(&self.row_major)
+    }
+
     /// Whether the arrays are those of the variable. A variable that is none is the core's to refuse.
     fn check(&self, update: &Update<'_>) -> Result<(), Error> {
-        let Some(variable) = self.core.view(update.variable) else { return Ok(()) };
-        let order = self.orders.get(&update.variable).unwrap_or(&self.row_major);
-        let fits = |tensor, shape: &[usize]| match order.has_shape(shape, variable.shape) {
+        self.check_parameter(update.variable, update.parameter.shape(), update.parameter.dtype())?;
+        match &update.gradient {
+            Some(gradient) => self.check_shape(update.variable, "gradient", gradient.shape()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_parameter(&self, variable: VariableId, shape: &[usize], found: Dtype) -> Result<(), Error> {
+        self.check_shape(variable, "parameter", shape)?;
+        match self.core.view(variable) {
+            Some(VariableView { name, dtype: expected, .. }) if found != expected => {
+                Err(Error::Dtype { name: name.into(), found, expected })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_shape(&self, variable: VariableId, tensor: &'static str, found: &[usize]) -> Result<(), Error> {
+        let Some(VariableView { name, shape, .. }) = self.core.view(variable) else { return Ok(()) };
+        let order = self.order_of(variable);
+        match order.has_shape(found, shape) {
             true => Ok(()),
             false => Err(Error::Shape {
-                name: variable.name.into(),
+                name: name.into(),
                 tensor,
-                found: shape.into(),
-                expected: order.inverse().of_shape(variable.shape),
+                found: found.into(),
+                expected: order.inverse().of_shape(shape),
             }),
-        };
-        fits("parameter", update.parameter.shape())?;
-        if let Some(gradient) = &update.gradient {
-            fits("gradient", gradient.shape())?;
-        }
-        let (found, expected) = (update.parameter.dtype(), variable.dtype);
-        match found == expected {
-            true => Ok(()),
-            false => Err(Error::Dtype { name: variable.name.into(), found, expected }),
         }
     }
 }

@@ -38,6 +38,11 @@ impl Order {
         }))
     }
 
+    /// The axes of an array of this many, in this order.
+    pub(crate) fn axes(&self, axes: usize) -> Vec<usize> {
+        self.0.clone().unwrap_or_else(|| (0..axes).collect())
+    }
+
     /// An array's extents in the order of the memory.
     pub(crate) fn of_shape(&self, shape: &[usize]) -> Vec<usize> {
         match &self.0 {

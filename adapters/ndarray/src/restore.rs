@@ -1,9 +1,10 @@
 //! Checkpoints: always row-major, so that they fit arrays in any order, and every other program.
 
-use lion::TensorBuf;
+use half::{bf16, f16};
 use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
+use lion::{TensorBuf, TensorRef};
+use ndarray::{ArrayViewD, ArrayViewMutD, IxDyn};
 
-use crate::format::View;
 use crate::order::Order;
 use crate::{Error, Lion};
 
@@ -49,6 +50,7 @@ fn borrowed<'a>(saved: &'a SavedVariable<'_>) -> SavedVariable<'a> {
     SavedVariable {
         parameter: tensor(&saved.parameter),
         momentum: tensor(&saved.momentum),
+        low: tensor(&saved.low),
         ema: tensor(&saved.ema),
         accumulator: tensor(&saved.accumulator),
         shard: saved.shard.clone(),
@@ -59,17 +61,34 @@ fn borrowed<'a>(saved: &'a SavedVariable<'_>) -> SavedVariable<'a> {
 /// Puts the axes of a variable's state in another order. A state that does not have these axes is not the variable's,
 /// and left alone for the core to refuse.
 fn reorder(saved: &mut SavedVariable<'_>, order: &Order) -> Result<(), Error> {
-    let SavedVariable { shape, parameter, momentum, ema, accumulator, .. } = saved;
+    let SavedVariable { shape, parameter, momentum, low, ema, accumulator, .. } = saved;
     if !order.has_axes(shape.len()) {
         return Ok(());
     }
-    for tensor in [parameter, momentum, ema, accumulator].into_iter().flatten() {
-        let Some(view) = View::of(tensor.to_ref(), shape) else { return Ok(()) };
-        let mut values =
-            TensorBuf::zeroed(tensor.dtype(), tensor.to_ref().len()).map_err(lion::Error::from)?;
-        view.gather(order, &mut values);
+    for tensor in [parameter, momentum, low, ema, accumulator].into_iter().flatten() {
+        let Some(values) = reordered(tensor.to_ref(), shape, order)? else { return Ok(()) };
         *tensor = Tensor::Owned(values);
     }
     *shape = order.of_shape(shape);
     Ok(())
+}
+
+/// The elements of an array of that shape with its axes in another order; `None` if they do not fill the shape, or are in
+/// blocks, which no variable of another order has.
+fn reordered(tensor: TensorRef<'_>, shape: &[usize], order: &Order) -> Result<Option<TensorBuf>, Error> {
+    let mut values = TensorBuf::zeroed(tensor.dtype(), tensor.len()).map_err(lion::Error::from)?;
+    macro_rules! copied {
+        ($($type:ty)+) => {
+            $(if let (Some(from), Some(to)) = (tensor.as_slice::<$type>(), values.to_mut().into_slice()) {
+                copy(from, to, shape, order)
+            } else)+ { None }
+        };
+    }
+    Ok(copied!(f32 f16 bf16 i16).map(|()| values))
+}
+
+fn copy<T: Clone>(from: &[T], to: &mut [T], shape: &[usize], order: &Order) -> Option<()> {
+    let from = order.of(ArrayViewD::from_shape(IxDyn(shape), from).ok()?);
+    ArrayViewMutD::from_shape(from.raw_dim(), to).ok()?.assign(&from);
+    Some(())
 }

@@ -1,7 +1,7 @@
 //! What is refused, and that nothing has changed then.
 
 use half::bf16;
-use lion_ndarray::{Constraint, Error, Lion, Update, VariableOptions};
+use lion_ndarray::{Error, Lion, Update};
 use ndarray::{Array1, Array2, Array3, ArrayD, IxDyn, ShapeBuilder, array};
 
 fn optimizer() -> Lion {
@@ -74,18 +74,6 @@ fn names_and_variables() {
     let foreign = other.register("b", &w).expect("registered");
     refused(optimizer.apply(&mut [Update::new(foreign, &mut w, &gradient)]), "variable id 1 does not exist");
     assert_eq!((w, optimizer.core().iterations()), (array![1.0_f32], 0));
-}
-
-#[test]
-fn a_constraint_is_along_axes_of_row_major_arrays() {
-    let options = || VariableOptions {
-        constraint: Some(Constraint::max_norm(1.0, 0).expect("valid")),
-        ..Default::default()
-    };
-    let mut optimizer = optimizer();
-    let column_major = Array2::<f32>::zeros((2, 3).f());
-    refused(optimizer.register_with("column", &column_major, options()), "strides [1, 2]");
-    optimizer.register_with("row", &Array2::<f32>::zeros((2, 3)), options()).expect("registered");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::isa::prefetch::prefetch;
 use crate::rule::GradientOps;
 
 /// The distance from a chunk to the chunk that it prefetches, in bytes.
-const PREFETCH_DISTANCE: usize = 2048;
+pub(super) const PREFETCH_DISTANCE: usize = 2048;
 
 /// The size of a cache line, in bytes.
 const LINE: usize = 64;

@@ -169,17 +169,24 @@ impl<T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> Kernel for Bare<'_, T, D
     #[inline(always)]
     fn call<I: Isa>(self, isa: I) {
         let len = self.tensors.len;
-        let (rule, rounding) = (LionRule::new(isa, self.step), R::new(isa, self.step));
-        let mut op = BareOp::<I, T, D, S, R> { rule, rounding, tensors: self.tensors };
+        let mut op = BareOp::<I, T, D, S, R>::new(isa, self.step, self.tensors);
         // SAFETY: each tensor has `len` elements.
         unsafe { for_each_chunk(isa, 0..len, &mut op) }
     }
 }
 
-struct BareOp<I: Isa, T: Formats, D, S, R: Rounding<T::P>> {
+/// The operation of [`Bare`] on a chunk.
+pub(super) struct BareOp<I: Isa, T: Formats, D, S, R: Rounding<T::P>> {
     rule: LionRule<I, D, S>,
     rounding: R::State<I>,
-    tensors: TypedTensors<T>,
+    pub(super) tensors: TypedTensors<T>,
+}
+
+impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> BareOp<I, T, D, S, R> {
+    #[inline(always)]
+    pub(super) fn new(isa: I, step: &LionStep, tensors: TypedTensors<T>) -> Self {
+        BareOp { rule: LionRule::new(isa, step), rounding: R::new(isa, step), tensors }
+    }
 }
 
 impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> ChunkOp<I> for BareOp<I, T, D, S, R> {

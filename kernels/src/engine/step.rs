@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 
 use half::{bf16, f16};
 
+use super::coded::CodedStep;
 use super::fused::{Bare, Formats, Full, Nearest, Optional, Rounding, Stochastic, TypedTensors};
 use super::lanes::with_lanes;
 use super::{View, tiles};
@@ -38,25 +39,32 @@ macro_rules! fused {
     };
 }
 
-/// Runs a step with 8-bit momentum. The momentum goes through a tile; parameter and gradient use the fused kernel of a
-/// row.
+/// Runs a step with 8-bit momentum. Parameter and gradient use the fused kernel of a row.
 fn with_q8_momentum(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
     match (view.dtype(Role::Parameter), view.dtype(Role::Gradient)) {
-        (Dtype::F32, Dtype::F32) => choose_q8::<(f32, f32, f32)>(backend, step, view),
-        (Dtype::F32, Dtype::BF16) => choose_q8::<(f32, bf16, f32)>(backend, step, view),
-        (Dtype::BF16, Dtype::BF16) => choose_q8::<(bf16, bf16, f32)>(backend, step, view),
+        (Dtype::F32, Dtype::F32) => choose_q8::<(f32, f32, f32), Nearest>(backend, step, view),
+        (Dtype::F32, Dtype::BF16) => choose_q8::<(f32, bf16, f32), Nearest>(backend, step, view),
+        (Dtype::BF16, Dtype::BF16) => choose_q8::<(bf16, bf16, f32), Nearest>(backend, step, view),
         _ => backend.run(tiles::Step { step, view }),
     }
 }
 
-fn choose_q8<T: Formats<M = f32>>(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
-    if step.gradient != GradientTransform::default()
-        || step.ema.is_some()
-        || view.tensors.given().has(Role::Copy)
-    {
+fn choose_q8<T: Formats<M = f32>, R: Rounding<T::P>>(
+    backend: Backend,
+    step: &LionStep,
+    view: &View,
+) -> Result<(), Error> {
+    if has_optional_parts(step, view) {
         return backend.run(tiles::Step { step, view });
     }
-    with_decay!(step, D => backend.run(tiles::MomentumStep::<T, D, Unscaled> { step, view, row: PhantomData }))
+    with_decay!(step, D => backend.run(CodedStep::<T, D, Unscaled, R> { step, view, row: PhantomData }))
+}
+
+/// Returns whether a step does more than the rule.
+fn has_optional_parts(step: &LionStep, view: &View) -> bool {
+    step.gradient != GradientTransform::default()
+        || step.ema.is_some()
+        || view.tensors.given().has(Role::Copy)
 }
 
 fused! {
@@ -83,16 +91,16 @@ fn choose<T: Formats>(backend: Backend, step: &LionStep, view: &View) -> Result<
     })
 }
 
-/// Runs a step with stochastic rounding of a bf16 parameter. Fused if all tensors are bf16 and no optional part is on.
+/// Runs a step with stochastic rounding of a bf16 parameter. Fused if the gradient is bf16, the momentum bf16 or 8 bits,
+/// and no optional part is on.
 fn stochastic(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
-    let is_bf16 = |role| view.dtype(role) == Dtype::BF16;
-    let fits = is_bf16(Role::Gradient) && is_bf16(Role::Momentum) && !view.tensors.given().has(Role::Copy);
-    if !fits || step.gradient != GradientTransform::default() || step.ema.is_some() {
-        return backend.run(tiles::Step { step, view });
+    match (view.dtype(Role::Gradient), view.dtype(Role::Momentum)) {
+        (Dtype::BF16, Dtype::Q8) => choose_q8::<(bf16, bf16, f32), Stochastic>(backend, step, view),
+        (Dtype::BF16, Dtype::BF16) if !has_optional_parts(step, view) => with_decay!(step, D => {
+            backend.run(BareRow::<(bf16, bf16, bf16), D, Unscaled, Stochastic> { step, view, row: PhantomData })
+        }),
+        _ => backend.run(tiles::Step { step, view }),
     }
-    with_decay!(step, D => {
-        backend.run(BareRow::<(bf16, bf16, bf16), D, Unscaled, Stochastic> { step, view, row: PhantomData })
-    })
 }
 
 /// The kernel that runs [`Bare`], or tiles if the instruction set has no vectors and tiles are faster.

@@ -11,14 +11,14 @@ use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
 use super::elementwise::update_ema_in_tile;
-use super::fused::{Bare, Formats, Full, Nearest, Optional, StoreStochastic, TypedTensors};
+use super::fused::{Bare, Full, Nearest, Optional, StoreStochastic, TypedTensors};
 use super::{TILE, View};
 use crate::buffer::LINE;
 use crate::format::{Dtype, Format, with_format};
 use crate::isa::prefetch::prefetch;
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
-use crate::rule::{Decay, Scale, Unscaled, with_decay};
+use crate::rule::{Unscaled, with_decay};
 use crate::settings::{Ema, GradientTransform, LionStep};
 use crate::tensor::{streams_of, streams_of_mut};
 
@@ -164,34 +164,6 @@ fn prefetch_next(view: &View, role: Role, start: usize) {
         for line in (0..stream.bytes_of(TILE)).step_by(LINE) {
             prefetch(first.addr().wrapping_add(line));
         }
-    }
-}
-
-/// The kernel of a step without optional parts, with the momentum in a tile and the other tensors in place.
-pub(super) struct MomentumStep<'a, T, D, S> {
-    pub(super) step: &'a LionStep,
-    pub(super) view: &'a View,
-    pub(super) row: PhantomData<(T, D, S)>,
-}
-
-impl<T: Formats<M = f32>, D: Decay, S: Scale> Kernel for MomentumStep<'_, T, D, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call<I: Isa>(self, isa: I) {
-        let MomentumStep { step, view, .. } = self;
-        if !const { I::FUSED || T::SCALAR_LANES } {
-            return isa.vectorize(Step { step, view });
-        }
-        let mut tile = Tile::new();
-        // SAFETY: the tiles cover the view, and the tensors are given.
-        for_each_tile(view.len, |start, n| unsafe {
-            let momentum = decode(isa, view, Role::Momentum, start, n, &mut tile);
-            prefetch_next(view, Role::Momentum, start);
-            let tensors = TypedTensors::<T>::with_momentum(view, start, n, momentum);
-            isa.vectorize(Bare::<T, D, S, Nearest> { step, tensors, variant: PhantomData });
-            encode(isa, view, Role::Momentum, start, n, momentum);
-        });
     }
 }
 

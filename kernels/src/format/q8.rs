@@ -20,7 +20,7 @@ use super::Format;
 use crate::isa::Isa;
 
 /// The number of elements that share a scale.
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 const QUARTER: u32 = 0x2fa0_0000;
 const SIGN: u32 = 0x8000_0000;
 const INFINITY: u32 = 0x7f80_0000;
@@ -62,13 +62,14 @@ impl Format for Q8 {
 
 /// Encodes a block and returns its scale.
 #[inline(always)]
-fn encode_block(from: &[f32], codes: &mut [i8]) -> f32 {
+pub(crate) fn encode_block(from: &[f32], codes: &mut [i8]) -> f32 {
     // Signed, because every instruction set compares signed integers.
     let magnitude = |value: &f32| (value.to_bits() & !SIGN) as i32;
     let finite = |value: &f32| if value.is_finite() { magnitude(value) } else { 0 };
-    let all_are_finite = from.iter().map(magnitude).fold(0, i32::max) < INFINITY as i32;
+    let of_all = from.iter().map(magnitude).fold(0, i32::max);
+    let all_are_finite = of_all < INFINITY as i32;
     let largest = match all_are_finite {
-        true => from.iter().map(magnitude).fold(0, i32::max),
+        true => of_all,
         false => from.iter().map(finite).fold(0, i32::max),
     };
     let (scale, inverse) = match largest as u32 {
@@ -97,7 +98,7 @@ fn encode(value: f32, inverse: f32) -> i8 {
 }
 
 #[inline(always)]
-fn decode_block(codes: &[i8], scale: f32, to: &mut [f32]) {
+pub(crate) fn decode_block(codes: &[i8], scale: f32, to: &mut [f32]) {
     for (to, &code) in to.iter_mut().zip(codes) {
         *to = decode(code, scale);
     }

@@ -55,8 +55,8 @@ fn what_the_kernels_do_not_take_is_burns() {
         assert_eq!(a.dtype(), make().dtype());
         let exact = |tensor: Tensor<1>| tensor.try_into_vec_as::<f64>().expect("values");
         assert_eq!(exact(a), exact(b));
-        let momentum = |state: Option<LionState<1>>| exact(state.expect("a state").momentum);
-        assert_eq!(momentum(of_a), momentum(of_b));
+        let (of_a, of_b) = (of_a.expect("a state").momentum, of_b.expect("a state").momentum);
+        assert_eq!(exact(of_a), exact(of_b));
     }
 }
 

@@ -6,3 +6,4 @@ mod learner;
 mod network;
 mod numbers;
 mod records;
+mod rounding;
