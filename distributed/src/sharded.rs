@@ -5,7 +5,7 @@ mod checkpoint;
 mod gathered;
 
 use lion::options::Value;
-use lion::{Group, GroupId, Lion, VariableId, VariableOptions};
+use lion::{Group, GroupId, Lion, TensorMut, VariableId, VariableOptions};
 use lion_kernels::Dtype;
 
 use crate::agreement::{Field, agree};
@@ -103,6 +103,43 @@ impl<C: Communicator> Sharded<C> {
     /// Those of [`Lion::set_group`].
     pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), Error> {
         Ok(self.optimizer.set_group(id, group)?)
+    }
+
+    /// Stores values as a parameter, both of the whole variable: [`Lion::parameter_from_f32`] on the elements that this rank
+    /// owns. The other elements do not change; [`gather_parameters`](Self::gather_parameters) brings them. Not collective.
+    ///
+    /// # Errors
+    /// A variable that is not this optimizer's; lengths or a dtype other than the variable's.
+    pub fn parameter_from_f32<'a>(
+        &mut self,
+        variable: VariableId,
+        values: &[f32],
+        parameter: impl Into<TensorMut<'a>>,
+    ) -> Result<(), Error> {
+        let (index, found) = self.registered(variable)?;
+        let wrong = |tensor, len| {
+            Err(lion::Error::Length { name: found.name.clone(), tensor, found: len, expected: found.len }
+                .into())
+        };
+        let parameter = parameter.into();
+        if parameter.len() != found.len {
+            return wrong("parameter", parameter.len());
+        }
+        let held = self.layout.held(self.communicator.rank(), index);
+        let Some(own) = values.get(held.clone()).filter(|_| values.len() == found.len) else {
+            return wrong("values", values.len());
+        };
+        Ok(self.optimizer.parameter_from_f32(variable, own, parameter.range(held)?)?)
+    }
+
+    /// A variable's number in the order of registration, and what is known of it.
+    fn registered(&self, variable: VariableId) -> Result<(usize, &Registered), Error> {
+        let found = self.ids.binary_search(&variable).ok();
+        found.and_then(|index| Some((index, self.variables.get(index)?))).ok_or_else(|| Error::Setting {
+            name: "a variable of the call",
+            value: format!("{variable:?}"),
+            allowed: "one of this optimizer's".into(),
+        })
     }
 
     /// Goes on together, or not at all.

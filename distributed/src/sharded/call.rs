@@ -122,15 +122,7 @@ impl<C: Communicator> Sharded<C> {
         let mut reduced = vec![0; self.variables.len()];
         let mut named = Vec::new();
         for (index, update) in updates.iter().enumerate() {
-            let found = self.ids.binary_search(&update.variable).ok();
-            let found = found.and_then(|number| Some((number, self.variables.get(number)?)));
-            let Some((number, variable)) = found else {
-                return Err(Error::Setting {
-                    name: "a variable of the call",
-                    value: format!("{:?}", update.variable),
-                    allowed: "one of this optimizer's".into(),
-                });
-            };
+            let (number, variable) = self.registered(update.variable)?;
             update.check(&variable.name, variable.len, variable.dtype, leaves)?;
             if places[number].replace(index).is_some() {
                 return Err(lion::Error::RepeatedVariable { name: variable.name.clone() }.into());
