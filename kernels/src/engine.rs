@@ -10,6 +10,7 @@
 
 pub(crate) mod bandwidth;
 pub(crate) mod chunk;
+mod direction;
 mod elementwise;
 mod fused;
 pub(crate) mod lanes;
@@ -86,6 +87,7 @@ pub(crate) unsafe fn run(
     let view = View { columns, len: range.end - range.start, first, prefetch };
     match pass {
         Pass::Step(step) => step::run(backend, step, &view),
+        Pass::Follow(step) => backend.run(tiles::Step { step, view: &view }),
         Pass::Accumulate(transform) => backend.run(elementwise::Accumulate { transform, view: &view }),
         Pass::Ema(ema) => backend.run(elementwise::UpdateEma { ema, view: &view }),
         Pass::Convert => backend.run(elementwise::Convert { view: &view }),

@@ -16,6 +16,8 @@ use crate::statistics::GradientStatistics;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pass {
     Step(LionStep),
+    /// Moves a parameter by the directions of a step.
+    Follow(LionStep),
     Accumulate(GradientTransform),
     Ema(Ema),
     Convert,
@@ -41,9 +43,11 @@ impl Pass {
                 let required = required
                     .with_if(Role::Accumulator, step.gradient.average_over.is_some())
                     .with_if(Role::Ema, step.ema.is_some());
-                let allowed = required.with(Role::Source.set()).with(Role::Copy.set());
+                let allowed =
+                    required.with(Role::Source.set()).with(Role::Copy.set()).with(Role::Direction.set());
                 Needs { required, allowed }
             }
+            Pass::Follow(_) => exactly(Role::Parameter.set().with(Role::Direction.set())),
             Pass::Accumulate(_) => exactly(Role::Accumulator.set().with(Role::Gradient.set())),
             Pass::Ema(_) => exactly(Role::Parameter.set().with(Role::Ema.set())),
             Pass::Convert => exactly(Role::Source.set().with(Role::Copy.set())),
@@ -165,7 +169,9 @@ fn check_formats(pass: &Pass, columns: &Columns) -> Result<(), Error> {
         }
     }
     match pass {
-        Pass::Step(step) if step.stochastic_rounding.is_some() && parameter != Dtype::BF16 => {
+        Pass::Step(step) | Pass::Follow(step)
+            if step.stochastic_rounding.is_some() && parameter != Dtype::BF16 =>
+        {
             let expected = "bf16, for stochastic rounding".into();
             Err(Error::Format { tensor: Role::Parameter.name(), found: parameter, expected })
         }

@@ -49,6 +49,8 @@ roles! {
     Accumulator, "accumulator", true, None, Some("accumulator/"), "The sum of gradients that wait for an update, in f32.";
     Ema, "EMA", true, None, Some("ema/"), "The moving average of the parameter, in f32.";
     Copy, "copy", true, Some(3), None, "What the stored parameter is also written to, in any dtype.";
+    Direction, "direction", true, None, None,
+        "Where the step's direction is written: the sign of `c`, which is -1, 0, 1 or NaN.";
 }
 
 impl Role {

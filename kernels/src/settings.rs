@@ -204,6 +204,12 @@ impl LionStep {
         LionStep { masked_decay: masked, ..self }
     }
 
+    /// The step that makes the same move from directions, as its gradient, and a momentum of zero.
+    pub(crate) fn along_directions(self) -> Self {
+        let (gradient, ema) = (GradientTransform::default(), None);
+        LionStep { beta_1: 0.0, beta_2: 0.0, rest_1: 1.0, rest_2: 0.0, gradient, ema, ..self }
+    }
+
     /// Sets the transforms of the gradient.
     #[must_use]
     #[inline]

@@ -2,6 +2,7 @@
 
 mod call;
 mod check;
+mod follow;
 mod passes;
 mod queue;
 mod state;

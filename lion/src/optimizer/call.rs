@@ -144,12 +144,7 @@ impl Call {
             Some(gradient) if variable.overwritten => self.overwrite(state, update, gradient),
             Some(gradient) if self.outcome == Outcome::Updated => {
                 let copies = self.copies(variable, update);
-                let step = if variable.decays { &steps.decaying } else { &steps.plain };
-                let step = step.gradient(self.gradient_of(measured)?);
-                let step = match variable.store {
-                    Store::Stochastic(key) => step.stochastic_rounding(key.in_call(self.number)),
-                    Store::Nearest | Store::Split => step,
-                };
+                let step = self.step_of(variable, steps).gradient(self.gradient_of(measured)?);
                 self.step(step, state, update, gradient, copies, queue)
             }
             // A call with another outcome has come to none of these.
@@ -165,6 +160,15 @@ impl Call {
                 }
                 self.average(state, update, queue)
             }
+        }
+    }
+
+    /// A variable's step, before the transforms of its gradient.
+    pub(super) fn step_of(&self, variable: &Variable, steps: &Steps) -> LionStep {
+        let step = if variable.decays { steps.decaying } else { steps.plain };
+        match variable.store {
+            Store::Stochastic(key) => step.stochastic_rounding(key.in_call(self.number)),
+            Store::Nearest | Store::Split => step,
         }
     }
 
@@ -213,6 +217,9 @@ impl Call {
         }
         if let (true, Some(copy)) = (copies, &mut update.copy) {
             tensors = tensors.copy(copy.reborrow());
+        }
+        if let Some(direction) = &mut update.direction {
+            tensors = tensors.direction(direction.reborrow());
         }
         let task = Task::step(step, tensors)?;
         queue.push(if step.is_stochastic() { task.starting_at(start)? } else { task })

@@ -52,7 +52,7 @@ pub struct Abandoned {
 pub(super) struct OpenStep {
     id: StepId,
     number: u64,
-    call: Call,
+    pub(super) call: Call,
     learning_rate: f32,
     /// Which blocks had a gradient when the step began, if it looked ahead.
     statistics: Option<Statistics>,
@@ -302,12 +302,21 @@ impl Lion {
         Some(Abandoned { call: open.number, written: open.given.iter().collect() })
     }
 
+    /// What the step will do, as it was decided when the step began. If only variables that are overwritten with their
+    /// gradient are given, [`finish`](Self::finish) says so.
+    ///
+    /// # Errors
+    /// A step that is not open.
+    pub fn outcome(&self, step: StepId) -> Result<Outcome, Error> {
+        Ok(self.open_step(step)?.call.outcome)
+    }
+
     /// The step that has begun and is neither finished nor abandoned.
     pub fn open_step_id(&self) -> Option<StepId> {
         self.open.as_ref().map(|open| open.id)
     }
 
-    fn open_step(&self, step: StepId) -> Result<&OpenStep, Error> {
+    pub(super) fn open_step(&self, step: StepId) -> Result<&OpenStep, Error> {
         self.open.as_ref().filter(|open| open.id == step).ok_or(Error::NoStep)
     }
 
