@@ -1,12 +1,13 @@
-//! The reduction of `lion-distributed` beside MPI's own: how many elements of `MPI_Reduce_scatter` differ from the sum in
-//! a fixed order, and what each costs for the same bytes.
+//! Compares the reduction of `lion-distributed` with MPI's own: how many elements of `MPI_Reduce_scatter` differ from the
+//! sum in a fixed order, and the time of each for the same bytes.
 //!
 //! ```text
 //! cargo build --release --example reduce
 //! mpirun -n 4 target/release/examples/reduce 1048576 20
 //! ```
 //!
-//! Arguments: elements that each rank owns of the sum, and rounds to time, in turn. Prints one line.
+//! Arguments: the elements of the sum that each rank owns, and the number of rounds. Each round times both. Prints one
+//! line.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         let [len, rounds] = numbers[..] else { return Err("two numbers are wanted: ELEMENTS ROUNDS".into()) };
         let (rank, size) = (communicator.rank(), communicator.size());
         let world = SimpleCommunicator::world();
-        // What each rank has of the shard of each.
+        // This rank's gradients for the shards of all ranks.
         let own: Vec<f32> = (0..size).flat_map(|owner| values(rank, owner, len)).collect();
         let mut by_mpi = vec![0.0_f32; len];
         let mut fixed = Fixed::new(size, len)?;
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// A reduction as the optimizer does it: all-to-all, and the sum at the owner.
+/// The optimizer's reduction: all-to-all, and the sum on the owner.
 struct Fixed {
     tree: SumTree,
     received: Vec<f32>,
@@ -100,7 +101,7 @@ impl Fixed {
     }
 }
 
-/// What a rank has for the shard of an owner.
+/// The gradients that a rank has for the shard of an owner.
 fn values(rank: usize, owner: usize, len: usize) -> Vec<f32> {
     let mut state = (rank * 1000 + owner) as u64 + 1;
     let mut next = || {
