@@ -87,7 +87,6 @@ pub(crate) unsafe fn run(
     let view = View { columns, len: range.end - range.start, first, prefetch };
     match pass {
         Pass::Step(step) => step::run(backend, step, &view),
-        Pass::Follow(step) => backend.run(tiles::Step { step, view: &view }),
         Pass::Accumulate(transform) => backend.run(elementwise::Accumulate { transform, view: &view }),
         Pass::Ema(ema) => backend.run(elementwise::UpdateEma { ema, view: &view }),
         Pass::Convert => backend.run(elementwise::Convert { view: &view }),

@@ -16,8 +16,6 @@ use crate::statistics::GradientStatistics;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pass {
     Step(LionStep),
-    /// Moves a parameter by the directions of a step.
-    Follow(LionStep),
     Accumulate(GradientTransform),
     Ema(Ema),
     Convert,
@@ -38,6 +36,7 @@ impl Pass {
     fn needs(&self) -> Needs {
         let exactly = |required: RoleSet| Needs { required, allowed: required };
         match self {
+            Pass::Step(step) if step.follows => exactly(Role::Parameter.set().with(Role::Direction.set())),
             Pass::Step(step) => {
                 let required = Role::Parameter.set().with(Role::Gradient.set()).with(Role::Momentum.set());
                 let required = required
@@ -47,7 +46,6 @@ impl Pass {
                     required.with(Role::Source.set()).with(Role::Copy.set()).with(Role::Direction.set());
                 Needs { required, allowed }
             }
-            Pass::Follow(_) => exactly(Role::Parameter.set().with(Role::Direction.set())),
             Pass::Accumulate(_) => exactly(Role::Accumulator.set().with(Role::Gradient.set())),
             Pass::Ema(_) => exactly(Role::Parameter.set().with(Role::Ema.set())),
             Pass::Convert => exactly(Role::Source.set().with(Role::Copy.set())),
@@ -169,9 +167,7 @@ fn check_formats(pass: &Pass, columns: &Columns) -> Result<(), Error> {
         }
     }
     match pass {
-        Pass::Step(step) | Pass::Follow(step)
-            if step.stochastic_rounding.is_some() && parameter != Dtype::BF16 =>
-        {
+        Pass::Step(step) if step.stochastic_rounding.is_some() && parameter != Dtype::BF16 => {
             let expected = "bf16, for stochastic rounding".into();
             Err(Error::Format { tensor: Role::Parameter.name(), found: parameter, expected })
         }

@@ -34,6 +34,8 @@ pub struct LionStep {
     pub(crate) stochastic_rounding: Option<StochasticRounding>,
     pub(crate) gradient: GradientTransform,
     pub(crate) ema: Option<Ema>,
+    /// Whether it has the directions of another step for its gradient, and a momentum of zero.
+    pub(crate) follows: bool,
 }
 
 /// Gradient transforms applied before the step, in this order: division by the loss scale, averaging with an
@@ -127,6 +129,7 @@ impl LionStep {
             stochastic_rounding: None,
             gradient: GradientTransform::default(),
             ema: None,
+            follows: false,
         })
     }
 
@@ -207,7 +210,17 @@ impl LionStep {
     /// The step that makes the same move from directions, as its gradient, and a momentum of zero.
     pub(crate) fn along_directions(self) -> Self {
         let (gradient, ema) = (GradientTransform::default(), None);
-        LionStep { beta_1: 0.0, beta_2: 0.0, rest_1: 1.0, rest_2: 0.0, gradient, ema, ..self }
+        let (beta, rest) = (0.0, 1.0);
+        LionStep {
+            beta_1: beta,
+            rest_1: rest,
+            beta_2: beta,
+            rest_2: rest,
+            gradient,
+            ema,
+            follows: true,
+            ..self
+        }
     }
 
     /// Sets the transforms of the gradient.

@@ -204,7 +204,7 @@ impl<'a> Task<'a> {
     ) -> Result<Self, Error> {
         let tensors = Tensors::new(Role::Parameter, parameter.into().column);
         let tensors = tensors.with(Role::Direction, directions.into().column);
-        tensors.task(Pass::Follow(step.along_directions()))
+        tensors.task(Pass::Step(step.along_directions()))
     }
 
     /// Adds a gradient to its accumulator: `accumulator = gradient / loss_scale + accumulator`, in f32.
@@ -390,8 +390,10 @@ impl<'a> Task<'a> {
     pub fn dtypes(&self) -> [Dtype; 3] {
         let of = |role| self.columns.dtype(role);
         match self.pass {
+            Pass::Step(step) if step.follows => {
+                [of(Role::Parameter), of(Role::Direction), of(Role::Parameter)]
+            }
             Pass::Step(_) => [of(Role::Parameter), of(Role::Gradient), of(Role::Momentum)],
-            Pass::Follow(_) => [of(Role::Parameter), of(Role::Direction), of(Role::Parameter)],
             Pass::Accumulate(_) | Pass::Statistics(..) => [of(Role::Gradient); 3],
             Pass::Ema(_) => [of(Role::Parameter); 3],
             Pass::Convert => [of(Role::Copy), of(Role::Source), of(Role::Copy)],

@@ -217,9 +217,7 @@ impl Kernel for Step<'_> {
         let rule = LionStep { ema: None, ..*step };
         let stochastic = step.stochastic_rounding.is_some();
         let transforms = step.gradient != GradientTransform::default();
-        // A step that follows another one's directions has them for its gradient, and a momentum of zero.
-        let given = view.columns.given();
-        let follows = !given.has(Role::Momentum);
+        let (given, follows) = (view.columns.given(), step.follows);
         let source = if follows { Role::Direction } else { Role::Gradient };
         let (mut p_tile, mut g_tile, mut m_tile) = (Tile::new(), Tile::new(), Tile::new());
         let mut directions = Tile::new();
