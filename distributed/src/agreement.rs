@@ -1,32 +1,34 @@
-//! The agreement at the start of every collective call: all ranks go on, or none does and all know why.
+//! The agreement at the start of every collective call: either all ranks go on, or none does and all know why.
 //!
-//! One all-reduce-min carries the word of each rank: whether it has an error, and a hash of each of a few fields that must
-//! be equal everywhere. A field travels as its hash and the complement: if the least of both are complements of each
-//! other, the largest hash is the least too, and all are equal. Only if something is wrong do ranks send texts.
+//! One all-reduce-min carries the word of each rank: whether it has an error, and a hash of each field that must be equal
+//! on all ranks. A field travels as its hash and the hash's complement. The smallest complement belongs to the largest
+//! hash. So if the two minima are complements of each other, smallest and largest hash are equal, and so are all hashes.
+//! Ranks send texts only if something is wrong.
 //!
-//! All calls send as many numbers, so ranks in different calls find that out as well: their first field is the call.
+//! All calls send the same number of numbers, and their first field is the name of the call. So ranks in different calls
+//! find that out too.
 
 use crate::{CommunicationError, Communicator, Error};
 
-/// What must be equal on all ranks.
+/// A text that must be equal on all ranks.
 #[derive(Debug)]
 pub(crate) struct Field {
     pub(crate) name: &'static str,
-    /// One line for each thing that may differ.
+    /// A line for each thing that may differ.
     pub(crate) text: String,
 }
 
-/// The most fields of a call.
+/// The maximum number of fields of a call.
 const FIELDS: usize = 7;
-/// The number of a field that a rank in error, or in a call of fewer fields, sends: it is above all hashes.
+/// Sent in place of a hash by a rank in error, or in a call with fewer fields. It is above all hashes.
 const NOTHING: u64 = u64::MAX;
-/// Longer texts are cut, so that an error cannot take all memory.
+/// Longer texts are truncated, so that an error cannot take all memory.
 const LONGEST: usize = 1 << 20;
 
 /// Returns this rank's value if all ranks are in the call `what`, none has an error, and the fields are equal everywhere.
 ///
 /// # Errors
-/// The rank's own error; [`Error::Elsewhere`] for that of another one; [`Error::Disagreement`];
+/// The rank's own error; [`Error::Elsewhere`] for another rank's; [`Error::Disagreement`];
 /// [`Error::Communication`].
 pub(crate) fn agree<T>(
     communicator: &mut impl Communicator,
@@ -64,7 +66,7 @@ pub(crate) fn agree<T>(
     Err(differ(communicator, fields.get(index), hashes.get(index).copied().unwrap_or(NOTHING))?)
 }
 
-/// The error of a field that is not equal everywhere.
+/// Makes the error for a field that is not equal on all ranks.
 fn differ(
     communicator: &mut impl Communicator,
     field: Option<&Field>,
@@ -78,7 +80,7 @@ fn differ(
     let own = field.map_or("", |field| &field.text);
     let expected = text_of(communicator, 0, own)?;
     let found = text_of(communicator, rank, own)?;
-    // A line of JSON without its place among others.
+    // A line of JSON without its indentation and comma.
     let line = |line: &str| line.trim().trim_end_matches(',').to_owned();
     let lines = |text: &str| text.lines().map(line).chain([String::from("nothing")]).collect::<Vec<_>>();
     let (found, expected) = (lines(&found), lines(&expected));
@@ -90,7 +92,7 @@ fn differ(
     Ok(Error::Disagreement { field: field.map_or("the call", |field| field.name), rank, found, expected })
 }
 
-/// The text that one rank has, on all.
+/// Gives all ranks the text that one rank has.
 fn text_of(
     communicator: &mut impl Communicator,
     rank: usize,
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
     use crate::ThreadCommunicator;
 
-    /// What each rank of a group gets.
+    /// The results of the ranks of a group.
     fn outcomes(words: Vec<(&'static str, Result<Vec<Field>, Error>)>) -> Vec<String> {
         let ranks = ThreadCommunicator::group(words.len());
         let threads: Vec<_> = ranks
@@ -129,7 +131,7 @@ mod tests {
                 std::thread::spawn(move || {
                     let agreed = agree(&mut rank, what, word.map(|fields| ((), fields)));
                     let agreed = agreed.map_or_else(|error| error.to_string(), |()| "agreed".into());
-                    // The connection is whole: it carries the next agreement.
+                    // The connection still works: it carries the next agreement.
                     agree(&mut rank, "again", Ok(((), Vec::new()))).expect("agreed");
                     agreed
                 })

@@ -1,13 +1,13 @@
-//! [`Communicator`]: the collective operations that a sharded optimizer needs of whatever connects its ranks.
+//! [`Communicator`]: the collective operations by which the ranks of a sharded optimizer exchange bytes.
 
 /// Ranks that exchange bytes.
 ///
-/// Each operation but [`rank`](Self::rank), [`size`](Self::size) and [`abort`](Self::abort) is collective: it returns on a
-/// rank when the ranks that it needs have called it, all call the same operations in the same order, and lengths that
-/// two ranks name of the same bytes are equal. The optimizer upholds that, and makes no call longer than
-/// [`Settings::bucket_bytes`](crate::Settings::bucket_bytes) says. An operation that fails leaves the connection unusable.
+/// All operations except [`rank`](Self::rank), [`size`](Self::size) and [`abort`](Self::abort) are collective: all ranks
+/// call the same operations in the same order, and a sender and its receiver name the same lengths. The optimizer upholds
+/// that, and no call is longer than [`Settings::bucket_bytes`](crate::Settings::bucket_bytes) allows. An operation that
+/// fails leaves the connection unusable.
 ///
-/// Bytes are those of numbers in the machine's own order: all ranks run on machines of one byte order.
+/// Numbers travel in the machine's byte order, so all ranks must run on machines of one byte order.
 pub trait Communicator {
     /// The number of this rank, from 0.
     fn rank(&self) -> usize;
@@ -15,7 +15,7 @@ pub trait Communicator {
     /// The number of ranks.
     fn size(&self) -> usize;
 
-    /// Sends each rank its part of `send`, and receives one from each: `counts` are the bytes of the parts, by rank.
+    /// Sends each rank its part of `send`, and receives a part from each. The counts are the bytes of the parts, by rank.
     ///
     /// # Errors
     /// A connection that fails.
@@ -27,7 +27,7 @@ pub trait Communicator {
         receive_counts: &[usize],
     ) -> Result<(), CommunicationError>;
 
-    /// Sends `send` to every rank, and receives what each sends, in the order of the ranks: `counts` are their bytes.
+    /// Sends `send` to every rank, and receives the bytes of each, in the order of the ranks. `counts` are their lengths.
     ///
     /// # Errors
     /// A connection that fails.
@@ -38,24 +38,24 @@ pub trait Communicator {
         counts: &[usize],
     ) -> Result<(), CommunicationError>;
 
-    /// Makes each number the least of those that the ranks have in its place.
+    /// Replaces each number by the smallest that any rank has at its index.
     ///
     /// # Errors
     /// A connection that fails.
     fn all_reduce_min(&mut self, numbers: &mut [u64]) -> Result<(), CommunicationError>;
 
-    /// Makes the bytes those of one rank.
+    /// Overwrites `bytes` with those of one rank.
     ///
     /// # Errors
     /// A connection that fails.
     fn broadcast(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CommunicationError>;
 
-    /// Ends the other ranks: those that wait for this one return with an error or die, and none waits for ever. May
-    /// end this process too.
+    /// Ends the other ranks: those that wait for this one return with an error or die, and none waits forever. May end this
+    /// process too.
     fn abort(&mut self, reason: &str);
 }
 
-/// A communicator that its owner takes back after the optimizer.
+/// A borrowed communicator, which its owner uses again after the optimizer.
 impl<C: Communicator + ?Sized> Communicator for &mut C {
     fn rank(&self) -> usize {
         (**self).rank()

@@ -2,7 +2,7 @@
 
 use crate::CommunicationError;
 
-/// A collective call failed. If the message does not say otherwise, nothing has changed on any rank.
+/// A collective call failed. Unless the message says otherwise, nothing has changed on any rank.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -12,43 +12,43 @@ pub enum Error {
     /// An error on another rank.
     #[error("rank {rank}: {reason}")]
     Elsewhere {
-        /// The rank, the lowest of those that have an error.
+        /// The lowest rank that has an error.
         rank: usize,
         /// Its error.
         reason: String,
     },
-    /// Ranks that do not do the same.
+    /// The ranks disagree about the call.
     #[error("{field} of rank {rank}: {found}; expected {expected}, as on rank 0")]
     Disagreement {
-        /// What differs.
+        /// The field that differs.
         field: &'static str,
         /// The first rank that differs from rank 0.
         rank: usize,
-        /// What it has.
+        /// Its value there.
         found: String,
-        /// What rank 0 has.
+        /// Its value on rank 0.
         expected: String,
     },
-    /// A setting outside its range.
+    /// A setting is outside its range.
     #[error("{name} is {value}; expected {allowed}")]
     Setting {
         /// Its name.
         name: &'static str,
-        /// What was found.
+        /// Its value.
         value: String,
-        /// What is allowed.
+        /// The values that are allowed.
         allowed: String,
     },
-    /// A connection that failed before anything was written. The optimizer can no longer be used.
+    /// The connection failed before anything was written. The optimizer can no longer be used.
     #[error("the ranks cannot communicate: {0}")]
     Communication(#[from] CommunicationError),
-    /// An error after ranks had begun to write: they may differ now. The job was aborted.
+    /// An error after ranks had begun to write, so they may differ now. The job was aborted.
     #[error("aborted, as ranks may differ: {reason}")]
     Aborted {
         /// The error.
         reason: String,
     },
-    /// A call after one that ended the connection or the job.
+    /// An earlier call ended the connection or the job.
     #[error("an earlier call failed for good: {reason}")]
     Broken {
         /// The error of that call.

@@ -1,20 +1,21 @@
-//! Gathering what each rank has, in buckets that the transport can count.
+//! Gathers bytes of all ranks, in buckets whose length the transport can count.
 
+use crate::codes::GROUP_BYTES;
 use crate::{CommunicationError, Communicator};
 
-/// What is gathered: a row of bytes of each rank.
+/// The source and the target of a gather: a row of bytes from each rank.
 pub(crate) trait Gathered {
-    /// Writes the next bytes of this rank.
+    /// Writes this rank's next bytes to `to`.
     fn fill(&mut self, to: &mut [u8]);
 
-    /// Takes the next bytes of another rank.
+    /// Receives the next bytes of another rank.
     fn take(&mut self, rank: usize, bytes: &[u8]);
 }
 
-/// Sends this rank's bytes to all, and takes those of the others. `lengths` are the bytes of each rank.
+/// Sends this rank's bytes to all ranks, and receives theirs. `lengths` are the bytes of each rank.
 ///
 /// # Errors
-/// Those of the communicator.
+/// The communicator's.
 pub(crate) fn gather(
     communicator: &mut impl Communicator,
     bucket_bytes: usize,
@@ -25,7 +26,7 @@ pub(crate) fn gather(
     if size < 2 {
         return Ok(());
     }
-    let each = (bucket_bytes / size).max(MIN_PIECE);
+    let each = (bucket_bytes / size / PIECE_UNIT * PIECE_UNIT).max(MIN_PIECE);
     let longest = lengths.iter().copied().max().unwrap_or_default();
     let (mut send, mut receive) = (Vec::new(), Vec::new());
     let mut start = 0;
@@ -48,5 +49,8 @@ pub(crate) fn gather(
     Ok(())
 }
 
-/// The least that a rank sends at a time if it has more: below it, latency is all that counts.
+/// The minimum that a rank sends at a time if it has more. Smaller messages are bound by latency.
 const MIN_PIECE: usize = 4096;
+/// Each message is a multiple of this long, so that no group of directions is cut.
+const PIECE_UNIT: usize = 64;
+const _: () = assert!(PIECE_UNIT.is_multiple_of(GROUP_BYTES) && MIN_PIECE.is_multiple_of(PIECE_UNIT));

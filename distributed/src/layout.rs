@@ -1,8 +1,8 @@
-//! Which rank owns which elements.
+//! The layout: which rank owns which elements.
 //!
-//! The variables in the order of registration, each in blocks of 4,096 elements, are one row of blocks. Rank `r` of `n`
-//! owns the blocks from the first one that begins at or after `r / n` of all elements. Names and shapes stay whole: a
-//! rank's part of a variable is a range of its elements, in row-major order.
+//! The variables, in the order of registration and in blocks of 4,096 elements, form one row of blocks. Rank `r` of `n`
+//! owns the blocks from the first one that begins at or after `r / n` of all elements, up to the next rank's. Names and
+//! shapes stay whole: a rank's part of a variable is a range of its elements, in row-major order.
 
 use std::ops::Range;
 
@@ -10,12 +10,12 @@ use lion_kernels::STATISTICS_BLOCK;
 
 use crate::Error;
 
-/// Elements of one variable that one rank owns.
+/// The elements of one variable that one rank owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// The number of the variable in the order of registration.
     pub variable: usize,
-    /// The elements, in row-major order. They begin at a multiple of 4,096, and end at one or at the variable's end.
+    /// The elements, in row-major order. The range starts at a multiple of 4,096, and ends at one or at the variable's end.
     pub range: Range<usize>,
 }
 
@@ -27,10 +27,10 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Another number if other elements belong to a rank.
+    /// Changes whenever other elements belong to a rank.
     pub(crate) const REVISION: u32 = 1;
 
-    /// The layout of variables with these numbers of elements. A variable without elements is nobody's.
+    /// Lays out variables with these numbers of elements. No rank owns a variable without elements.
     ///
     /// # Errors
     /// [`Error::Setting`] for no ranks, or more than there are blocks.
@@ -70,12 +70,12 @@ impl Layout {
         self.shards.len()
     }
 
-    /// What a rank owns, in order of the variables; nothing if there is no such rank.
+    /// Returns a rank's segments, in order of the variables; none if the rank does not exist.
     pub fn shard(&self, rank: usize) -> &[Segment] {
         self.shards.get(rank).map_or(&[], Vec::as_slice)
     }
 
-    /// The elements of a variable that a rank owns; an empty range if none.
+    /// Returns the elements of a variable that a rank owns; an empty range if none.
     pub fn held(&self, rank: usize, variable: usize) -> Range<usize> {
         let shard = self.shard(rank);
         let found = shard.binary_search_by_key(&variable, |segment| segment.variable);
@@ -83,11 +83,11 @@ impl Layout {
     }
 }
 
-/// Segments as one row of units, taken from the front a number at a time.
+/// Segments as one row of units, which are taken from the front.
 #[derive(Clone, Debug)]
 pub(crate) struct Row<'a> {
     segments: &'a [Segment],
-    /// How many units an element of each variable is; 0 leaves the variable out.
+    /// By variable, the units of an element; 0 leaves the variable out.
     units: &'a [usize],
     /// Units of the first segment that have been taken.
     taken: usize,
@@ -108,7 +108,7 @@ impl<'a> Row<'a> {
         all - self.taken
     }
 
-    /// Takes the next units, as ranges of units of each variable, counted from the variable's first element.
+    /// Takes the next units, as ranges of units by variable, counted from the variable's first element.
     pub(crate) fn take(&mut self, mut count: usize) -> Vec<Segment> {
         let mut pieces = Vec::new();
         while let Some((segment, rest)) = self.segments.split_first() {

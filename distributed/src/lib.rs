@@ -1,10 +1,10 @@
-//! The Lion optimizer sharded over ranks (ZeRO stage 1): each rank keeps and steps its part of the state, and the bits are
-//! those of one process, whatever the number of ranks and whatever carries the bytes.
+//! The Lion optimizer sharded over ranks (ZeRO stage 1): each rank keeps and steps its part of the state. The bits are those
+//! of one process, for any number of ranks and any transport.
 //!
-//! Every rank has all parameters, and the gradients of its own micro-batches. In a call of [`Sharded::apply`] the gradients
-//! of all ranks are added in a fixed order and averaged, each rank moves the elements that it owns, and all ranks get all
-//! parameters back. A [`Communicator`] carries the bytes: threads of one process ([`ThreadCommunicator`]), MPI (the package
-//! `lion-mpi`), or the caller's own.
+//! Every rank has all parameters, and the gradients of its own micro-batches. [`Sharded::apply`] adds the gradients of all
+//! ranks in a fixed order and averages them. Then each rank moves the elements that it owns, and all ranks get all
+//! parameters back ([`Gather`] says how). A [`Communicator`] carries the bytes: threads of one process
+//! ([`ThreadCommunicator`]), MPI (the package `lion-mpi`), or the caller's own transport.
 //!
 //! ```
 //! use lion::{Dtype, Lion, Outcome};
@@ -37,24 +37,26 @@
 //! ```
 //!
 //! # The order of the sum
-//! The gradients come from a fixed number of leaves, the micro-batches of all ranks ([`Settings::new`]); rank `r` of `n` has
+//! The gradients come from a fixed number of leaves, the micro-batches of all ranks ([`Settings::new`]). Rank `r` of `n` has
 //! the leaves from `r · leaves / n` on. They are added in f32 along one binary tree ([`lion_kernels::SumTree`]) and divided
-//! by their number. A rank sums the subtrees that its leaves make up, and the owner of an element adds those of all ranks.
-//! If each rank has a power of two of leaves, that is one sum a rank; otherwise it sends a few. So one process with all
-//! leaves, and any number of ranks that divides them, give the same bits.
+//! by their number. A rank sums the subtrees that its leaves form, and the owner of an element adds the sums of all ranks.
+//! A rank whose number of leaves is a power of two sends one sum, another rank a few. So one process with all leaves, and
+//! any number of ranks that divides them, give the same bits.
 //!
-//! # What is promised when a rank fails
-//! An error that is found before anything is written is an error on all ranks, which names the rank, and nothing has
-//! changed. From the first write on, an error ends the job by [`Communicator::abort`]: the ranks would no longer have the
-//! same state. A rank that dies ends the job; going on without it is not offered.
+//! # When a rank fails
+//! An error that is found before anything is written is an error on all ranks. It names the rank, and nothing has changed.
+//! From the first write on, an error ends the job by [`Communicator::abort`], as the ranks might no longer have the same
+//! state. A rank that dies ends the job. The others cannot go on without it.
 //!
-//! # What is not here
-//! Sign voting and 1-bit momentum, which are other algorithms; sharded gradients and parameters (ZeRO 2 and 3), a change of
-//! the number of ranks without a restart, and collectives that know which ranks share a machine.
+//! # Left out
+//! Sign voting and 1-bit momentum are other algorithms. Sharded gradients and parameters (ZeRO 2 and 3), a change of the
+//! number of ranks without a restart, and collectives that know which ranks share a machine are not built.
 
 mod agreement;
 pub mod checkpoint;
+mod codes;
 mod communicator;
+mod digest;
 mod error;
 mod exchange;
 mod layout;
@@ -67,13 +69,13 @@ mod update;
 pub use communicator::{CommunicationError, Communicator};
 pub use error::Error;
 pub use layout::{Layout, Segment};
-pub use settings::{Settings, Variable, Wire};
+pub use settings::{Gather, Settings, Variable, Wire};
 pub use sharded::Sharded;
 pub use threads::ThreadCommunicator;
 pub use update::Update;
 
-/// Ends a run together: every rank must come here. A rank that comes while others are in a call gives all of them an error
-/// in place of waiting for ever.
+/// Ends a run together. Every rank must call it. If others are in another call, all ranks get an error and none waits
+/// forever.
 ///
 /// # Errors
 /// [`Error::Disagreement`] if another rank is in a call; [`Error::Communication`].

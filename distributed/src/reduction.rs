@@ -1,11 +1,10 @@
-//! The mean of the gradients of all leaves, at the ranks that own the elements.
+//! The reduction: the mean of the gradients of all leaves, on the ranks that own the elements.
 //!
-//! Each rank sums the subtrees that its leaves make up, and sends the owner of an element its sums; the owner adds those
-//! of all ranks along the rest of the tree, and divides. Bucket `k` is part `k` of every shard: all ranks send and receive
-//! about as much in each exchange, and the memory for sums on their way is that of one bucket.
+//! Each rank sums the subtrees that its leaves form, and sends the sums to the owners of the elements. The owner adds the
+//! sums of all ranks along the rest of the tree, and divides. Bucket `k` is part `k` of every shard. So all ranks send and
+//! receive about the same number of bytes in each exchange, and sums in transit take the memory of one bucket.
 //!
-//! The means of a rank's shard lie one after the other, in the order of its segments, without those of variables that have
-//! no gradient.
+//! The means of a rank's shard are contiguous, in the order of its segments. Variables without a gradient have none.
 
 use std::ops::Range;
 
@@ -33,7 +32,7 @@ pub(crate) struct Reduction {
 }
 
 impl Reduction {
-    /// The settings have been checked.
+    /// Requires settings that have been checked.
     pub(crate) fn new(
         settings: &Settings,
         rank: usize,
@@ -48,7 +47,7 @@ impl Reduction {
             let tree = SumTree::new(subtree.len())?;
             Ok::<_, Error>((subtree.start - rank * each..subtree.end - rank * each, tree))
         });
-        // What a rank receives for an element of its shard, or sends for one of each.
+        // Sums that a rank receives for an element of its shard, or sends for one element of each shard.
         let most = subtrees.iter().map(|count| count * ranks).fold(lengths.len(), usize::max);
         let bytes = most * settings.wire.dtype().size();
         let bucket =
@@ -72,8 +71,8 @@ impl Reduction {
         })
     }
 
-    /// Makes room, so that [`run`](Self::run) cannot fail for want of memory. `with_gradient` is 1 for each variable that has
-    /// a gradient, else 0.
+    /// Allocates, so that [`run`](Self::run) cannot run out of memory. `with_gradient` is 1 for each variable that has a
+    /// gradient, else 0.
     pub(crate) fn reserve(
         &mut self,
         layout: &Layout,
@@ -89,7 +88,7 @@ impl Reduction {
             (&mut self.mean, Dtype::F32, own),
         ] {
             if buffer.len() < wanted {
-                // The old one first, so that both need not fit.
+                // Frees the old buffer first, so that both need not fit.
                 *buffer = TensorBuf::zeroed(dtype, 0)?;
                 *buffer = TensorBuf::zeroed(dtype, wanted)?;
             }
@@ -97,7 +96,8 @@ impl Reduction {
         Ok(())
     }
 
-    /// Reduces the gradients: of each variable those of this rank's leaves, which have been checked. There is room.
+    /// Reduces the gradients of this rank's leaves, by variable. They have been checked, and [`reserve`](Self::reserve)
+    /// has allocated.
     pub(crate) fn run(
         &mut self,
         communicator: &mut impl Communicator,
@@ -159,7 +159,7 @@ fn part(buffer: &mut TensorBuf, range: Range<usize>) -> Result<TensorMut<'_>, li
     buffer.to_mut().range(range)
 }
 
-/// The first bytes of a buffer of one stream; there are as many.
+/// The first `count` bytes of a buffer of one stream, which is at least as long.
 fn bytes(buffer: &TensorBuf, count: usize) -> &[u8] {
     buffer.to_ref().as_bytes(0).and_then(|bytes| bytes.get(..count)).unwrap_or_default()
 }

@@ -2,10 +2,12 @@
 
 mod call;
 mod checkpoint;
+mod directions;
 mod gathered;
 
+use directions::Room;
 use lion::options::Value;
-use lion::{Group, GroupId, Lion, VariableId, VariableOptions};
+use lion::{Group, GroupId, Lion, TensorMut, VariableId, VariableOptions};
 use lion_kernels::Dtype;
 
 use crate::agreement::{Field, agree};
@@ -14,8 +16,8 @@ use crate::{Communicator, Error, Layout, Settings, Variable};
 
 /// The part of a sharded optimizer that one rank has: the state of its shard of the variables.
 ///
-/// Its collective calls must be made by all ranks, in the same order. They check that, and that the ranks agree in all
-/// that has an effect on the result.
+/// All ranks must make its collective calls, in the same order. The calls check that, and that the ranks agree on
+/// everything that affects the result.
 #[derive(Debug)]
 pub struct Sharded<C> {
     communicator: C,
@@ -23,9 +25,10 @@ pub struct Sharded<C> {
     settings: Settings,
     layout: Layout,
     variables: Vec<Registered>,
-    /// Of the variables, in order.
+    /// The ids of the variables, in order.
     ids: Vec<VariableId>,
     reduction: Reduction,
+    room: Room,
     /// Why no call can be made any more.
     broken: Option<String>,
 }
@@ -40,11 +43,11 @@ struct Registered {
 }
 
 impl<C: Communicator> Sharded<C> {
-    /// Makes the optimizer of this rank, of one that has no variables yet: with its options and groups. Collective.
+    /// Makes this rank's optimizer from one without variables, with its options and groups. Collective.
     ///
     /// # Errors
-    /// Another configuration on another rank; settings outside their ranges; an optimizer that has variables; more ranks
-    /// than there are blocks of 4,096 elements; what [`Lion::register_with`] refuses.
+    /// A configuration that differs between ranks; settings outside their ranges; an optimizer that has variables; more
+    /// ranks than blocks of 4,096 elements; the errors of [`Lion::register_with`].
     pub fn new(
         mut communicator: C,
         optimizer: Lion,
@@ -55,7 +58,8 @@ impl<C: Communicator> Sharded<C> {
         let made = Parts::new(&communicator, optimizer, variables, settings);
         let made = agree(&mut communicator, "Sharded::new", made.map(|made| (made, fields)))?;
         let Parts { optimizer, layout, variables, ids, reduction } = made;
-        Ok(Sharded { communicator, optimizer, settings, layout, variables, ids, reduction, broken: None })
+        let (room, broken) = (Room::new()?, None);
+        Ok(Sharded { communicator, optimizer, settings, layout, variables, ids, reduction, room, broken })
     }
 
     /// The ids of the variables, in the order in which they were given.
@@ -73,26 +77,26 @@ impl<C: Communicator> Sharded<C> {
         &self.layout
     }
 
-    /// How gradients travel.
+    /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What connects the ranks.
+    /// The communicator.
     pub fn communicator(&self) -> &C {
         &self.communicator
     }
 
-    /// What connects the ranks, for collective operations of the program's own between two calls.
+    /// The communicator, for the program's own collective operations between two calls.
     pub fn communicator_mut(&mut self) -> &mut C {
         &mut self.communicator
     }
 
-    /// Sets an option that may change, from the next call on: [`Lion::set`]. All ranks must do the same before the next
-    /// collective call, which compares the hyperparameters.
+    /// Sets an option from the next call on: [`Lion::set`]. All ranks must do the same before the next collective call, which
+    /// compares the hyperparameters.
     ///
     /// # Errors
-    /// Those of [`Lion::set`].
+    /// The errors of [`Lion::set`].
     pub fn set(&mut self, name: &str, value: impl Into<Value>) -> Result<(), Error> {
         Ok(self.optimizer.set(name, value)?)
     }
@@ -100,18 +104,55 @@ impl<C: Communicator> Sharded<C> {
     /// Sets a group's hyperparameters, from the next call on: [`Lion::set_group`]. All ranks must do the same.
     ///
     /// # Errors
-    /// Those of [`Lion::set_group`].
+    /// The errors of [`Lion::set_group`].
     pub fn set_group(&mut self, id: GroupId, group: Group) -> Result<(), Error> {
         Ok(self.optimizer.set_group(id, group)?)
     }
 
-    /// Goes on together, or not at all.
+    /// Stores values as a parameter, both of the whole variable: [`Lion::parameter_from_f32`] on the elements that this rank
+    /// owns. The other elements do not change; [`gather_parameters`](Self::gather_parameters) brings them. Not collective.
+    ///
+    /// # Errors
+    /// A variable that is not this optimizer's; lengths or a dtype other than the variable's.
+    pub fn parameter_from_f32<'a>(
+        &mut self,
+        variable: VariableId,
+        values: &[f32],
+        parameter: impl Into<TensorMut<'a>>,
+    ) -> Result<(), Error> {
+        let (index, found) = self.registered(variable)?;
+        let wrong = |tensor, len| {
+            Err(lion::Error::Length { name: found.name.clone(), tensor, found: len, expected: found.len }
+                .into())
+        };
+        let parameter = parameter.into();
+        if parameter.len() != found.len {
+            return wrong("parameter", parameter.len());
+        }
+        let held = self.layout.held(self.communicator.rank(), index);
+        let Some(own) = values.get(held.clone()).filter(|_| values.len() == found.len) else {
+            return wrong("values", values.len());
+        };
+        Ok(self.optimizer.parameter_from_f32(variable, own, parameter.range(held)?)?)
+    }
+
+    /// A variable's number in the order of registration, and what is known of it.
+    fn registered(&self, variable: VariableId) -> Result<(usize, &Registered), Error> {
+        let found = self.ids.binary_search(&variable).ok();
+        found.and_then(|index| Some((index, self.variables.get(index)?))).ok_or_else(|| Error::Setting {
+            name: "a variable of the call",
+            value: format!("{variable:?}"),
+            allowed: "one of this optimizer's".into(),
+        })
+    }
+
+    /// Agrees with the other ranks: either all go on, or none.
     fn agreed<T>(&mut self, what: &'static str, word: Result<(T, Vec<Field>), Error>) -> Result<T, Error> {
         let agreed = agree(&mut self.communicator, what, word);
         self.connected(agreed)
     }
 
-    /// Notes an error of the connection, which ends all use of it.
+    /// Remembers an error of the connection, after which no call can be made.
     fn connected<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(error @ Error::Communication(_)) = &result {
             self.broken = Some(error.to_string());
@@ -119,7 +160,7 @@ impl<C: Communicator> Sharded<C> {
         result
     }
 
-    /// Ends the job if a call fails on this rank when others can no longer hear of it.
+    /// Ends the job if a call fails when the other ranks can no longer be told.
     fn or_abort<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         result.map_err(|error| {
             let reason = error.to_string();
@@ -137,7 +178,7 @@ impl<C: Communicator> Sharded<C> {
     }
 }
 
-/// What a rank makes before it has heard of the others.
+/// The parts of an optimizer, made before the ranks have agreed.
 struct Parts {
     optimizer: Lion,
     layout: Layout,
@@ -162,6 +203,7 @@ impl Parts {
                 allowed: "0: a sharded optimizer registers its variables itself".into(),
             });
         }
+        directions::check(&settings, optimizer.config(), variables)?;
         let registered = variables.iter().map(Registered::new).collect::<Result<Vec<_>, _>>()?;
         let lengths: Vec<_> = registered.iter().map(|variable| variable.len).collect();
         let layout = Layout::new(&lengths, ranks)?;
@@ -192,11 +234,11 @@ impl Registered {
     }
 }
 
-/// What must be equal on all ranks from the start.
+/// The fields that must be equal on all ranks from the start.
 fn start_fields(optimizer: &Lion, variables: &[Variable], settings: &Settings) -> Vec<Field> {
-    let Settings { leaves, wire, bucket_bytes } = settings;
+    let Settings { leaves, wire, bucket_bytes, gather } = settings;
     let version = format!("{}, layout {}", env!("CARGO_PKG_VERSION"), Layout::REVISION);
-    // A closure is in no file; what it gives is compared in each call.
+    // A closure cannot be written. Each call compares its values.
     let mut config = optimizer.config().clone();
     let options = config.to_lion_json().or_else(|_| {
         let constant = || 0.0.into();
@@ -220,7 +262,9 @@ fn start_fields(optimizer: &Lion, variables: &[Variable], settings: &Settings) -
         field("the version", version),
         field(
             "the settings",
-            format!("{leaves} leaves\n{wire:?} on the wire\nbuckets of {bucket_bytes} bytes"),
+            format!(
+                "{leaves} leaves\n{wire:?} on the wire\nbuckets of {bucket_bytes} bytes\n{gather:?} gathered"
+            ),
         ),
         field("the options", options.unwrap_or_default()),
         field("the groups", groups.join("\n")),

@@ -1,8 +1,8 @@
-//! A communicator of threads in one process: for tests, and for a machine with several memory nodes.
+//! Connects threads of one process: for tests, and for a machine with several memory nodes.
 //!
-//! Every operation is one exchange: each rank leaves its bytes, the last one to come publishes what all have left, and
-//! every rank takes what is for it. No rank can leave bytes for the next exchange before it has seen the last one
-//! published, so one published exchange is kept.
+//! Every operation is one exchange: each rank deposits its bytes, the last rank to do so publishes all of them, and every
+//! rank copies its part. A rank deposits bytes for the next exchange only after it has seen the last one published. So one
+//! published exchange is kept.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -25,16 +25,16 @@ struct Group {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the ranks have left for the exchange that comes next.
+    /// The ranks' deposits for the next exchange.
     left: Vec<Option<Parcel>>,
-    /// The number of exchanges published, and the last of them.
+    /// The number of published exchanges, and the last one's bytes.
     published: u64,
     parcels: Arc<Vec<Parcel>>,
-    /// Why there will be no further exchange.
+    /// The reason that no further exchange is possible.
     ended: Option<String>,
 }
 
-/// What a rank gives to an exchange.
+/// A rank's deposit in an exchange.
 #[derive(Debug)]
 struct Parcel {
     operation: &'static str,
@@ -58,7 +58,7 @@ impl Parcel {
 }
 
 impl ThreadCommunicator {
-    /// The ranks of a group of this size, each for a thread.
+    /// Makes a group of this many ranks, one for each thread.
     pub fn group(size: usize) -> Vec<Self> {
         let mut state = State::default();
         state.left.resize_with(size, || None);
@@ -103,7 +103,7 @@ impl ThreadCommunicator {
         }
     }
 
-    /// Copies what each rank has for this one.
+    /// Copies the bytes that each rank has for this one.
     fn receive(
         &self,
         parcels: &[Parcel],
@@ -136,7 +136,7 @@ impl ThreadCommunicator {
 }
 
 impl Group {
-    /// A rank that panics holds no lock; if it ever did, the state would still be whole.
+    /// Ignores poisoning: a rank that panics holds no lock, and the state would be valid if it did.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,18 +11,18 @@ pub struct Update<'a> {
     pub(crate) gradient: Gradient<'a>,
 }
 
-/// What a call has of a variable's gradient.
+/// A variable's gradient in a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Gradient<'a> {
     Missing,
-    /// Those of this rank's leaves.
+    /// The gradients of this rank's leaves.
     Leaves(&'a [TensorRef<'a>]),
     /// The mean over all leaves.
     Mean(TensorRef<'a>),
 }
 
 impl<'a> Gradient<'a> {
-    /// One of its tensors, which are all of one format.
+    /// Returns one of its tensors. All have the same dtype.
     pub(crate) fn first(&self) -> Option<TensorRef<'a>> {
         match self {
             Gradient::Missing => None,
@@ -43,9 +43,8 @@ impl<'a> Update<'a> {
         Update { variable, parameter: parameter.into(), gradient: Gradient::Leaves(leaves) }
     }
 
-    /// A parameter and the mean of the gradients of all leaves, which every rank has already: a framework may reduce its
-    /// gradients itself. The bits are then those of that mean. It must be the same on all ranks; each uses the elements
-    /// that it owns.
+    /// A parameter and the mean of the gradients of all leaves, for a framework that reduces gradients itself. The mean must
+    /// be the same on all ranks. Each rank uses the elements that it owns, and the result has the bits of that mean.
     pub fn averaged(
         variable: VariableId,
         parameter: impl Into<TensorMut<'a>>,
@@ -59,7 +58,7 @@ impl<'a> Update<'a> {
         Update { variable, parameter: parameter.into(), gradient: Gradient::Missing }
     }
 
-    /// Whether the tensors are those of a variable with this many elements.
+    /// Returns an error if the tensors do not fit a variable with this many elements.
     pub(crate) fn check(
         &self,
         name: &str,

@@ -6,7 +6,7 @@ mod common;
 use common::model::{fits, model, plain};
 use common::{Snapshot, Training, metrics_text, on_ranks};
 use lion::{Dtype, TensorBuf};
-use lion_distributed::{Settings, Wire};
+use lion_distributed::{Settings, Sharded, Variable, Wire};
 use lion_kernels::{Backend, STATISTICS_BLOCK, reference};
 use lion_tests::model::{Clip, Options, Rule, Scale};
 use lion_tests::scenario::Scenario;
@@ -156,7 +156,50 @@ fn bf16_on_the_wire() {
     assert!(bits[0] != bits[1] && bits[1] != bits[3], "the wire must round");
 }
 
-/// Ranks may name the variables in any order, and leave out those that no rank has gradients of.
+/// State is momentum in 8 bits, averages and accumulators. Blocks of 4,096 elements make shards uneven, by less than 2 % in
+/// a model of 1.6 M elements.
+#[test]
+fn the_state_of_a_rank_takes_its_share_of_the_bytes() {
+    let shapes: [&[usize]; 4] = [&[1000, 1024], &[1024], &[512, 1024], &[2]];
+    let variables = |dtype| {
+        let named = shapes.iter().enumerate();
+        named.map(|(index, shape)| Variable::new(&format!("v{index}"), shape, dtype)).collect::<Vec<_>>()
+    };
+    let bytes = |optimizer: &lion::Lion| -> usize {
+        let of = |it: lion::VariableView<'_>| {
+            let floats = it.ema.map_or(0, <[f32]>::len) + it.accumulator.map_or(0, <[f32]>::len);
+            it.momentum.map_or(0, |it| it.dtype().bytes(it.len())) + 4 * floats
+        };
+        optimizer.variables().map(of).sum()
+    };
+    for dtype in [Dtype::F32, Dtype::BF16] {
+        let share = |ranks: usize| {
+            on_ranks(ranks, |communicator| {
+                let optimizer = lion::Lion::builder()
+                    .use_ema(true)
+                    .gradient_accumulation_steps(2)
+                    .set("momentum_dtype", "q8")
+                    .build()
+                    .expect("an optimizer");
+                let settings = Settings::new(ranks);
+                bytes(
+                    Sharded::new(communicator, optimizer, &variables(dtype), settings)
+                        .expect("made")
+                        .optimizer(),
+                )
+            })
+        };
+        let whole = share(1)[0];
+        for ranks in 2..=4 {
+            for (rank, found) in share(ranks).into_iter().enumerate() {
+                let part = (found * ranks) as f64 / whole as f64;
+                assert!((0.98..1.02).contains(&part), "rank {rank} of {ranks}: {part} of an even share");
+            }
+        }
+    }
+}
+
+/// The shards of all ranks are all elements, each once.
 #[test]
 fn the_memory_of_a_rank_is_its_share() {
     let training = Training::new(model(plain(), None, 1), 4, &mut Rng::with_seed(3));

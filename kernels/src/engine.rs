@@ -13,6 +13,7 @@
 pub(crate) mod bandwidth;
 pub(crate) mod chunk;
 mod coded;
+mod direction;
 mod elementwise;
 mod fused;
 pub(crate) mod lanes;

@@ -218,6 +218,8 @@ impl Dtype {
     pub const fn fits(self, role: Role) -> bool {
         match role {
             Role::Parameter | Role::Gradient | Role::Momentum => self.roles().has(role),
+            // A direction can be another step's gradient.
+            Role::Direction => self.roles().has(Role::Gradient),
             Role::Accumulator | Role::Ema => matches!(self, Dtype::F32),
             Role::Source | Role::Copy => true,
         }

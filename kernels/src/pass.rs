@@ -36,12 +36,14 @@ impl Pass {
     fn needs(&self) -> Needs {
         let exactly = |required: RoleSet| Needs { required, allowed: required };
         match self {
+            Pass::Step(step) if step.follows => exactly(Role::Parameter.set().with(Role::Direction.set())),
             Pass::Step(step) => {
                 let required = Role::Parameter.set().with(Role::Gradient.set()).with(Role::Momentum.set());
                 let required = required
                     .with_if(Role::Accumulator, step.gradient.average_over.is_some())
                     .with_if(Role::Ema, step.ema.is_some());
-                let allowed = required.with(Role::Source.set()).with(Role::Copy.set());
+                let allowed =
+                    required.with(Role::Source.set()).with(Role::Copy.set()).with(Role::Direction.set());
                 Needs { required, allowed }
             }
             Pass::Accumulate(_) => exactly(Role::Accumulator.set().with(Role::Gradient.set())),

@@ -249,6 +249,24 @@ impl Settings {
         }
     }
 
+    /// The direction of each element's step: the sign of `c`, from the momentum before the step.
+    ///
+    /// # Panics
+    /// Where the tensors' lengths differ.
+    pub fn directions<G: Float, M: Float>(
+        &self,
+        gradient: &[G],
+        momentum: &[M],
+        accumulator: Option<&[f32]>,
+    ) -> alloc::vec::Vec<f32> {
+        let direction = |i: usize| {
+            let g = self.clipped(self.prepared(gradient[i].widen(), accumulator.map(|sums| sums[i])));
+            let g = if self.maximize { -g } else { g };
+            sign(momentum[i].widen() * self.beta_1 + g * (1.0 - self.beta_1))
+        };
+        (0..gradient.len()).map(direction).collect()
+    }
+
     /// Performs the pass of [`Task::update_ema`](crate::Task::update_ema).
     pub fn update_ema<P: Float>(&self, average: &mut [f32], parameter: &mut [P]) {
         let Some(momentum) = self.ema_momentum else { return };

@@ -49,6 +49,8 @@ roles! {
     Accumulator, "accumulator", true, None, Some("accumulator/"), "The sum of gradients since the last update, in f32.";
     Ema, "EMA", true, None, Some("ema/"), "The moving average of the parameter, in f32.";
     Copy, "copy", true, Some(3), None, "A copy of the stored parameter, in any dtype; or the output of a conversion.";
+    Direction, "direction", true, None, None,
+        "The direction of a step: the sign of `c`, which is -1, 0, 1 or NaN.";
 }
 
 impl Role {

@@ -145,10 +145,26 @@ impl<I: Isa, D: Decay, S: Scale> LionRule<I, D, S> {
     pub(crate) fn step(&self, parameter: I::F32, gradient: I::F32, momentum: I::F32) -> (I::F32, I::F32) {
         let isa = self.isa;
         let gradient = S::apply(self, gradient);
-        let direction = isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.gradient_factor_1));
+        let direction = self.direction(gradient, momentum);
         let decayed = D::apply(self, parameter, direction);
         let moved = isa.sub_signed(decayed, self.learning_rate, direction);
         (moved, isa.add(isa.mul(momentum, self.beta_2), isa.mul(gradient, self.gradient_factor_2)))
+    }
+
+    /// `c`, whose sign is the step's direction.
+    #[inline(always)]
+    fn direction(&self, gradient: I::F32, momentum: I::F32) -> I::F32 {
+        let isa = self.isa;
+        isa.add(isa.mul(momentum, self.beta_1), isa.mul(gradient, self.gradient_factor_1))
+    }
+
+    /// The sign of `c` as a number: -1, +0, 1 or NaN.
+    #[inline(always)]
+    pub(crate) fn sign(&self, gradient: I::F32, momentum: I::F32) -> I::F32 {
+        let isa = self.isa;
+        let direction = self.direction(S::apply(self, gradient), momentum);
+        let zero = isa.splat(0.0);
+        isa.sub(zero, isa.sub_signed(zero, isa.splat(1.0), direction))
     }
 
     #[inline(always)]

@@ -34,6 +34,8 @@ pub struct LionStep {
     pub(crate) stochastic_rounding: Option<StochasticRounding>,
     pub(crate) gradient: GradientTransform,
     pub(crate) ema: Option<Ema>,
+    /// Whether the step takes directions for its gradient, and a momentum of zero.
+    pub(crate) follows: bool,
 }
 
 /// Gradient transforms applied before the step, in this order: division by the loss scale, averaging with an
@@ -127,6 +129,7 @@ impl LionStep {
             stochastic_rounding: None,
             gradient: GradientTransform::default(),
             ema: None,
+            follows: false,
         })
     }
 
@@ -210,6 +213,20 @@ impl LionStep {
     #[inline]
     pub fn masked_decay(self, masked: bool) -> Self {
         LionStep { masked_decay: masked, ..self }
+    }
+
+    /// Returns the step that makes the same move from directions, taken as its gradient, and a momentum of zero.
+    pub(crate) fn along_directions(self) -> Self {
+        LionStep {
+            beta_1: 0.0,
+            beta_2: 0.0,
+            gradient_factor_1: 1.0,
+            gradient_factor_2: 1.0,
+            gradient: GradientTransform::default(),
+            ema: None,
+            follows: true,
+            ..self
+        }
     }
 
     /// Sets the gradient transforms.

@@ -124,6 +124,13 @@ impl<'a> StepTensors<'a> {
     pub fn copy(self, copy: impl Into<TensorMut<'a>>) -> Self {
         StepTensors(self.0.with(Role::Copy, copy.into().raw))
     }
+
+    /// Also writes the step's direction, in f32, f16 or bf16: the sign of `c`, which is -1, 0, 1 or NaN. Such a step runs
+    /// through tiles. [`Task::follow`] makes the same move on another copy of the parameter.
+    #[inline]
+    pub fn direction(self, direction: impl Into<TensorMut<'a>>) -> Self {
+        StepTensors(self.0.with(Role::Direction, direction.into().raw))
+    }
 }
 
 /// One pass over the tensors of one variable. [`run`](crate::run()) runs a list of tasks. No task of a list may depend
@@ -171,6 +178,37 @@ impl<'a> Task<'a> {
     #[inline]
     pub fn step(step: LionStep, tensors: StepTensors<'a>) -> Result<Self, Error> {
         tensors.0.task(Pass::Step(step))
+    }
+
+    /// Moves a copy of a parameter as a step has moved the original, by the directions that the step has written
+    /// ([`StepTensors::direction`]): decay, learning rate and rounding are those of `step`, so the bits are too. Of a NaN
+    /// the sign and payload may differ. Gradient transforms and averages of `step` are not used.
+    ///
+    /// ```
+    /// use lion_kernels::{Backend, LionStep, StepTensors, Task};
+    ///
+    /// let (mut parameter, mut momentum, mut directions) = ([1.0_f32, 2.0], [0.0_f32; 2], [0.0_f32; 2]);
+    /// let mut copy = parameter;
+    /// let step = LionStep::new(0.25, 0.9, 0.99)?.weight_decay(0.1)?;
+    /// let tensors = StepTensors::in_place(&mut parameter, &[3.0_f32, -0.5], &mut momentum);
+    /// Task::step(step, tensors.direction(&mut directions))?.run(Backend::best())?;
+    /// assert_eq!(directions, [1.0, -1.0]);
+    ///
+    /// Task::follow(step, &mut copy, &directions)?.run(Backend::best())?;
+    /// assert_eq!(copy, parameter);
+    /// # Ok::<(), lion_kernels::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the lengths differ; [`Error::Format`] for a format that the tensor cannot have.
+    pub fn follow(
+        step: LionStep,
+        parameter: impl Into<TensorMut<'a>>,
+        directions: impl Into<TensorRef<'a>>,
+    ) -> Result<Self, Error> {
+        let tensors = TaskBuilder::new(Role::Parameter, parameter.into().raw);
+        let tensors = tensors.with(Role::Direction, directions.into().raw);
+        tensors.task(Pass::Step(step.along_directions()))
     }
 
     /// Creates a pass that adds a gradient to its accumulator: `accumulator = gradient / loss_scale + accumulator`, in
@@ -357,6 +395,9 @@ impl<'a> Task<'a> {
     pub fn dtypes(&self) -> [Dtype; 3] {
         let of = |role| self.tensors.dtype(role);
         match self.pass {
+            Pass::Step(step) if step.follows => {
+                [of(Role::Parameter), of(Role::Direction), of(Role::Parameter)]
+            }
             Pass::Step(_) => [of(Role::Parameter), of(Role::Gradient), of(Role::Momentum)],
             Pass::Accumulate(_) | Pass::Statistics(..) => [of(Role::Gradient); 3],
             Pass::Ema(_) => [of(Role::Parameter); 3],

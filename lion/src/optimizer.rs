@@ -4,6 +4,7 @@ mod accessors;
 mod batch;
 mod check;
 mod context;
+mod follow;
 mod order;
 mod passes;
 mod step;

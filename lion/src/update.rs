@@ -34,6 +34,7 @@ pub struct Update<'a> {
     pub(crate) parameter: TensorMut<'a>,
     pub(crate) gradient: Option<TensorRef<'a>>,
     pub(crate) copy: Option<TensorMut<'a>>,
+    pub(crate) direction: Option<TensorMut<'a>>,
 }
 
 impl<'a> Update<'a> {
@@ -66,6 +67,7 @@ impl<'a> Update<'a> {
             parameter: parameter.into(),
             gradient: None,
             copy: None,
+            direction: None,
         }
     }
 
@@ -79,7 +81,7 @@ impl<'a> Update<'a> {
         gradient: Option<TensorRef<'a>>,
         copy: Option<TensorMut<'a>>,
     ) -> Self {
-        Update { variable, range, source, parameter, gradient, copy }
+        Update { variable, range, source, parameter, gradient, copy, direction: None }
     }
 
     /// Declares that the tensors are a range of the variable's elements, in row-major order.
@@ -95,6 +97,13 @@ impl<'a> Update<'a> {
     /// Also writes the stored parameter to `copy`, in any dtype, in every step, also in one that does not change it.
     pub fn copy(self, copy: impl Into<TensorMut<'a>>) -> Self {
         Update { copy: Some(copy.into()), ..self }
+    }
+
+    /// Also writes the direction of each element, -1, 0, 1 or NaN, to a tensor in f32, f16 or bf16, if the call steps the
+    /// variable; else the tensor does not change. [`Lion::follow`](crate::Lion::follow) makes the same step from the
+    /// directions on another copy of the parameter.
+    pub fn direction(self, direction: impl Into<TensorMut<'a>>) -> Self {
+        Update { direction: Some(direction.into()), ..self }
     }
 
     /// Returns the first element.
@@ -128,6 +137,9 @@ impl<'a> Update<'a> {
         }
         if let Some(copy) = &self.copy {
             variable.check_length("copy", copy.len(), expected)?;
+        }
+        if let Some(direction) = &self.direction {
+            variable.check_direction(&direction.to_ref(), expected)?;
         }
         Ok(())
     }

@@ -289,6 +289,20 @@ impl Variable {
     /// Checks that the range can be updated without the variable's other elements.
     pub(crate) fn check_part(&self, range: &Range<usize>) -> Result<(), Error> {
         self.check_held(range)?;
+        self.check_separable(range)
+    }
+
+    /// Whether elements that another optimizer holds can follow its directions.
+    pub(crate) fn check_followed(&self, range: &Range<usize>) -> Result<(), Error> {
+        check_range(&self.name, range, &(0..self.len))?;
+        if self.store == Store::Split {
+            let name = format!("the parameter of {:?}", self.name);
+            return Err(Error::argument(name, "split into two halves", "one tensor, to follow directions"));
+        }
+        self.check_separable(range)
+    }
+
+    fn check_separable(&self, range: &Range<usize>) -> Result<(), Error> {
         self.check_cut(range)?;
         let reason = match &self.constraint {
             _ if *range == (0..self.len) => return Ok(()),
@@ -314,12 +328,26 @@ impl Variable {
 
     /// Checks a gradient's length and dtype.
     pub(crate) fn check_gradient(&self, gradient: &TensorRef<'_>, expected: usize) -> Result<(), Error> {
-        self.check_length("gradient", gradient.len(), expected)?;
-        match gradient.dtype() {
+        self.check_values("gradient", gradient, expected)
+    }
+
+    /// Whether a tensor has that length and a format of directions, which is one of gradients.
+    pub(crate) fn check_direction(&self, direction: &TensorRef<'_>, expected: usize) -> Result<(), Error> {
+        self.check_values("direction", direction, expected)
+    }
+
+    fn check_values(
+        &self,
+        tensor: &'static str,
+        values: &TensorRef<'_>,
+        expected: usize,
+    ) -> Result<(), Error> {
+        self.check_length(tensor, values.len(), expected)?;
+        match values.dtype() {
             dtype if dtype.fits(Role::Gradient) => Ok(()),
             found => {
                 let expected = "one of f32, f16, bf16".into();
-                Err(self.error(lion_kernels::Error::Format { tensor: "gradient", found, expected }))
+                Err(self.error(lion_kernels::Error::Format { tensor, found, expected }))
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The classifier of handwritten digits of `lion`'s example, trained on the ranks that `mpirun` starts: four micro-batches
-//! a step, shared by 1, 2 or 4 ranks, and one digest of the weights whatever their number.
+//! Trains the classifier of handwritten digits of `lion`'s example on the ranks that `mpirun` starts. A step has four
+//! micro-batches, shared by 1, 2 or 4 ranks. The digest of the weights is the same for each number of ranks.
 //!
 //! ```text
 //! cargo build --release --example digits
@@ -7,7 +7,7 @@
 //! mpirun -n 4 target/release/examples/digits
 //! ```
 //!
-//! An argument is the number of epochs, 30 without.
+//! The argument is the number of epochs; the default is 30.
 
 #[path = "../../lion/examples/digits/data.rs"]
 mod data;

@@ -1,13 +1,13 @@
-//! A training of any size on the ranks that `mpirun` starts, which the tests use and which can be made to fail.
+//! A training on any number of ranks that `mpirun` starts. The tests use it and make it fail.
 //!
 //! ```text
 //! cargo build --example ranks
 //! mpirun -n 4 target/debug/examples/ranks train 5
 //! ```
 //!
-//! `train CALLS [INDEX]` prints the digest of parameters and momentum after as many calls: the same for 1, 2, 3, 4, 6 and
-//! 12 ranks. With an index it goes on from that checkpoint if it is there, and saves at the end; `save INDEX` saves after
-//! each call until it is killed. The other words name what goes wrong on rank 1.
+//! `train CALLS [INDEX]` prints the digest of parameters and momentum after that many calls: the same for 1, 2, 3, 4, 6 and
+//! 12 ranks. With an index it restores that checkpoint if it exists, and saves at the end. `save INDEX` saves after each
+//! call until it is killed. The other words name a failure of rank 1.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
                 training.call(false)?;
             },
             "gradient" => training.call(odd)?,
-            // Those are errors of the start.
+            // The failures that are left are errors of the start.
             _ => return Err(format!("{what:?} does not exist, or went right").into()),
         }
         Ok(())

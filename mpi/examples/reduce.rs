@@ -1,12 +1,14 @@
-//! The reduction of `lion-distributed` beside MPI's own: how many elements of `MPI_Reduce_scatter` differ from the sum in
-//! a fixed order, and what each costs for the same bytes.
+//! Compares the reduction of `lion-distributed` with MPI's own: how many elements of `MPI_Reduce_scatter` differ from the
+//! sum in a fixed order, and the time of each for the same bytes.
 //!
 //! ```text
 //! cargo build --release --example reduce
 //! mpirun -n 4 target/release/examples/reduce 1048576 20
+//! mpirun -n 3 target/release/examples/reduce leaves
 //! ```
 //!
-//! Arguments: elements that each rank owns of the sum, and rounds to time, in turn. Prints one line.
+//! Arguments: the elements of the sum that each rank owns, and the number of rounds. Each round times both. Prints one
+//! line. With the word `leaves` it prints a digest of MPI's sum of twelve gradients, which the ranks share.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -22,11 +24,16 @@ use mpi::traits::CommunicatorCollectives as _;
 
 fn main() -> ExitCode {
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|it| it.parse().ok()).collect();
+    let leaves = std::env::args().nth(1).as_deref() == Some("leaves");
     lion_mpi::run(|communicator| {
+        if leaves {
+            print_sum_of_leaves(communicator);
+            return Ok(());
+        }
         let [len, rounds] = numbers[..] else { return Err("two numbers are wanted: ELEMENTS ROUNDS".into()) };
         let (rank, size) = (communicator.rank(), communicator.size());
         let world = SimpleCommunicator::world();
-        // What each rank has of the shard of each.
+        // This rank's gradients for the shards of all ranks.
         let own: Vec<f32> = (0..size).flat_map(|owner| values(rank, owner, len)).collect();
         let mut by_mpi = vec![0.0_f32; len];
         let mut fixed = Fixed::new(size, len)?;
@@ -73,7 +80,27 @@ fn main() -> ExitCode {
     })
 }
 
-/// A reduction as the optimizer does it: all-to-all, and the sum at the owner.
+/// Prints a digest of MPI's sum of twelve gradients. Each rank adds its own first.
+fn print_sum_of_leaves(communicator: &MpiCommunicator) {
+    const LEN: usize = 12_000;
+    let (rank, size, world) = (communicator.rank(), communicator.size(), SimpleCommunicator::world());
+    let mut own = vec![0.0_f32; LEN];
+    for leaf in rank * 12 / size..(rank + 1) * 12 / size {
+        own.iter_mut().zip(values(leaf, 0, LEN)).for_each(|(sum, value)| *sum += value);
+    }
+    let (mut part, mut sum) = (vec![0.0_f32; LEN / size], vec![0.0_f32; LEN / size * size]);
+    world.reduce_scatter_block_into(&own[..part.len() * size], &mut part[..], SystemOperation::sum());
+    world.all_gather_into(&part[..], &mut sum[..]);
+    let digest = sum
+        .iter()
+        .flat_map(|value| value.to_bits().to_le_bytes())
+        .fold(0_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    if rank == 0 {
+        println!("{digest:016x}");
+    }
+}
+
+/// The optimizer's reduction: all-to-all, and the sum on the owner.
 struct Fixed {
     tree: SumTree,
     received: Vec<f32>,
@@ -100,7 +127,7 @@ impl Fixed {
     }
 }
 
-/// What a rank has for the shard of an owner.
+/// The gradients that a rank has for the shard of an owner.
 fn values(rank: usize, owner: usize, len: usize) -> Vec<f32> {
     let mut state = (rank * 1000 + owner) as u64 + 1;
     let mut next = || {

@@ -1,7 +1,7 @@
-//! The collective operations by MPI's blocking calls.
+//! [`MpiCommunicator`]: the collective operations on MPI's blocking calls.
 //!
-//! Errors of MPI itself do not come back: its default handler ends the job. What can come back is a length that MPI
-//! cannot count, in 32 bits.
+//! MPI's default handler ends the job on an error of MPI itself. So the only error here is a length that MPI cannot count
+//! in 32 bits.
 
 use std::fmt;
 
@@ -12,8 +12,7 @@ use mpi::datatype::{Partition, PartitionMut};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator as _, CommunicatorCollectives as _, Root as _};
 
-/// The ranks of an MPI communicator, of which this has a duplicate: other messages of the program are not mixed with its
-/// own.
+/// The ranks of an MPI communicator. It uses a duplicate, so its messages do not mix with the program's.
 pub struct MpiCommunicator {
     ranks: SimpleCommunicator,
     rank: usize,
@@ -21,7 +20,7 @@ pub struct MpiCommunicator {
 }
 
 impl MpiCommunicator {
-    /// The ranks of a communicator. Collective.
+    /// Duplicates a communicator. Collective.
     pub fn new(communicator: &impl mpi::traits::Communicator) -> Self {
         let ranks = communicator.duplicate();
         let number = |count| usize::try_from(count).unwrap_or_default();
@@ -36,7 +35,7 @@ impl fmt::Debug for MpiCommunicator {
     }
 }
 
-/// Bytes of each rank and where they begin, as MPI counts.
+/// The lengths and starts of the ranks' bytes, as MPI's integers.
 fn counted(counts: &[usize], len: usize) -> Result<(Vec<Count>, Vec<Count>), CommunicationError> {
     let too_many = || {
         CommunicationError::new(format!("{len} bytes are more than MPI counts, or not those of the parts"))
@@ -48,7 +47,7 @@ fn counted(counts: &[usize], len: usize) -> Result<(Vec<Count>, Vec<Count>), Com
         of_mpi.push(Count::try_from(count).map_err(|_| too_many())?);
         end = end.checked_add(count).ok_or_else(too_many)?;
     }
-    // The sum of the last two is what MPI and its binding compute with.
+    // MPI and its binding compute with the sum of the last two.
     if end == len && Count::try_from(end).is_ok() { Ok((of_mpi, starts)) } else { Err(too_many()) }
 }
 
@@ -102,7 +101,7 @@ impl Communicator for MpiCommunicator {
             )));
         }
         counted(&[bytes.len()], bytes.len())?;
-        // It is below the size, which MPI counts.
+        // `from` is below the size, which fits MPI's integer.
         let from = mpi::Rank::try_from(from).unwrap_or_default();
         self.ranks.process_at_rank(from).broadcast_into(bytes);
         Ok(())

@@ -1,8 +1,8 @@
 //! [`run`]: a program on MPI that ends on all ranks when it fails on one.
 //!
-//! MPI has no notion of a rank that has failed. If one rank panics, unwinding finalises MPI there, and the others wait
-//! for messages that never come. So a panic ends the job before it unwinds, an error does, and a program that returns
-//! ends together with the others or not at all.
+//! MPI has no notion of a rank that has failed. If one rank panics, unwinding finalises MPI there, and the others wait for
+//! messages that never come. So a panic ends the job before it unwinds, an error ends the job too, and a program that
+//! returns waits for the other ranks.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -16,14 +16,14 @@ use mpi::traits::Communicator as _;
 
 use crate::MpiCommunicator;
 
-/// How long a rank that has returned waits for the others. They are in their last call then, or in none that answers.
+/// How long a rank that has returned waits for the others.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts MPI and runs a program on its ranks.
 ///
-/// The job ends, on all ranks and with a status that is not 0, if the program panics or returns an error on any rank, or
-/// returns while others are in a collective call of the optimizer. A rank that has returned waits a minute for the
-/// others. Returns a failure if MPI cannot be started or runs already.
+/// The job ends on all ranks, with a status other than 0, if on any rank the program panics, returns an error, or returns
+/// while others are in a collective call of the optimizer. A rank that has returned waits a minute for the others. Returns
+/// a failure if MPI cannot be started or runs already.
 pub fn run(program: impl FnOnce(&mut MpiCommunicator) -> Result<(), Box<dyn std::error::Error>>) -> ExitCode {
     let Some(universe) = mpi::initialize() else {
         say("MPI cannot be started, or has been started before");
@@ -37,7 +37,7 @@ pub fn run(program: impl FnOnce(&mut MpiCommunicator) -> Result<(), Box<dyn std:
         return ExitCode::FAILURE;
     }
     let (done, wait) = mpsc::channel::<()>();
-    // Not by MPI, which only the main thread may call: the launcher ends the other ranks.
+    // Only the main thread may call MPI. So the watch aborts the process, and the launcher ends the other ranks.
     let rank = communicator.rank();
     let watch = thread::Builder::new().spawn(move || {
         if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -50,21 +50,21 @@ pub fn run(program: impl FnOnce(&mut MpiCommunicator) -> Result<(), Box<dyn std:
         return ExitCode::FAILURE;
     }
     drop(done);
-    // Without a thread to watch, a rank may wait longer.
+    // If the thread could not be started, a rank may wait longer.
     let _ = watch.map(thread::JoinHandle::join);
     drop(communicator);
     drop(universe);
     ExitCode::SUCCESS
 }
 
-/// A line on stderr, in one piece: other ranks write there too.
+/// Writes a line to stderr in one piece, as other ranks write there too.
 pub(crate) fn say(message: &str) {
     let line = format!("lion-mpi: {message}\n");
-    // There is no place left to report it to.
+    // An error here cannot be reported anywhere.
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Ends the job after the message of a panic.
+/// Makes a panic print its message and end the job.
 fn abort_on_panic() {
     let main = thread::current().id();
     let before = panic::take_hook();

@@ -1,7 +1,7 @@
 //! The sharded Lion optimizer of [`lion_distributed`] on MPI.
 //!
-//! [`run`] is the frame of a program: it starts MPI, gives the program a [`MpiCommunicator`], and sees to it that no rank
-//! waits for ever for one that has failed.
+//! [`run`] is the frame of a program: it starts MPI, gives the program a [`MpiCommunicator`], and makes sure that no rank
+//! waits forever for a rank that has failed.
 //!
 //! ```no_run
 //! use lion::{Dtype, Lion};
@@ -15,7 +15,7 @@
 //!         let mut sharded = Sharded::new(communicator, optimizer, &variables, Settings::new(leaves))?;
 //!         let (weights, mut parameter) = (sharded.ids()[0], vec![0.1_f32; 64 * 128]);
 //!         for _ in 0..100 {
-//!             // Of this rank's two micro-batches.
+//!             // The gradients of this rank's two micro-batches.
 //!             let gradients = [vec![0.5_f32; 64 * 128], vec![0.25_f32; 64 * 128]];
 //!             let gradients = gradients.each_ref().map(Into::into);
 //!             sharded.apply(&mut [Update::new(weights, &mut parameter, &gradients)])?;
@@ -26,9 +26,9 @@
 //! ```
 //!
 //! # Threads
-//! MPI is called from one thread. `mpirun` of Open MPI binds each rank to one core if there are one or two ranks, and to a
-//! part of the machine otherwise; rayon then has as many threads as the binding leaves. `--bind-to none` with
-//! `RAYON_NUM_THREADS` decides otherwise.
+//! MPI is called from one thread. Open MPI's `mpirun` binds each rank to one core if there are one or two ranks, and to a
+//! part of the machine otherwise. Rayon then has as many threads as the binding leaves. `--bind-to none` with
+//! `RAYON_NUM_THREADS` gives it more.
 
 mod communicator;
 mod frame;

@@ -1,65 +1,15 @@
-//! The optimizer under `mpirun`: one digest for any number of ranks, ranks that fail, checkpoints that survive kills, and
-//! the command `lion-mpi replay`. Each job runs under `timeout`: one that hangs fails.
+//! The optimizer under `mpirun`: one digest for any number of ranks, ranks that fail, and checkpoints that survive kills.
+
+mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::{alone, example, job, printed, run};
 use lion_distributed::checkpoint::Index;
 use tempfile::tempdir;
-
-/// Longer than any job here takes on two busy cores; a hang takes as long.
-const PATIENCE: &str = "120";
-
-/// One job at a time: ranks that share a core wait for each other as it is.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn example(name: &str) -> PathBuf {
-    // Cargo leaves examples out if it is told which tests to run.
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--examples"]);
-        cargo.args(if cfg!(debug_assertions) { None } else { Some("--release") });
-        assert!(cargo.status().expect("cargo can be started").success(), "the examples are not built");
-    });
-    let own = std::env::current_exe().expect("a path");
-    let folder = own.parent().and_then(Path::parent).expect("a folder of build results");
-    folder.join("examples").join(name)
-}
-
-fn job(ranks: usize, program: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=5", PATIENCE, "mpirun", "-n", &ranks.to_string()])
-        .arg(program)
-        .args(arguments);
-    // The superuser may, on more ranks than there are cores.
-    for name in
-        ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"]
-    {
-        command.env(name, "1");
-    }
-    command.env("RUST_BACKTRACE", "0");
-    command
-}
-
-fn run(ranks: usize, program: &Path, arguments: &[&str]) -> Output {
-    job(ranks, program, arguments).output().expect("timeout and mpirun are installed")
-}
-
-/// What a job that must go right prints.
-fn printed(ranks: usize, program: &Path, arguments: &[&str]) -> String {
-    let output = run(ranks, program, arguments);
-    assert!(output.status.success(), "{ranks} ranks, {arguments:?}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 #[test]
 fn one_digest_for_any_number_of_ranks() {
@@ -222,45 +172,8 @@ fn the_reduction_of_mpi_cannot_carry_the_promise() {
         assert!(of_mpi > 0 && line.contains("the tree in 0;"), "{line}");
         println!("{line}");
     }
-}
-
-#[test]
-fn replay_gives_the_file_of_one_process() {
-    let _alone = alone();
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/cases");
-    let lion_mpi = Path::new(env!("CARGO_BIN_EXE_lion-mpi"));
-    let folder = tempdir().expect("a folder");
-    let mut replayed = 0;
-    for case in fs::read_dir(cases).expect("cases").filter_map(Result::ok).map(|case| case.path()) {
-        let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let (config, input) = (text(case.join("config.json")), text(case.join("run.safetensors")));
-        let result = |name: &str| text(folder.path().join(name));
-        let arguments = |output: &str| {
-            ["replay", "--config", &config, "--input", &input, "--output", output].map(str::to_owned)
-        };
-        let one = arguments(&result("one"));
-        let one: Vec<&str> = one.iter().map(String::as_str).collect();
-        // What cannot be sharded is refused on any number of ranks.
-        if !run(1, lion_mpi, &one).status.success() {
-            continue;
-        }
-        let alone = fs::read(result("one")).expect("written");
-        for ranks in [2, 3] {
-            let several = arguments(&result("several"));
-            let several: Vec<&str> = several.iter().map(String::as_str).collect();
-            let output = run(ranks, lion_mpi, &several);
-            if !output.status.success() {
-                let error = String::from_utf8_lossy(&output.stderr).into_owned();
-                assert!(error.contains("the number of blocks of 4096 elements"), "{error}");
-                continue;
-            }
-            assert!(fs::read(result("several")).expect("written") == alone, "{case:?} on {ranks} ranks");
-            replayed += 1;
-        }
-        if replayed > 6 {
-            break;
-        }
-    }
-    assert!(replayed > 3, "only {replayed} runs on several ranks");
-    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "no part is left");
+    // The same twelve gradients have other sums on other numbers of ranks.
+    let digests = [1, 2, 3, 4].map(|ranks| printed(ranks, &example("reduce"), &["leaves"]));
+    assert!(digests.iter().any(|digest| *digest != digests[0]), "{digests:?}");
+    assert!(digests[1] != digests[2] && digests[2] != digests[3], "{digests:?}");
 }

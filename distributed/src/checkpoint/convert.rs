@@ -1,7 +1,7 @@
-//! A sharded checkpoint as one file, and one file as a sharded checkpoint.
+//! Merges a sharded checkpoint into one file, and splits one file into a sharded checkpoint.
 //!
-//! Both work on tensors of files and not on an optimizer: a range of elements is a range of bytes, which is copied a piece
-//! at a time. So memory is that of a piece, however large the checkpoint is.
+//! Both copy tensors between files, without an optimizer. A range of elements is a range of bytes, copied a piece at a
+//! time. So memory is that of a piece, for a checkpoint of any size.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,15 +19,15 @@ const PIECE: usize = 1 << 18;
 /// Files that are open at a time.
 const MOST_OPEN: usize = 128;
 
-/// The keys of a file's metadata that are about its part of a checkpoint.
+/// The keys of a file's metadata that describe its part of a checkpoint.
 const SHARDS_KEY: &str = "shards";
 const VERSION_KEY: &str = "format_version";
 
-/// What the names of parameters begin with.
+/// The prefix of the names of parameters.
 const PARAMETER: &str = "param/";
-/// What the names of the scales of an 8-bit momentum begin with: one for each block of elements.
+/// The prefix of the names of the scales of an 8-bit momentum: one for each block of elements.
 const SCALE: &str = "momentum_scale/";
-/// What the names of the low halves of parameters begin with.
+/// The prefix of the names of the low halves of parameters.
 const LOW: &str = "low/";
 /// The key of the seed of stochastic rounding.
 const SEED_KEY: &str = "seed";
@@ -35,15 +35,15 @@ const SEED_KEY: &str = "seed";
 /// The elements of a tensor that a file has.
 struct Part {
     file: usize,
-    /// Of the tensor in the file.
+    /// The range of the tensor in the file.
     range: Range<usize>,
 }
 
-/// Writes a sharded checkpoint as one file: the one that one process would have written.
+/// Writes a sharded checkpoint as the single file that one process would have written.
 ///
 /// # Errors
-/// An index or a file that cannot be read or is not what it must be, and an output that cannot be written or is one of the
-/// files that are read.
+/// An index or a file that cannot be read or is not valid; an output that cannot be written, or that is one of the files
+/// that are read.
 pub fn merge(index: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<(), Error> {
     let (path, output) = (index.as_ref(), output.as_ref());
     let index = Index::read(path)?;
@@ -62,7 +62,7 @@ pub fn merge(index: impl AsRef<Path>, output: impl AsRef<Path>) -> Result<(), Er
         if metadata.get_or_insert_with(|| own.clone()) != &own {
             return Err(wrong(file.path(), "", "has other metadata than the files before"));
         }
-        // Variables without elements are in the first file.
+        // The first file has the variables without elements.
         let empty =
             index.variables.iter().filter(|it| number == 0 && it.elements() == Some(0)).map(|it| (it, 0..0));
         let parts = parts
@@ -210,13 +210,13 @@ fn shape(name: &str, variable: &[usize], elements: &Range<usize>) -> Vec<usize> 
     if name.starts_with(SCALE) { vec![entries(name, elements).len()] } else { variable.to_vec() }
 }
 
-/// The version of a file that has no shards: the first that has such tensors.
+/// The version of a file that has no shards: the first version that has such tensors.
 fn version<'n>(mut names: impl Iterator<Item = &'n str>, seeded: bool) -> &'static str {
     let needs_2 = seeded || names.any(|name| name.starts_with(SCALE) || name.starts_with(LOW));
     if needs_2 { "2" } else { "1" }
 }
 
-/// Files that are opened when they are needed.
+/// Opens files when they are needed.
 struct Files {
     paths: Vec<PathBuf>,
     open: BTreeMap<usize, TensorFile>,
@@ -260,7 +260,7 @@ impl Files {
     }
 }
 
-/// That a file that is written is none that is read.
+/// Checks that the output is not one of the files that are read.
 fn require_another_file(written: &Path, read: &Path) -> Result<(), Error> {
     match (fs::canonicalize(written), fs::canonicalize(read)) {
         (Ok(one), Ok(other)) if one == other => Err(wrong(written, "", "would replace a file that is read")),
@@ -268,7 +268,7 @@ fn require_another_file(written: &Path, read: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whether a file is of the save that the index names.
+/// Checks that a file belongs to the save that the index names.
 pub(crate) fn check_run(file: &TensorFile, index: &Index) -> Result<(), Error> {
     match file.metadata(RUN_KEY) {
         Some(run) if run == index.run => Ok(()),

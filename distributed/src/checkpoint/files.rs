@@ -1,4 +1,4 @@
-//! The names of a checkpoint's files, and which of them no index names any more.
+//! The names of a checkpoint's files, and the removal of files that no index names any more.
 
 use std::collections::hash_map::RandomState;
 use std::fs;
@@ -21,7 +21,7 @@ pub(crate) struct Run {
 
 /// Hexadecimal digits of a run's id.
 const DIGITS: usize = 16;
-/// What the name of a temporary file of [`lion_autotune::replace`] has between the file's own name and random letters.
+/// Lies between a file's own name and random letters in the name of a temporary file of [`lion_autotune::replace`].
 const TEMPORARY: &str = ".lion-";
 
 impl Run {
@@ -40,7 +40,7 @@ impl Run {
 
     /// A number that no other save has.
     pub(crate) fn random() -> u64 {
-        // The standard library's keys are random, and each state has others.
+        // The standard library's keys are random, and differ for each state.
         RandomState::new().build_hasher().finish()
     }
 
@@ -59,7 +59,7 @@ pub(super) fn folder(path: &Path) -> PathBuf {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).into()
 }
 
-/// Whether it is the name of a run's file, under a name of an index.
+/// Whether a name is that of a run's file, under a name of an index.
 pub(super) fn is_id(id: &str) -> bool {
     id.len() == DIGITS && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
@@ -82,8 +82,8 @@ fn run_of<'f>(file: &'f str, name: &str) -> Option<&'f str> {
     (matches && parts.next().is_none()).then_some(id)
 }
 
-/// Removes the files of other runs under the same index. No rank writes any then. What cannot be removed stays, with a
-/// warning: the checkpoint is whole without.
+/// Removes the files of other runs under the same index, while no rank writes any. A file that cannot be removed stays, with
+/// a warning: the checkpoint is whole all the same.
 pub(crate) fn sweep(run: &Run) {
     let warn = |file: &Path, error: std::io::Error| log::warn!("{}: cannot remove: {error}", file.display());
     let entries = match fs::read_dir(&run.folder) {

@@ -1,4 +1,4 @@
-//! The index of a sharded checkpoint, as JSON. Nothing in it is believed before it has been checked.
+//! The index of a sharded checkpoint, as JSON. It is checked before it is used.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -14,24 +14,24 @@ use serde::{Deserialize, Serialize};
 use super::files;
 use crate::{Error, Segment};
 
-/// The layout of an index that this library writes, and the latest that it reads.
+/// The format version that this library writes, and the latest that it reads.
 const FORMAT_VERSION: u64 = 1;
-/// More than the index of a million parts has.
+/// The limit of an index's size: more than the index of a million parts needs.
 const LARGEST: u64 = 1 << 28;
 
-/// Which file has which elements.
+/// An index: which file has which elements.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Index {
     format_version: u64,
-    /// The save that the files are of: 16 hexadecimal digits.
+    /// The save that the files belong to: 16 hexadecimal digits.
     pub run: String,
     /// The number of calls before it.
     pub iterations: u64,
     /// The variables.
     pub variables: Vec<IndexedVariable>,
-    /// The files. Together they have each element once.
+    /// The files. Together they have each element exactly once.
     pub files: Vec<IndexedFile>,
 }
 
@@ -55,7 +55,7 @@ pub struct IndexedVariable {
 pub struct IndexedFile {
     /// Its name, in the folder of the index.
     pub file: String,
-    /// What it has: the number of a variable among those of the index, the first element and the end.
+    /// Its parts: the number of a variable in the index, the first element and the end.
     pub parts: Vec<(usize, usize, usize)>,
 }
 
@@ -93,7 +93,7 @@ impl Index {
     /// Reads an index, and checks that its parts have each element of each variable once.
     ///
     /// # Errors
-    /// A file that cannot be read, or is not such an index.
+    /// A file that cannot be read, or is not a valid index.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let io = |action| move |reason| lion::Error::Io { file: path.into(), tensor: None, action, reason };
@@ -107,10 +107,10 @@ impl Index {
         Self::from_json(path, &text)
     }
 
-    /// The index that a text is, which was found at `path`.
+    /// Parses an index that was found at `path`.
     ///
     /// # Errors
-    /// What is wrong with it, in one line whatever the text is.
+    /// A text that is not an index. The message is one line.
     pub fn from_json(path: &Path, text: &str) -> Result<Self, Error> {
         let index: Index = serde_json::from_str(text).map_err(|error| not_an_index(path, error))?;
         index.check().map_err(|reason| not_an_index(path, reason))?;
@@ -119,7 +119,7 @@ impl Index {
 
     /// The text of the index.
     pub fn to_json(&self) -> String {
-        // No map has a key that is not a text, and no number is not finite.
+        // Serialization cannot fail: all keys are text, and all numbers finite.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 

@@ -1,10 +1,11 @@
 //! A collective call: agree, reduce, step, gather.
 //!
-//! Until the second agreement nothing is written: every error before it is an error on all ranks, and the step is
-//! abandoned. After it each rank writes its shard, and an error ends the job.
+//! Nothing is written before the second agreement. An error before it is an error on all ranks, and the step is abandoned.
+//! After it each rank writes its shard, and an error ends the job.
 
 use std::ops::Range;
 
+use half::bf16;
 use lion::{BeginOptions, Metrics, Outcome, Statistics, StepId, TensorRef, VariableId};
 use lion_kernels::STATISTICS_BLOCK;
 
@@ -15,7 +16,7 @@ use crate::exchange::gather;
 use crate::update::Gradient;
 use crate::{Communicator, Error, Update};
 
-/// What a call does with the variables that it names.
+/// The purpose of a call, which decides what its variables need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Steps: gradients count, and an average needs every variable.
@@ -27,7 +28,7 @@ pub(super) enum Purpose {
     Gather,
 }
 
-/// What a rank knows of a call before it has heard of the others.
+/// A call, as this rank knows it before the ranks have agreed.
 pub(super) struct Call {
     /// By variable, the update that has it.
     pub(super) places: Vec<Option<usize>>,
@@ -39,18 +40,19 @@ pub(super) struct Call {
 
 impl<C: Communicator> Sharded<C> {
     /// Averages the gradients of all leaves and applies the mean, as one call of [`Lion::apply`](lion::Lion::apply) on one
-    /// process does; then every rank has the parameters of all. Collective: all ranks name the same variables, and the
-    /// same of them have a gradient. Of a parameter only the elements that the rank owns are read.
+    /// process does. Then every rank has all parameters. Collective: all ranks name the same variables, and the same
+    /// variables have a gradient. If parameters are gathered as they are stored, a rank reads only the elements that it owns.
     ///
-    /// The metrics are those of one process, but for the share of stalled elements, which is of a sample of those that this
-    /// rank owns.
+    /// The metrics are those of one process, except the share of stalled elements: it is of a sample of the elements that
+    /// this rank owns.
     ///
     /// The updates are put in the order of registration. With a moving average a call must name every variable: use
-    /// [`Update::without_gradient`] for one that has none. In a call that names none nothing happens.
+    /// [`Update::without_gradient`] for one without a gradient. A call without variables does nothing.
     ///
     /// # Errors
-    /// What [`Lion::apply`](lion::Lion::apply) refuses, on any rank; ranks that do not do the same; a connection that fails.
-    /// Nothing has been changed then, but by [`Error::Aborted`].
+    /// The errors of [`Lion::apply`](lion::Lion::apply), on any rank; ranks that disagree; copies of parameters that differ,
+    /// with [`Gather::Directions`](crate::Gather::Directions); a connection that fails. Nothing has changed then, except
+    /// after [`Error::Aborted`].
     pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         self.require_whole()?;
         let prepared = self.prepare(updates, Purpose::Step);
@@ -59,7 +61,7 @@ impl<C: Communicator> Sharded<C> {
             return Ok(self.optimizer.apply(&mut [])?);
         }
         let begun = self.reduce_and_begin(&call, updates);
-        // A rank that fails here waits for no other, and the others may wait for it.
+        // The other ranks may wait for a rank that fails here.
         let begun = match begun {
             Err(error @ Error::Communication(_)) => return self.connected(Err(error)),
             Err(error) => return self.or_abort(Err(error)),
@@ -76,8 +78,8 @@ impl<C: Communicator> Sharded<C> {
         self.or_abort(stepped)
     }
 
-    /// Gives every rank the parameters as their owners have them, such as after the owners have read a checkpoint, or at
-    /// the start of a run. Collective: all ranks name the same variables. Gradients are ignored.
+    /// Gives every rank the parameters as their owners have them, for example at the start of a run. Collective: all ranks
+    /// name the same variables. Gradients are ignored.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -89,8 +91,8 @@ impl<C: Communicator> Sharded<C> {
         self.or_abort(gathered)
     }
 
-    /// Makes each parameter its moving average, as [`Lion::finalize_variable_values`](lion::Lion::finalize_variable_values)
-    /// does. Collective.
+    /// Sets each parameter to its moving average, as
+    /// [`Lion::finalize_variable_values`](lion::Lion::finalize_variable_values) does. Collective.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -104,11 +106,11 @@ impl<C: Communicator> Sharded<C> {
 
     fn finalize_and_gather(&mut self, call: &Call, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let held = self.held();
-        self.optimizer.finalize_variable_values(&mut call.own_updates(updates, &held, None)?)?;
+        self.optimizer.finalize_variable_values(&mut call.own_updates(updates, &held, None, &mut [])?)?;
         self.gather(call, updates, |_| true)
     }
 
-    /// Checks all that this rank can know, and makes room for what a step needs.
+    /// Checks everything that this rank can know, and allocates what a step needs.
     pub(super) fn prepare(
         &mut self,
         updates: &mut [Update<'_>],
@@ -122,15 +124,7 @@ impl<C: Communicator> Sharded<C> {
         let mut reduced = vec![0; self.variables.len()];
         let mut named = Vec::new();
         for (index, update) in updates.iter().enumerate() {
-            let found = self.ids.binary_search(&update.variable).ok();
-            let found = found.and_then(|number| Some((number, self.variables.get(number)?)));
-            let Some((number, variable)) = found else {
-                return Err(Error::Setting {
-                    name: "a variable of the call",
-                    value: format!("{:?}", update.variable),
-                    allowed: "one of this optimizer's".into(),
-                });
-            };
+            let (number, variable) = self.registered(update.variable)?;
             update.check(&variable.name, variable.len, variable.dtype, leaves)?;
             if places[number].replace(index).is_some() {
                 return Err(lion::Error::RepeatedVariable { name: variable.name.clone() }.into());
@@ -165,6 +159,7 @@ impl<C: Communicator> Sharded<C> {
                 return Err(lion::Error::NoGradients.into());
             }
             self.reduction.reserve(&self.layout, self.communicator.rank(), &reduced)?;
+            self.reserve_directions(&with_gradient)?;
         }
         let rates: Vec<_> = self
             .optimizer
@@ -173,15 +168,18 @@ impl<C: Communicator> Sharded<C> {
             .map(|(group, rates)| format!("group {group}: {rates:?}"))
             .collect();
         let state = (self.optimizer.iterations(), self.optimizer.dynamic_loss_scale());
-        let fields = vec![
+        let mut fields = vec![
             Field { name: "the iteration and the dynamic loss scale", text: format!("{state:?}") },
             Field { name: "the gradients", text: named.join("\n") },
             Field { name: "the hyperparameters", text: rates.join("\n") },
         ];
+        if steps && self.compares_parameters() {
+            fields.push(Field { name: "the parameters", text: self.digests(updates) });
+        }
         Ok((Call { places, with_gradient, reduced }, fields))
     }
 
-    /// The outer error ends the job; the inner one is this rank's to tell.
+    /// The outer error ends the job. The inner one is told to all ranks.
     fn reduce_and_begin(
         &mut self,
         call: &Call,
@@ -209,7 +207,7 @@ impl<C: Communicator> Sharded<C> {
         Ok(self.optimizer.begin(options).map_err(Error::from))
     }
 
-    /// Whether the next step begins with the statistics of its gradients.
+    /// Whether the next step needs the statistics of its gradients when it begins.
     fn needs_statistics(&self) -> bool {
         let config = self.optimizer.config();
         let calls = u64::from(config.gradient_accumulation_steps.unwrap_or(1).max(1));
@@ -267,9 +265,18 @@ impl<C: Communicator> Sharded<C> {
         updates: &mut [Update<'_>],
     ) -> Result<Metrics, Error> {
         let held: Vec<_> = self.held();
-        let mut own = call.own_updates(updates, &held, Some(self.reduction.mean()))?;
+        let follows = self.gathers_directions() && self.optimizer.outcome(step)? == Outcome::Updated;
+        let directions = if follows { self.room.own(call.elements(&held))? } else { &mut [] };
+        let mut own = call.own_updates(updates, &held, Some(self.reduction.mean()), directions)?;
         self.optimizer.part(step, &mut own)?;
+        drop(own);
+        if follows {
+            self.follow(call, step, updates)?;
+        }
         let metrics = self.optimizer.finish(step)?;
+        if follows {
+            return Ok(metrics);
+        }
         let config = self.optimizer.config();
         let overwrites = config.use_ema && config.ema_overwrite_frequency.is_some();
         let constrained: Vec<_> = self.variables.iter().map(|variable| variable.constrained).collect();
@@ -283,13 +290,13 @@ impl<C: Communicator> Sharded<C> {
         Ok(metrics)
     }
 
-    /// By variable, what this rank holds of it.
+    /// By variable, the elements that this rank holds.
     fn held(&self) -> Vec<(VariableId, Range<usize>)> {
         let rank = self.communicator.rank();
         self.ids.iter().enumerate().map(|(index, &id)| (id, self.layout.held(rank, index))).collect()
     }
 
-    /// Gives every rank those parameters of the call that have moved.
+    /// Gives every rank the parameters of the call that have moved.
     pub(super) fn gather(
         &mut self,
         call: &Call,
@@ -307,16 +314,24 @@ impl<C: Communicator> Sharded<C> {
 }
 
 impl Call {
-    fn has_gradient(&self, variable: usize) -> bool {
+    pub(super) fn has_gradient(&self, variable: usize) -> bool {
         self.with_gradient.get(variable) == Some(&true)
     }
 
-    /// This rank's part of each update, with its part of the mean gradients if there are such. The updates are in order.
+    /// The elements that this rank steps.
+    fn elements(&self, held: &[(VariableId, Range<usize>)]) -> usize {
+        let stepped = held.iter().enumerate().filter(|(variable, _)| self.has_gradient(*variable));
+        stepped.map(|(_, (_, held))| held.len()).sum()
+    }
+
+    /// This rank's part of each update, with its part of the mean gradients if there are such, and of the directions if
+    /// there is room for them. The updates are in order.
     fn own_updates<'a>(
         &self,
         updates: &'a mut [Update<'_>],
         held: &[(VariableId, Range<usize>)],
         mean: Option<TensorRef<'a>>,
+        mut directions: &'a mut [bf16],
     ) -> Result<Vec<lion::Update<'a>>, Error> {
         let (mut own, mut start) = (Vec::new(), 0);
         let mut updates = updates.iter_mut();
@@ -329,7 +344,16 @@ impl Call {
                 None => None,
             };
             let update = match gradient {
-                Some(gradient) => lion::Update::new(*id, parameter, gradient),
+                Some(gradient) => {
+                    let update = lion::Update::new(*id, parameter, gradient);
+                    match std::mem::take(&mut directions).split_at_mut_checked(held.len()) {
+                        Some((next, rest)) => {
+                            directions = rest;
+                            update.direction(next)
+                        }
+                        None => update,
+                    }
+                }
                 None => lion::Update::without_gradient(*id, parameter),
             };
             own.push(update.range(held.clone()));
@@ -338,7 +362,7 @@ impl Call {
     }
 }
 
-/// The elements of a gradient that a rank owns: of the means that were reduced here, of which `start` have been taken, or
+/// The elements of a gradient that a rank owns: the next of the means that were reduced here, from `start` on, or a range
 /// of the mean that was given.
 fn own_gradient<'a>(
     given: Gradient<'a>,

@@ -1,4 +1,4 @@
-//! Saving and restoring a sharded optimizer; [`crate::checkpoint`] says how.
+//! Saves and restores a sharded optimizer, in the files of [`crate::checkpoint`].
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,22 +15,21 @@ use crate::agreement::Field;
 use crate::checkpoint::{Index, IndexedFile, IndexedVariable, RUN_KEY, Run, check_run, sweep};
 use crate::{Communicator, Error, Update};
 
-/// What a rank has read before it has heard whether the others could.
+/// A checkpoint that this rank has read, before it knows whether the other ranks could.
 struct Restored {
     optimizer: Lion,
-    /// Of each variable the elements that the rank owns.
+    /// By variable, the elements that the rank owns.
     parameters: Vec<TensorBuf>,
 }
 
 impl<C: Communicator> Sharded<C> {
-    /// Saves parameters and state: each rank a file beside the index, and then rank 0 the index, which is the commit.
-    /// Collective: all ranks name the same index, in a folder that all see, and all variables; gradients are ignored. See
-    /// [`checkpoint`](crate::checkpoint).
+    /// Saves parameters and state. Each rank writes a file beside the index; then rank 0 writes the index, which is the
+    /// commit. Collective: all ranks name the same index, in a folder that all see, and all variables. Gradients are ignored.
+    /// See [`checkpoint`](crate::checkpoint).
     ///
     /// # Errors
     /// Variables that are missing; a path that does not end in a name with an extension; files that cannot be written. The
-    /// checkpoint that was there before is there then, unless it was the last agreement that failed: then the new one may
-    /// be.
+    /// earlier checkpoint is then still in place. Only if the last agreement fails may the new one be.
     pub fn save(&mut self, index: impl AsRef<Path>, updates: &mut [Update<'_>]) -> Result<(), Error> {
         let path = index.as_ref();
         self.require_whole()?;
@@ -63,13 +62,13 @@ impl<C: Communicator> Sharded<C> {
         Ok(())
     }
 
-    /// Goes on from a checkpoint that any number of ranks has saved: takes the state that this rank owns, and gives every
-    /// rank all parameters. Collective: all ranks name the same checkpoint, and all variables; gradients are ignored.
-    /// The options stay those of this optimizer.
+    /// Restores a checkpoint that any number of ranks has saved: reads the state that this rank owns, and gives every rank
+    /// all parameters. Collective: all ranks name the same checkpoint, and all variables. Gradients are ignored. The options
+    /// of this optimizer do not change.
     ///
     /// # Errors
-    /// A checkpoint that cannot be read on a rank, is not whole, or is of another optimizer. Nothing has been changed then,
-    /// but by [`Error::Aborted`].
+    /// A checkpoint that a rank cannot read, that is not whole, or that belongs to another optimizer. Nothing has changed
+    /// then, except after [`Error::Aborted`].
     pub fn restore(&mut self, index: impl AsRef<Path>, updates: &mut [Update<'_>]) -> Result<(), Error> {
         self.require_whole()?;
         let prepared = self.prepare(updates, Purpose::All);
@@ -86,7 +85,7 @@ impl<C: Communicator> Sharded<C> {
         self.or_abort(given)
     }
 
-    /// Writes what this rank owns.
+    /// Writes the state that this rank owns.
     fn write_shard(
         &self,
         call: &Call,
@@ -123,7 +122,7 @@ impl<C: Communicator> Sharded<C> {
         Index::new(run.id.clone(), self.optimizer.iterations(), variables.collect(), files.collect())
     }
 
-    /// Reads what this rank owns, from the files that have it.
+    /// Reads the state that this rank owns, from the files that have it.
     fn read_shards(&self, path: &Path, index: &Index) -> Result<Restored, Error> {
         let wrong = |tensor: String, reason: String| lion::Error::State { tensor, reason };
         let indexed: HashMap<_, _> = index.variables.iter().map(|it| (it.name.as_str(), it)).collect();
@@ -185,7 +184,7 @@ impl<C: Communicator> Sharded<C> {
                 found[number].push(range);
             }
         }
-        // The parts of an index do not overlap, but a file may have others than its index says.
+        // The parts of an index do not overlap, but a file may have other parts than its index says.
         for ((mut found, held), variable) in found.into_iter().zip(&held).zip(&self.variables) {
             found.sort_unstable_by_key(|range| range.start);
             let ends = found.iter().map(|range| range.end);

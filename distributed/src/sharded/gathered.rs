@@ -1,4 +1,4 @@
-//! What ranks gather: parameters, and the statistics of gradients.
+//! Gathers parameters, and the statistics of gradients.
 
 use lion_kernels::GradientStatistics;
 
@@ -70,7 +70,7 @@ pub(super) struct Blocks {
     of: Vec<Vec<u8>>,
 }
 
-/// Bytes of the statistics of one block on their way.
+/// Bytes of the statistics of one block in transit.
 pub(super) const BLOCK_BYTES: usize = 20;
 
 impl Blocks {
@@ -84,7 +84,7 @@ impl Blocks {
         Blocks { own: bytes, filled: 0, of: vec![Vec::new(); ranks] }
     }
 
-    /// What has come of a rank.
+    /// The statistics that a rank has sent.
     pub(super) fn of(&self, rank: usize) -> Vec<GradientStatistics> {
         let blocks = self.of.get(rank).map_or(&[][..], |bytes| bytes.as_chunks::<BLOCK_BYTES>().0);
         let block = |&[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t]: &[u8; BLOCK_BYTES]| {

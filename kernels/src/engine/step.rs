@@ -27,6 +27,9 @@ macro_rules! fused {
         #[inline(always)]
         pub(super) fn run(backend: Backend, step: &LionStep, view: &View) -> Result<(), Error> {
             let formats = (view.dtype(Role::Parameter), view.dtype(Role::Gradient), view.dtype(Role::Momentum));
+            if view.tensors.given().has(Role::Direction) {
+                return backend.run(tiles::Step { step, view });
+            }
             if step.stochastic_rounding.is_some() {
                 return stochastic(backend, step, view);
             }

@@ -10,6 +10,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
+use super::direction::Directions;
 use super::elementwise::update_ema_in_tile;
 use super::fused::{Bare, Full, Nearest, Optional, StoreStochastic, TypedTensors};
 use super::{TILE, View};
@@ -46,6 +47,13 @@ impl Tile {
             self.zeroed = true;
         }
         start
+    }
+
+    /// The values, all zero.
+    #[inline(always)]
+    fn clear(&mut self) -> *mut f32 {
+        self.zeroed = false;
+        self.start()
     }
 }
 
@@ -183,14 +191,20 @@ impl Kernel for Step<'_> {
         let rule = LionStep { ema: None, ..*step };
         let stochastic = step.stochastic_rounding.is_some();
         let transforms = step.gradient != GradientTransform::default();
+        let (given, follows) = (view.tensors.given(), step.follows);
+        let source = if follows { Role::Direction } else { Role::Gradient };
         let (mut p_tile, mut g_tile, mut m_tile) = (Tile::new(), Tile::new(), Tile::new());
+        let mut directions = Tile::new();
         // SAFETY: the tiles cover the view, and the tensors that the settings need are given.
         for_each_tile(view.len, |start, n| unsafe {
             prefetch_next(view, view.source(), start);
             let from = decode(isa, view, view.source(), start, n, &mut p_tile);
-            let gradient = decode(isa, view, Role::Gradient, start, n, &mut g_tile);
-            prefetch_next(view, Role::Gradient, start);
-            let momentum = decode(isa, view, Role::Momentum, start, n, &mut m_tile);
+            let gradient = decode(isa, view, source, start, n, &mut g_tile);
+            prefetch_next(view, source, start);
+            let momentum = match follows {
+                false => decode(isa, view, Role::Momentum, start, n, &mut m_tile),
+                true => m_tile.clear(),
+            };
             // The rule writes an f32 parameter to its tensor, and any other to the tile that holds its decoded values.
             let to = match view.dtype(Role::Parameter) {
                 Dtype::F32 => view.f32_at(Role::Parameter, start),
@@ -198,6 +212,12 @@ impl Kernel for Step<'_> {
             };
             let tensors = || TypedTensors { from, to, gradient, momentum, first: 0, len: n, prefetch: false };
             let accumulator = view.f32_at(Role::Accumulator, start);
+            // Before the rule moves the momentum and clears the accumulator.
+            if given.has(Role::Direction) && !follows {
+                let to = directions.start();
+                isa.vectorize(Directions { step, gradient, momentum, accumulator, to, n });
+                encode(isa, view, Role::Direction, start, n, to);
+            }
             with_decay!(step, D => match transforms {
                 false => isa.vectorize(Bare::<(f32, f32, f32), D, Unscaled, Nearest> {
                     step: &rule,
@@ -211,8 +231,10 @@ impl Kernel for Step<'_> {
                     variant: PhantomData,
                 }),
             });
-            prefetch_next(view, Role::Momentum, start);
-            encode(isa, view, Role::Momentum, start, n, momentum);
+            if !follows {
+                prefetch_next(view, Role::Momentum, start);
+                encode(isa, view, Role::Momentum, start, n, momentum);
+            }
             match stochastic {
                 false => encode(isa, view, Role::Parameter, start, n, to),
                 true => isa.vectorize(StoreStochastic {

@@ -146,12 +146,7 @@ impl StepContext {
             Some(gradient) if variable.overwritten => self.overwrite(state, update, gradient),
             Some(gradient) if self.outcome == Outcome::Updated => {
                 let copies = self.copies(variable, update);
-                let step = if variable.decays { &steps.decaying } else { &steps.plain };
-                let step = step.gradient(self.gradient_of(measured)?);
-                let step = match variable.store {
-                    Store::Stochastic(key) => step.stochastic_rounding(key.at_step(self.number)),
-                    Store::Nearest | Store::Split => step,
-                };
+                let step = self.step_of(variable, steps).gradient(self.gradient_of(measured)?);
                 self.step(step, state, update, gradient, copies, batch)
             }
             // The step accumulates, or only overwrites other variables.
@@ -167,6 +162,15 @@ impl StepContext {
                 }
                 self.average(state, update, batch)
             }
+        }
+    }
+
+    /// Returns a variable's step, before the transforms of its gradient.
+    pub(super) fn step_of(&self, variable: &Variable, steps: &GroupStep) -> LionStep {
+        let step = if variable.decays { steps.decaying } else { steps.plain };
+        match variable.store {
+            Store::Stochastic(key) => step.stochastic_rounding(key.at_step(self.number)),
+            Store::Nearest | Store::Split => step,
         }
     }
 
@@ -216,6 +220,9 @@ impl StepContext {
         }
         if let (true, Some(copy)) = (copies, &mut update.copy) {
             tensors = tensors.copy(copy.reborrow());
+        }
+        if let Some(direction) = &mut update.direction {
+            tensors = tensors.direction(direction.reborrow());
         }
         let task = Task::step(step, tensors)?;
         batch.push(if step.is_stochastic() { task.starting_at(start)? } else { task })

@@ -52,7 +52,7 @@ pub struct Abandoned {
 pub(super) struct OpenStep {
     id: StepId,
     number: u64,
-    context: StepContext,
+    pub(super) context: StepContext,
     learning_rate: f32,
     /// The statistics that the step began with, if it needs them.
     statistics: Option<Statistics>,
@@ -307,12 +307,21 @@ impl Lion {
         Some(Abandoned { step: open.number, written: open.given.iter().collect() })
     }
 
+    /// Returns what the step will do, as decided when it began. If only variables that are overwritten with their
+    /// gradient are given, [`finish`](Self::finish) says so.
+    ///
+    /// # Errors
+    /// [`Error::Step`] if the step is not open.
+    pub fn outcome(&self, step: StepId) -> Result<Outcome, Error> {
+        Ok(self.open_step(step)?.context.outcome)
+    }
+
     /// Returns the id of the open step.
     pub fn open_step_id(&self) -> Option<StepId> {
         self.open.as_ref().map(|open| open.id)
     }
 
-    fn open_step(&self, step: StepId) -> Result<&OpenStep, Error> {
+    pub(super) fn open_step(&self, step: StepId) -> Result<&OpenStep, Error> {
         self.open.as_ref().filter(|open| open.id == step).ok_or(Error::NoStep)
     }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use lion::options::Value;
 use lion::replay::{Gradients, Recording};
-use lion::{Builder, Config, VariableId};
+use lion::{Builder, Config, Dtype, TensorBuf, VariableId};
 use lion_distributed::checkpoint::{merge, split};
 use lion_distributed::{Communicator, Settings, Sharded, Update, Variable};
 use lion_mpi::MpiCommunicator;
@@ -41,6 +42,42 @@ struct Replay {
     /// No weight decay for variables in whose name this is found; may be given several times
     #[arg(long, value_name = "REGEX")]
     exclude_from_weight_decay: Vec<String>,
+    /// The format of the momentum; without this, that of each parameter
+    #[arg(long, value_name = "f32|f16|bf16|q8", value_parser = |text: &str| option("momentum_dtype", text))]
+    momentum_dtype: Option<Value>,
+    /// Rounds bf16 parameters at random when a step stores them, drawn from this seed
+    #[arg(long, value_name = "SEED", value_parser = |text: &str| option("stochastic_rounding", text))]
+    stochastic_rounding: Option<Value>,
+    /// Keeps the low halves of parameters: bf16 ones then have f32's bits, and f32 ones are split
+    #[arg(long)]
+    split_master: bool,
+    /// Does not decay elements that the step moves away from zero
+    #[arg(long)]
+    cautious_decay: bool,
+    /// The factor of weight decay; without this, the learning rate
+    #[arg(long, value_name = "lr|relative:TO|corrected:TO", value_parser = |text: &str| option("decay_scale", text))]
+    decay_scale: Option<Value>,
+}
+
+impl Replay {
+    /// The options that are given. They override the config's.
+    fn options(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let on = |flag: bool| flag.then_some(Value::Bool(true));
+        let options = [
+            ("momentum_dtype", self.momentum_dtype.clone()),
+            ("stochastic_rounding", self.stochastic_rounding.clone()),
+            ("split_master", on(self.split_master)),
+            ("cautious_decay", on(self.cautious_decay)),
+            ("decay_scale", self.decay_scale.clone()),
+        ];
+        options.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// Parses the value of an option and checks it. A text needs no quotes.
+fn option(name: &str, text: &str) -> Result<Value, String> {
+    let value = Value::from_json(text).unwrap_or_else(|_| text.into());
+    Config::default().set(name, value.clone()).map(|()| value).map_err(|error| error.to_string())
 }
 
 fn main() -> ExitCode {
@@ -53,13 +90,25 @@ fn replay(communicator: &mut MpiCommunicator, arguments: &Replay) -> Result<(), 
     let (rank, ranks) = (communicator.rank(), communicator.size());
     let config = Config::read(&arguments.config)?;
     let recording = Recording::open(&arguments.input)?;
+    let options = arguments.options();
+    let builder = options.fold(Builder::from(config), |builder, (name, value)| builder.set(name, value));
     let patterns = arguments.exclude_from_weight_decay.iter();
-    let optimizer = patterns.fold(Builder::from(config), Builder::exclude_from_weight_decay).build()?;
+    let optimizer = patterns.fold(builder, Builder::exclude_from_weight_decay).build()?;
+    // As `lion replay` does, an f32 variable of the run becomes a bf16 one with low halves.
+    let splits = optimizer.config().split_master;
+    let stored = |dtype| if splits && dtype == Dtype::F32 { Dtype::BF16 } else { dtype };
     let variables: Vec<_> =
-        recording.variables().map(|(name, shape, dtype)| Variable::new(name, shape, dtype)).collect();
+        recording.variables().map(|(name, shape, dtype)| Variable::new(name, shape, stored(dtype))).collect();
     let mut sharded = Sharded::new(communicator, optimizer, &variables, Settings::new(ranks))?;
     let ids = sharded.ids().to_vec();
     let mut parameters = recording.parameters()?;
+    for ((&id, parameter), variable) in ids.iter().zip(&mut parameters).zip(&variables) {
+        if parameter.dtype() != variable.dtype {
+            let values = parameter.to_ref().to_f32();
+            *parameter = TensorBuf::zeroed(variable.dtype, values.len())?;
+            sharded.parameter_from_f32(id, &values, parameter.to_mut())?;
+        }
+    }
     // Beside the result, where there is room for it.
     let parts = arguments.output.with_extension("parts.json");
     if let Some(state) = &arguments.state {
@@ -93,7 +142,7 @@ fn replay(communicator: &mut MpiCommunicator, arguments: &Replay) -> Result<(), 
     Ok(())
 }
 
-fn without_gradients<'a>(ids: &[VariableId], parameters: &'a mut [lion::TensorBuf]) -> Vec<Update<'a>> {
+fn without_gradients<'a>(ids: &[VariableId], parameters: &'a mut [TensorBuf]) -> Vec<Update<'a>> {
     ids.iter()
         .zip(parameters)
         .map(|(&id, parameter)| Update::without_gradient(id, parameter.to_mut()))
