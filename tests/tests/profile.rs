@@ -178,7 +178,7 @@ fn hostile_profiles_are_refused_and_defaults_used() {
         ("operation = \"step\"", "operation = \"format\"", "operation \"format\" does not exist"),
         ("dtypes = \"f32/f32/f32\"", "dtypes = \"f64\"", "combination of dtypes \"f64\" does not exist"),
         ("size = \"16 KiB\"", "size = \"huge\"", "size class \"huge\" does not exist"),
-        ("revision = 1", "revision = 0", "the revision of the kernels is 0 there"),
+        ("revision = 1", "revision = 0", "the revision of the kernels is 0 in the profile"),
     ];
     for (from, to, expected) in cases {
         assert!(good.contains(from), "{from} in {good}");
@@ -220,7 +220,7 @@ fn a_profile_of_another_machine_is_refused() {
     let others: [(Change, &str); 4] = [
         (|it| it.vendor = "AnotherVendor".into(), "the processor is AnotherVendor family"),
         (|it| it.model += 1, "the processor is"),
-        (|it| it.arch = "riscv64".into(), "the architecture is riscv64 there"),
+        (|it| it.arch = "riscv64".into(), "the architecture is riscv64 in the profile"),
         (|it| it.isa.push("amx".into()), "the ISA is"),
     ];
     for (change, expected) in others {
@@ -240,7 +240,7 @@ fn a_profile_of_another_machine_is_refused() {
     let profile = places.found(document(&soft).to_toml().expect("TOML").as_bytes());
     assert_eq!(profile.source(), &Source::User(places.user.clone()));
     let said = profile.warnings().join("\n");
-    assert!(said.contains("cores: ") && said.contains("huge pages: sometimes there"), "{said}");
+    assert!(said.contains("cores: ") && said.contains("huge pages: sometimes in the profile"), "{said}");
 }
 
 #[test]
