@@ -12,12 +12,15 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::hint::black_box;
 use std::mem::transmute_copy;
 use std::ptr;
 use std::time::{Duration, Instant};
 
 use lion::{Dtype, Lion, Update};
-use lion_c::{LION_F32, LION_OK, LionOptimizer, LionOptions, LionStatus, LionStepTensors, LionUpdate};
+use lion_c::{
+    LION_F32, LION_OFF, LION_OK, LionOptimizer, LionOptions, LionStatus, LionStepTensors, LionUpdate,
+};
 use lion_kernels::{AlignedBuffer, Backend, LionStep, Plan, StepTensors, Task, run};
 
 unsafe extern "C" {
@@ -155,6 +158,15 @@ fn main() {
                 register(handle, c"a".as_ptr(), &raw const len, 1, LION_F32, ptr::null(), &raw mut variable);
             assert_eq!(registered, LION_OK);
         }
+        let options = LionOptions {
+            struct_size: size_of::<LionOptions>(),
+            learning_rate: 1e-3,
+            beta_1: 0.9,
+            beta_2: 0.99,
+            weight_decay: LION_OFF,
+            json: ptr::null(),
+            plan: ptr::null(),
+        };
         let (mut of_apply, mut of_step) = (Samples::default(), Samples::default());
         for place in 0..PLACES {
             let offset = place * PAGE / PLACES / size_of::<f32>();
@@ -209,12 +221,13 @@ fn main() {
             of_step.take(
                 seconds,
                 || {
-                    let hyperparameters = LionStep::new(1e-3, 0.9, 0.99).expect("valid");
+                    let [learning_rate, beta_1, beta_2] = black_box([1e-3, 0.9, 0.99]);
+                    let hyperparameters = LionStep::new(learning_rate, beta_1, beta_2).expect("valid");
                     let tensors = StepTensors::in_place(&mut parameter[..], &gradient[..], &mut momentum[..]);
                     run(&plan, &mut [Task::step(hyperparameters, tensors).expect("fits")]).expect("done");
                 },
                 // SAFETY: as above.
-                || assert_eq!(unsafe { step(ptr::null(), &raw const of_c, 1) }, LION_OK),
+                || assert_eq!(unsafe { step(&raw const options, &raw const of_c, 1) }, LION_OK),
             );
         }
         of_apply.report(&format!("lion_apply, {len} elements of f32"));

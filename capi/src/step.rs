@@ -95,8 +95,9 @@ impl LionStepTensors {
             }
             copy = Some(raw);
         }
-        let read_and_written = [&parameter, &gradient, &momentum].into_iter().chain(&source).chain(&copy);
-        let bytes = read_and_written.map(Raw::bytes).fold(0, usize::saturating_add);
+        let bytes = [&source, &copy].map(|raw| raw.as_ref().map_or(0, Raw::bytes)).into_iter();
+        let bytes = bytes.chain([parameter.bytes(), gradient.bytes(), momentum.bytes()]);
+        let bytes = bytes.fold(0, usize::saturating_add);
         if let Some((spans, index)) = spans {
             [&parameter, &momentum].into_iter().chain(&copy).for_each(|raw| spans.writes(index, raw));
             [&gradient].into_iter().chain(&source).for_each(|raw| spans.reads(index, raw));
@@ -127,7 +128,7 @@ fn step_of(options: &LionOptions) -> Result<LionStep, Box<Failure>> {
     }
     let LionOptions { learning_rate, beta_1, beta_2, weight_decay, .. } = *options;
     let wanted = [learning_rate, beta_1, beta_2, weight_decay];
-    let [learning_rate, beta_1, beta_2, decay] = wanted.map(nearest);
+    let [learning_rate, beta_1, beta_2, decay] = nearest(wanted);
     let step = LionStep::new(learning_rate, beta_1, beta_2)?;
     Ok(if weight_decay == LION_OFF { step } else { step.weight_decay(decay)? })
 }
@@ -135,18 +136,22 @@ fn step_of(options: &LionOptions) -> Result<LionStep, Box<Failure>> {
 /// Rounds to the nearest f32, ties to even, whatever the host's floating-point state is. For numbers in f32's normal range,
 /// integer arithmetic is faster than a look at that state.
 #[inline]
-fn nearest(value: f64) -> f32 {
-    /// The bits of f64 that f32 lacks, and the difference of their exponents' biases.
+fn nearest(values: [f64; 4]) -> [f32; 4] {
+    const LEAST: u64 = (f32::MIN_POSITIVE as f64).to_bits();
+    const MOST: u64 = (f32::MAX as f64).to_bits();
+    const SIGN: u64 = 1 << 63;
+    /// The bits of f64's fraction that f32 lacks, and the difference of their exponents' biases.
     const DROPPED: u32 = 29;
     const BIAS: u64 = 1023 - 127;
-    let bits = value.to_bits();
-    let magnitude = bits & !(1 << 63);
-    if !(f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&f64::from_bits(magnitude)) {
-        return with_ieee_state(|| value as f32);
+    if !values.iter().all(|value| (LEAST..=MOST).contains(&(value.to_bits() & !SIGN))) {
+        return with_ieee_state(|| values.map(|value| value as f32));
     }
-    let half = (1_u64 << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1);
-    let rounded = ((magnitude + half) >> DROPPED) - (BIAS << 23);
-    f32::from_bits(rounded as u32 | (bits >> 32) as u32 & 1 << 31)
+    values.map(|value| {
+        let (sign, magnitude) = (value.to_bits() & SIGN, value.to_bits() & !SIGN);
+        let half = (1 << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1);
+        let rounded = ((magnitude + half) >> DROPPED) - (BIAS << 23);
+        f32::from_bits((rounded | sign >> 32) as u32)
+    })
 }
 
 /// The profile, loaded once.
@@ -223,7 +228,8 @@ mod tests {
     fn nearest_is_the_rounding_of_the_hardware() {
         let mut rng = fastrand::Rng::with_seed(7);
         let same = |value: f64| {
-            let (found, expected) = (nearest(value), value as f32);
+            let ([found, .., last], expected) = (nearest([value, 1.0, 0.1, 0.5]), value as f32);
+            assert_eq!(last, 0.5);
             assert!(found.to_bits() == expected.to_bits() || value.is_nan() && found.is_nan(), "{value:e}");
         };
         let edges = [0.0, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NAN, 1e-45, 1.0, 0.1];

@@ -66,11 +66,12 @@ impl Raw {
         if start.is_null() || start.addr() & (size - 1) != 0 {
             return Err(Failure::pointer(name, if start.is_null() { "null" } else { "misaligned" }));
         }
-        let bytes = len.checked_mul(size).filter(|bytes| isize::try_from(*bytes).is_ok());
-        match bytes.filter(|bytes| start.addr().checked_add(*bytes).is_some()) {
-            Some(bytes) => Ok(Raw { name, start: start.cast_mut().cast(), dtype, len, bytes }),
-            None => Err(too_long(name, start, len)),
+        // A tensor of the most elements ends at the end of the address space, or is the longest object.
+        let most = (usize::MAX - start.addr()).min(isize::MAX as usize) >> size.trailing_zeros();
+        if len > most {
+            return Err(too_long(name, start, len));
         }
+        Ok(Raw { name, start: start.cast_mut().cast(), dtype, len, bytes: len << size.trailing_zeros() })
     }
 
     pub(crate) fn dtype(&self) -> Dtype {
@@ -86,7 +87,8 @@ impl Raw {
     #[inline(always)]
     pub(crate) fn check_apart(&self, other: &Raw) -> Result<(), Box<Failure>> {
         let (one, two) = (self.start.addr(), other.start.addr());
-        match two < one + self.bytes && one < two + other.bytes && self.bytes > 0 && other.bytes > 0 {
+        // A tensor without elements begins and ends below all others.
+        match (two < one + self.bytes) & (one < two + other.bytes) {
             false => Ok(()),
             true => Err(overlap(self.name, other.name)),
         }

@@ -147,11 +147,21 @@ pub(crate) struct Checked {
 
 impl Checked {
     /// Returns whether these are the structs of the last call.
-    #[inline]
-    fn is_of(&self, given: &Array<LionUpdate>) -> bool {
-        let Some(given) = given.as_slice() else { return false };
-        let mut pairs = given.iter().zip(&self.structs);
-        !given.is_empty() && given.len() == self.structs.len() && pairs.all(|(one, other)| one.is(other))
+    ///
+    /// # Safety
+    /// As for [`lion_apply`].
+    #[inline(always)]
+    unsafe fn is_of(&self, updates: *const LionUpdate, n: usize) -> bool {
+        if n != self.structs.len() || n == 0 || updates.is_null() || !updates.is_aligned() {
+            return false;
+        }
+        // SAFETY: not null and aligned; by this function's contract the first struct is readable as far as it says.
+        if unsafe { updates.cast::<usize>().read() } != size_of::<LionUpdate>() {
+            return false;
+        }
+        // SAFETY: as above, and so are the others, which are as long as the first.
+        let given = unsafe { std::slice::from_raw_parts(updates, n) };
+        given.iter().zip(&self.structs).all(|(one, other)| one.is(other))
     }
 
     /// The updates, for the call that has just passed them.
@@ -163,7 +173,9 @@ impl Checked {
     /// # Safety
     /// As for [`lion_apply`].
     #[inline(never)]
-    unsafe fn check(&mut self, given: &Array<LionUpdate>) -> Result<(), Box<Failure>> {
+    unsafe fn check(&mut self, updates: *const LionUpdate, n: usize) -> Result<(), Box<Failure>> {
+        // SAFETY: by this function's contract.
+        let given = unsafe { Array::new("updates", updates, n)? };
         let Checked { list, structs, spans } = self;
         list.clear();
         structs.clear();
@@ -195,10 +207,7 @@ impl State {
         n: usize,
     ) -> Result<(), Box<Failure>> {
         // SAFETY: by this function's contract.
-        unsafe {
-            let given = Array::new("updates", updates, n)?;
-            if self.updates.is_of(&given) { Ok(()) } else { self.updates.check(&given) }
-        }
+        unsafe { if self.updates.is_of(updates, n) { Ok(()) } else { self.updates.check(updates, n) } }
     }
 }
 
