@@ -55,7 +55,8 @@ fn the_guide_names_every_option() {
 #[test]
 fn links_of_the_readmes_lead_somewhere() {
     let mut count = 0;
-    let folders = ["", "adapters", "adapters/burn", "adapters/candle", "adapters/ndarray", "autotune", "capi", "cli"];
+    let folders =
+        ["", "adapters", "adapters/burn", "adapters/candle", "adapters/ndarray", "autotune", "capi", "cli"];
     let further = ["distributed", "fuzz", "kernels", "lion", "mpi", "python", "python/docs"];
     for folder in folders.iter().chain(&further).map(|folder| repository().join(folder)) {
         for page in pages_of(&folder) {

@@ -26,11 +26,11 @@
 //! Stochastic rounding, momentum in `q8` and constraints count elements or axes in row-major order. A variable that has one
 //! of them is row-major whatever its array is, so that an array in another order is copied.
 
-mod checkpoint;
 mod error;
 mod format;
 mod optimizer;
 mod order;
+mod state;
 mod update;
 
 pub use error::Error;
