@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{alone, run};
 use lion::replay::{self, Recording};
-use lion::state::{Checkpoint, Tensor};
+use lion::checkpoint::{Checkpoint, Tensor};
 use lion::tensor_file::{self, Entry};
 use lion::{Builder, Config, Dtype, TensorBuf};
 use tempfile::tempdir;
