@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{alone, run};
-use lion::replay::{self, Recording};
 use lion::checkpoint::{Checkpoint, Tensor};
+use lion::replay::{self, Recording};
 use lion::tensor_file::{self, Entry};
 use lion::{Builder, Config, Dtype, TensorBuf};
 use tempfile::tempdir;
