@@ -1,7 +1,7 @@
 """A step of Lion as one operation of JAX on CPUs, which also works under `jax.jit`. Experimental.
 
-XLA calls the native step by its interface for foreign functions. XLA does not fuse such a call with the operations around
-it, so in a program where XLA would fuse the update with the backward pass this may be slower than optax.
+XLA calls the native step by its interface for foreign functions. XLA does not fuse such a call with the operations
+around it, so in a program where XLA would fuse the update with the backward pass this may be slower than optax.
 """
 
 import ctypes
