@@ -3,9 +3,9 @@
 
     python python/benches/step.py [--threads 1 2] [--cases "16 K" GPT-2] [--peers timm "SGD fused"] [--seconds 3]
 
-The optimizers of a row take turns on the same tensors, in random order; a figure is the quotient of medians. A peer that is
-not installed has no column. "prepared list" is one call of the C ABI on the same parameters and gradients, with its list of
-tensors made beforehand and momenta on huge pages; it needs `--liblion target/release/liblion.so`.
+The optimizers of a row take turns on the same tensors, in random order; a figure is the quotient of medians. A peer that
+is not installed has an empty column. "prepared list" is one call of the C ABI on the same parameters and gradients. Its
+list of tensors is made beforehand, and its momenta are on huge pages. It needs `--liblion target/release/liblion.so`.
 """
 
 import argparse
@@ -41,7 +41,9 @@ MOST_COMPILED = 150
 
 
 class Options(ctypes.Structure):
-    _fields_ = [("size", ctypes.c_size_t)] + [(name, ctypes.c_double) for name in "rate beta_1 beta_2 decay".split()] + [
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        *((name, ctypes.c_double) for name in ("rate", "beta_1", "beta_2", "decay")),
         ("json", ctypes.c_char_p), ("plan", ctypes.c_void_p),
     ]
 
@@ -57,7 +59,8 @@ class Update(ctypes.Structure):
         ("size", ctypes.c_size_t), ("variable", ctypes.c_uint64), ("parameter", ctypes.c_void_p),
         ("gradient", ctypes.c_void_p), ("len", ctypes.c_size_t), ("dtype", ctypes.c_uint32),
         ("gradient_dtype", ctypes.c_uint32), ("start", ctypes.c_size_t), ("end", ctypes.c_size_t),
-        ("source", ctypes.c_void_p), ("copy", ctypes.c_void_p), ("copy_dtype", ctypes.c_uint32), ("rest", ctypes.c_uint32),
+        ("source", ctypes.c_void_p), ("copy", ctypes.c_void_p), ("copy_dtype", ctypes.c_uint32),
+        ("rest", ctypes.c_uint32),
     ]
 
 
@@ -80,7 +83,8 @@ class PreparedList:
                 ctypes.byref(variable),
             ))
             self.updates[place] = Update(
-                ctypes.sizeof(Update), variable.value, tensor.data_ptr(), tensor.grad.data_ptr(), tensor.numel(), dtype, dtype
+                ctypes.sizeof(Update), variable.value, tensor.data_ptr(), tensor.grad.data_ptr(), tensor.numel(), dtype,
+                dtype,
             )
 
     def _check(self, status):

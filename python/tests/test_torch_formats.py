@@ -1,4 +1,4 @@
-"""`lion_cpu.torch.Lion` with stochastic rounding, the exact split, 8-bit momentum and other decay, against `lion replay`."""
+"""`lion_cpu.torch.Lion` with stochastic rounding, the exact split, 8-bit momentum and scaled decay, by bits."""
 
 import copy
 import io
@@ -125,7 +125,8 @@ def test_any_layout_has_the_bits_of_the_contiguous_one(dtype, ours, replayed, la
 
 
 def split_and_wide(**options):
-    high, wide = parameters(SHAPES, BF16), [tensor.detach().float().requires_grad_() for tensor in parameters(SHAPES, BF16)]
+    high = parameters(SHAPES, BF16)
+    wide = [tensor.detach().float().requires_grad_() for tensor in high]
     return (high, Lion(high, lr=1e-4, split=True, **options)), (wide, Lion(wide, lr=1e-4, **options))
 
 

@@ -380,7 +380,7 @@ def test_a_state_that_another_thread_clears_during_a_step():
 
 
 def test_fork_in_the_middle_of_another_threads_step():
-    """The child can use what is whole: it gets an error of the optimizer that was in a step, and steps with a new one."""
+    """In the child the optimizer that was in a step raises an error, and others step."""
     code = """
 import numpy, os, threading, time, torch
 from lion_cpu.torch import Lion

@@ -1,16 +1,16 @@
 """A step of Lion as one operation of JAX on CPUs, which also works under `jax.jit`. Experimental.
 
-XLA calls the native step by its interface for foreign functions. XLA does not fuse such a call with the operations around it,
-so in a program where XLA would fuse the update with the backward pass this may be slower than optax.
+XLA calls the native step by its interface for foreign functions. XLA does not fuse such a call with the operations
+around it, so in a program where XLA would fuse the update with the backward pass this may be slower than optax.
 """
 
 import ctypes
 
+import jax
 import jax.ffi
 import numpy
 from jax import numpy as jnp
 
-import jax
 from lion_cpu._native import jax_handler
 
 __all__ = ["lion_step"]
@@ -25,8 +25,8 @@ def lion_step(parameter, gradient, momentum, *, learning_rate, beta_1=0.9, beta_
     """Returns the parameter and the momentum after a step, with the bits of `lion_cpu.numpy.Lion`.
 
     `learning_rate` may be a number or an array of JAX, such as what a schedule returns under `jax.jit`; the betas and
-    `weight_decay` are numbers. Each array is float32, float16 or bfloat16. Under `jax.jit` with `donate_argnums`, parameter
-    and momentum are changed in place.
+    `weight_decay` are numbers. Each array is float32, float16 or bfloat16. Under `jax.jit` with `donate_argnums`,
+    parameter and momentum are changed in place.
     """
     arrays = {"parameter": parameter, "gradient": gradient, "momentum": momentum}
     for name, array in arrays.items():

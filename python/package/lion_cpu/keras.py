@@ -1,8 +1,8 @@
 """A drop-in for `keras.optimizers.Lion`: native on Keras's numpy and torch backends, Keras's own code elsewhere.
 
 A native step is one pass, in place. It takes float32 variables with every option, and float16 and bfloat16 variables
-without averages and accumulation, whose state Keras stores in the variable's dtype. All other steps are Keras's own: with
-any other variable or gradient, within a stateless scope, or on another backend.
+without averages and accumulation, whose state Keras stores in the variable's dtype. All other steps are Keras's own:
+with any other variable or gradient, within a stateless scope, or on another backend.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A drop-in for `torch.optim`: Lion on CPU tensors, in place and without a copy.
 
-Tensors of float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses such
-as DTensor) take PyTorch's operations in the same order. One optimizer may hold any mixture.
+Tensors of float32, float16 and bfloat16 take the native step. All others (float64, complex, other devices, subclasses
+such as DTensor) take PyTorch's operations in the same order. One optimizer may hold any mixture.
 """
 
 import inspect

@@ -151,8 +151,8 @@ impl TorchSteps {
             work.copies = Some(Box::new(copies(py, work.entry, work.gradient).map_err(raise)?));
         }
         let mut compute = || {
-            // SAFETY: the list holds the tensors and their memory, and the step the gradients; the list has no shared memory, and a
-            // gradient that shared some has been copied.
+            // SAFETY: the list holds the tensors and their memory, and the step the gradients. Tensors of the list share no
+            // memory, and a gradient that shared some has been copied.
             unsafe { self.engine.run(&transform, &mut works) }
         };
         let done = if releases { py.detach(compute) } else { compute() };
