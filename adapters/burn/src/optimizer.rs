@@ -126,6 +126,12 @@ impl Optimizer for Lion {
             }
             fits
         });
+        // burn reads every record as f32. The momentum has the parameter's format.
+        let dtype = tensor.dtype();
+        let momentum = momentum.map(|momentum| match momentum.dtype() == dtype {
+            true => momentum,
+            false => momentum.cast(dtype),
+        });
         let why = match self.constants(lr) {
             Err(error) => error.to_string(),
             Ok(step) => {

@@ -81,8 +81,7 @@ impl Ours {
         let mut optimizer = builder.momentum_dtype(momentum).build()?;
         let variable = optimizer.register("parameter", &[len], parameter)?;
         let zeros = |dtype| TensorBuf::zeroed(dtype, len);
-        let mut ours =
-            Ours { optimizer, variable, parameter: zeros(parameter)?, gradient: zeros(gradient)? };
+        let mut ours = Ours { optimizer, variable, parameter: zeros(parameter)?, gradient: zeros(gradient)? };
         let start: Vec<f32> = (0..len).map(parameter_of).collect();
         ours.optimizer.parameter_from_f32(variable, &start, ours.parameter.to_mut())?;
         ours.set_gradient(0)?;
