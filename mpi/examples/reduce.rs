@@ -4,10 +4,11 @@
 //! ```text
 //! cargo build --release --example reduce
 //! mpirun -n 4 target/release/examples/reduce 1048576 20
+//! mpirun -n 3 target/release/examples/reduce leaves
 //! ```
 //!
 //! Arguments: the elements of the sum that each rank owns, and the number of rounds. Each round times both. Prints one
-//! line.
+//! line. With the word `leaves` it prints a digest of MPI's sum of twelve gradients, which the ranks share.
 
 use std::hint::black_box;
 use std::process::ExitCode;
@@ -23,7 +24,12 @@ use mpi::traits::CommunicatorCollectives as _;
 
 fn main() -> ExitCode {
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|it| it.parse().ok()).collect();
+    let leaves = std::env::args().nth(1).as_deref() == Some("leaves");
     lion_mpi::run(|communicator| {
+        if leaves {
+            print_sum_of_leaves(communicator);
+            return Ok(());
+        }
         let [len, rounds] = numbers[..] else { return Err("two numbers are wanted: ELEMENTS ROUNDS".into()) };
         let (rank, size) = (communicator.rank(), communicator.size());
         let world = SimpleCommunicator::world();
@@ -72,6 +78,26 @@ fn main() -> ExitCode {
         }
         Ok(())
     })
+}
+
+/// Prints a digest of MPI's sum of twelve gradients. Each rank adds its own first.
+fn print_sum_of_leaves(communicator: &MpiCommunicator) {
+    const LEN: usize = 12_000;
+    let (rank, size, world) = (communicator.rank(), communicator.size(), SimpleCommunicator::world());
+    let mut own = vec![0.0_f32; LEN];
+    for leaf in rank * 12 / size..(rank + 1) * 12 / size {
+        own.iter_mut().zip(values(leaf, 0, LEN)).for_each(|(sum, value)| *sum += value);
+    }
+    let (mut part, mut sum) = (vec![0.0_f32; LEN / size], vec![0.0_f32; LEN / size * size]);
+    world.reduce_scatter_block_into(&own[..part.len() * size], &mut part[..], SystemOperation::sum());
+    world.all_gather_into(&part[..], &mut sum[..]);
+    let digest = sum
+        .iter()
+        .flat_map(|value| value.to_bits().to_le_bytes())
+        .fold(0_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    if rank == 0 {
+        println!("{digest:016x}");
+    }
 }
 
 /// The optimizer's reduction: all-to-all, and the sum on the owner.

@@ -172,4 +172,8 @@ fn the_reduction_of_mpi_cannot_carry_the_promise() {
         assert!(of_mpi > 0 && line.contains("the tree in 0;"), "{line}");
         println!("{line}");
     }
+    // The same twelve gradients have other sums on other numbers of ranks.
+    let digests = [1, 2, 3, 4].map(|ranks| printed(ranks, &example("reduce"), &["leaves"]));
+    assert!(digests.iter().any(|digest| *digest != digests[0]), "{digests:?}");
+    assert!(digests[1] != digests[2] && digests[2] != digests[3], "{digests:?}");
 }
