@@ -188,5 +188,5 @@ fn every_f32_is_rounded_at_random() {
 
 #[test]
 fn a_task_is_small() {
-    assert!(size_of::<Task<'_>>() <= 216, "{}", size_of::<Task<'_>>());
+    assert!(size_of::<Task<'_>>() <= 208, "{}", size_of::<Task<'_>>());
 }
