@@ -3,7 +3,7 @@
 
     python python/benches/step.py [--threads 1 2] [--cases "16 K" GPT-2] [--peers timm "SGD fused"] [--seconds 3]
 
-The optimizers of a row take turns on the same tensors, in random order; a figure is the quotient of medians. A peer that
+The optimizers of a row take turns on the same tensors, in random order; a figure is a quotient of medians. A peer that
 is not installed has an empty column. "prepared list" is one call of the C ABI on the same parameters and gradients. Its
 list of tensors is made beforehand, and its momenta are on huge pages. It needs `--liblion target/release/liblion.so`.
 """
