@@ -207,7 +207,7 @@ pub unsafe extern "C" fn lion_add_statistics(
         for (index, (block, &measured)) in given.iter().zip(measured).enumerate() {
             let found = block.statistics().map_err(|failure| failure.of("blocks", index))?;
             if measured && found.is_some() {
-                let what = format!("block {} of variable number {variable}, measured before", first + index);
+                let what = format!("block {} of variable id {variable}, measured before", first + index);
                 return Err(Error::Statistics { what, allowed: "given once in a step".into() }.into());
             }
         }
@@ -251,7 +251,7 @@ fn part(
     match (blocks.get(range.clone()), measured.get(range.clone())) {
         (Some(blocks), Some(measured)) => Ok((blocks, measured)),
         _ => Err(Error::Statistics {
-            what: format!("blocks {}..{} of variable number {index}", range.start, range.end),
+            what: format!("blocks {}..{} of variable id {index}", range.start, range.end),
             allowed: format!("within its {} blocks", blocks.len()),
         }),
     }

@@ -169,7 +169,7 @@ fn bad_input() {
         (&b"{\"beta_1\": 1.5}"[..], "beta_1 is 1.5, and must be in (0, 1]"),
         (b"{\"clipnorm\": 1.0, \"clipvalue\": 1.0}", "at most one of"),
         (b"{\"momentum\": 1.0}", "momentum is not a known key"),
-        (b"{\"beta_1\": 0.5,\n \"beta_1\": 0.5}", "twice"),
+        (b"{\"beta_1\": 0.5,\n \"beta_1\": 0.5}", "duplicate key"),
         (b"{", "not valid JSON"),
         (b"", "not valid JSON"),
         (b"\xff\xfe", "is UTF-16 text; expected Keras's JSON"),

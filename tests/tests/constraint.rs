@@ -90,7 +90,7 @@ fn keras_s_json_is_the_constraint() -> Result<(), Error> {
             r#"config.axis is "0", and must be an axis, a list of axes or null"#,
         ),
         ("UnitNorm", r#"{"axis": 0.5}"#, "config.axis is 0.5, and must be an axis, a list of axes or null"),
-        ("UnitNorm", r#"{"axes": 0}"#, "config.axes is not known here; known: axis"),
+        ("UnitNorm", r#"{"axes": 0}"#, "config.axes is not a known key; known: axis"),
         ("MaxNorm", r#"{"max_value": true}"#, "config.max_value is true, and must be a number"),
         ("Norm", "{}", r#"class_name is "Norm", and must be one of NonNeg, MaxNorm, UnitNorm or MinMaxNorm"#),
     ] {

@@ -29,7 +29,11 @@ fn texts_and_options() {
     refused(built(&wrong), LION_ERROR_VALUE, "weight_decay is -2, and must be in [0, inf)");
     let wrong = LionOptions { learning_rate: f64::NAN, ..options() };
     refused(built(&wrong), LION_ERROR_VALUE, "learning_rate is NaN, and must be in [0, inf)");
-    refused(json(r#"{"beta": 1}"#), LION_ERROR_NAME, r#"there is no option "beta"; nearest: beta_1, beta_2"#);
+    refused(
+        json(r#"{"beta": 1}"#),
+        LION_ERROR_NAME,
+        r#"option "beta" does not exist; nearest: beta_1, beta_2"#,
+    );
     refused(json("1"), LION_ERROR_VALUE, "the text is 1, and must be an object");
     assert_eq!(json("{"), LION_ERROR_FORMAT);
     let message = "clipnorm is 1 and clipvalue is 1, and at most one of clipnorm, global_clipnorm and clipvalue may be set";
@@ -78,7 +82,7 @@ fn texts_and_options() {
             lion_register(c.0, name.as_ptr(), shape.as_ptr(), rank, dtype, &raw const options, &raw mut id)
         }
     };
-    refused(register("a", 2, LION_F32, VARIABLE), LION_ERROR_NAME, r#"there is a variable "a" already"#);
+    refused(register("a", 2, LION_F32, VARIABLE), LION_ERROR_NAME, r#"variable "a" already exists"#);
     assert_eq!(register("", 2, LION_F32, VARIABLE), LION_ERROR_VALUE);
     refused(register("c", 1025, LION_F32, VARIABLE), LION_ERROR_VALUE, "rank is 1025; expected at most 1024");
     assert_eq!(register("c", 2, 9, VARIABLE), LION_ERROR_VALUE);
@@ -133,7 +137,7 @@ fn groups() {
     refused(add("[]"), LION_ERROR_VALUE, "the text is a list of 0, and must be an object");
     assert_eq!(add("{"), LION_ERROR_FORMAT);
     assert_eq!(add(r#"{"lr": 1}"#), LION_ERROR_FORMAT);
-    assert!(last_error().starts_with("lr is not known here; known: learning_rate_multiplier, "));
+    assert!(last_error().starts_with("lr is not a known key; known: learning_rate_multiplier, "));
     let message = "beta_1 is null, and must be a number or a serialized schedule";
     refused(add(r#"{"beta_1": null}"#), LION_ERROR_VALUE, message);
     let message = "learning_rate_multiplier is -1, and must be in [0, inf)";

@@ -31,7 +31,7 @@ fn blocks() {
     let odd = found.as_mut_ptr().wrapping_byte_add(4);
     refused(get(0, 2, odd, 1), LION_ERROR_POINTER, "blocks is misaligned");
     let beyond = |end: usize| {
-        format!("the statistics are blocks 1..{end} of variable number 0, and must be within its 3 blocks")
+        format!("the statistics are blocks 1..{end} of variable id 0, and must be within its 3 blocks")
     };
     refused(get(0, 1, found.as_mut_ptr(), 3), LION_ERROR_STEP, &beyond(4));
     refused(get(0, 1, found.as_mut_ptr(), usize::MAX), LION_ERROR_STEP, &beyond(usize::MAX));
@@ -51,7 +51,7 @@ fn blocks() {
 
     ok(add(0, 1, &[MEASURED, NOT_MEASURED]));
     let message =
-        "the statistics are block 1 of variable number 0, measured before, and must be given once in a step";
+        "the statistics are block 1 of variable id 0, measured before, and must be given once in a step";
     refused(add(0, 0, &[MEASURED; 3]), LION_ERROR_STEP, message);
     ok(add(0, 0, &[MEASURED, NOT_MEASURED, MEASURED]));
     ok(get(0, 0, found.as_mut_ptr(), 3));
@@ -59,7 +59,7 @@ fn blocks() {
     // SAFETY: an optimizer.
     unsafe {
         ok(lion_begin(c.0, ptr::null()));
-        let open = "the step of call 0 has begun: finish or abandon it first";
+        let open = "step 0 is open: finish or abandon it first";
         refused(get(0, 0, found.as_mut_ptr(), 1), LION_ERROR_STEP, open);
         refused(add(0, 0, &[MEASURED]), LION_ERROR_STEP, open);
         ok(lion_abandon(c.0, ptr::null_mut()));

@@ -52,13 +52,13 @@ fn tensors() {
     wrong(
         LionUpdate { variable: 2, ..right },
         LION_ERROR_NAME,
-        "there is no variable number 2; 2 are registered",
+        "variable id 2 does not exist; 2 variables are registered",
     );
-    let message = format!("there is no variable number {}; 2 are registered", u64::MAX);
+    let message = format!("variable id {} does not exist; 2 variables are registered", u64::MAX);
     wrong(LionUpdate { variable: u64::MAX, ..right }, LION_ERROR_NAME, &message);
     wrong(LionUpdate { reserved: 1, ..right }, LION_ERROR_VALUE, "updates[0].reserved is 1; expected 0");
     let no_gradient = LionUpdate { gradient: ptr::null(), ..right };
-    wrong(no_gradient, LION_ERROR_STEP, "no variable of the call has a gradient");
+    wrong(no_gradient, LION_ERROR_STEP, "no variable of the step has a gradient");
 
     let apart = "overlap; expected separate memory for what is written";
     let of_itself = LionUpdate { gradient: base.wrapping_add(7).cast_const().cast(), ..right };
@@ -86,6 +86,6 @@ fn tensors() {
         &format!("updates[0].parameter and updates[1].parameter {apart}"),
     );
     let twice = LionUpdate { parameter: base.wrapping_add(16).cast(), ..right };
-    refused(c.apply(&[right, twice]), LION_ERROR_STEP, r#"variable "a" is in the call twice"#);
+    refused(c.apply(&[right, twice]), LION_ERROR_STEP, r#"variable "a" is in the step twice"#);
     assert_eq!(memory[..8], [-0.5; 8]);
 }
