@@ -6,7 +6,7 @@
 //! start latency plus a fixed overhead.
 //!
 //! Neither time is a constant. The work's time depends on pass, formats, instruction set and caches; the caller
-//! measures it on the first chunk of each run. The latency depends on the machine and on the threads' last activity;
+//! measures it on the first chunks of each run. The latency depends on the machine and on the threads' last activity;
 //! each parallel run records when its first worker starts. No measurement runs extra work.
 //!
 //! After a run, workers look for more work before they sleep. A run soon after another one finds them awake.
@@ -42,6 +42,19 @@ const fn is_profitable(alone: Duration, latency: Duration, overhead: Duration) -
     alone.as_nanos() > latency.as_nanos() + overhead.as_nanos()
 }
 
+/// Work that takes this many times the break-even is clearly worth other threads.
+const CLEAR: u32 = 4;
+
+/// Whether other threads speed up the rest of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The calling thread is as fast alone.
+    Alone,
+    /// Other threads may be faster; the time of another chunk tells more.
+    Close,
+    Parallel,
+}
+
 /// The learned start latency of a pool's workers.
 #[derive(Debug)]
 pub(super) struct StartLatency {
@@ -67,15 +80,19 @@ impl StartLatency {
         if awake_now { (awake, OVERHEAD[1]) } else { (asleep, OVERHEAD[0]) }
     }
 
-    /// Returns whether to use other threads now, for work that takes `alone` on the calling thread.
-    pub(super) fn is_profitable(&self, alone: Duration, now: Instant) -> bool {
+    /// Decides whether to use other threads now, for work that takes `alone` on the calling thread.
+    pub(super) fn verdict(&self, alone: Duration, now: Instant) -> Verdict {
         let (known, overhead) = self.known(now);
         let latency = known.load(Ordering::Relaxed);
-        let profitable = is_profitable(alone, Duration::from_nanos(latency), overhead);
-        if !profitable {
-            known.store(decay(latency), Ordering::Relaxed);
+        let profitable = |alone| is_profitable(alone, Duration::from_nanos(latency), overhead);
+        match (profitable(alone), profitable(alone / CLEAR)) {
+            (true, true) => Verdict::Parallel,
+            (true, false) => Verdict::Close,
+            (false, _) => {
+                known.store(decay(latency), Ordering::Relaxed);
+                Verdict::Alone
+            }
         }
-        profitable
     }
 
     /// Records a parallel run from `begin` on, whose first worker started after `waited`.
@@ -161,9 +178,9 @@ mod tests {
         let latency = StartLatency::new();
         let known = |of: usize| latency.known[of].load(Ordering::Relaxed);
         let begin = Instant::now();
-        assert!(
-            !latency.is_profitable(microseconds(50), begin) && latency.is_profitable(microseconds(60), begin)
-        );
+        for (alone, expected) in [(50, Verdict::Alone), (60, Verdict::Close), (400, Verdict::Parallel)] {
+            assert_eq!(latency.verdict(microseconds(alone), begin), expected, "{alone} µs");
+        }
         for _ in 0..20 {
             latency.last.store(0, Ordering::Relaxed);
             latency.record(begin, microseconds(4));
@@ -174,7 +191,8 @@ mod tests {
         assert!((50_000..54_000).contains(&known(0)), "one disturbed call: {}", known(0));
         // Runs that stay on their thread lower it again.
         latency.last.store(0, Ordering::Relaxed);
-        let kept = (0..10_000).take_while(|_| !latency.is_profitable(microseconds(50), begin)).count();
+        let kept =
+            (0..10_000).take_while(|_| latency.verdict(microseconds(50), begin) == Verdict::Alone).count();
         assert!((150..250).contains(&kept), "{kept}");
         assert_eq!(known(1), 1_000, "the latency of awake workers did not change");
     }
@@ -186,7 +204,7 @@ mod tests {
         latency.record(begin, Duration::from_micros(30));
         let short = Duration::from_micros(15);
         let end = Instant::now();
-        assert!(!latency.is_profitable(short, end + AWAKE_TIME), "asleep");
-        assert!(latency.is_profitable(short, begin), "awake");
+        assert_eq!(latency.verdict(short, end + AWAKE_TIME), Verdict::Alone, "asleep");
+        assert_eq!(latency.verdict(short, begin), Verdict::Close, "awake");
     }
 }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::latency::StartLatency;
+use super::latency::{StartLatency, Verdict};
 use super::{MAX_THREADS, ParallelFor, pool};
 use crate::error::Error;
 use crate::plan::Plan;
@@ -16,8 +16,14 @@ use crate::task::Task;
 /// The minimum number of chunks per share in a run without a threshold, unless a chunk would be smaller than a block.
 const MIN_CHUNKS: usize = 8;
 
-/// Runs a list on workers that the host calls. If the plan has no threshold, the calling thread runs a first chunk,
-/// then decides by its time whether to start the workers.
+/// The maximum number of chunks that the calling thread times before it starts other threads.
+///
+/// After an idle millisecond the first chunk takes longer than the next ones: its code is not cached, and Intel's
+/// processors start 512-bit units slowly. So a close decision takes more chunks, about 10 µs.
+const MAX_SAMPLES: usize = 6;
+
+/// Runs a list on workers that the host calls. If the plan has no threshold, the calling thread runs a few chunks, then
+/// decides by their time whether to start the workers.
 pub(super) fn run(
     plan: &Plan,
     bytes: usize,
@@ -40,16 +46,20 @@ pub(super) fn run(
     let mut bytes = bytes;
     let mut chunk_elements = plan.chunk_elements.max(STATISTICS_BLOCK);
     if plan.parallel_threshold.is_none() {
-        let begin = Instant::now();
-        let Some(first) = rest.take(tasks, STATISTICS_BLOCK) else { return Ok(()) };
-        run_chunk(first)?;
-        let now = Instant::now();
-        let done = first.bytes(tasks);
-        bytes = bytes.saturating_sub(done);
-        let first = now.saturating_duration_since(begin).as_secs_f64();
-        let alone = Duration::try_from_secs_f64(first * bytes as f64 / done.max(1) as f64);
-        if !latency.is_profitable(alone.unwrap_or(Duration::MAX), now) {
-            return run_chunk(rest);
+        for _ in 0..MAX_SAMPLES {
+            let begin = Instant::now();
+            let Some(sample) = rest.take(tasks, STATISTICS_BLOCK) else { return Ok(()) };
+            run_chunk(sample)?;
+            let now = Instant::now();
+            let done = sample.bytes(tasks);
+            bytes = bytes.saturating_sub(done);
+            let seconds = now.saturating_duration_since(begin).as_secs_f64();
+            let alone = Duration::try_from_secs_f64(seconds * bytes as f64 / done.max(1) as f64);
+            match latency.verdict(alone.unwrap_or(Duration::MAX), now) {
+                Verdict::Alone => return run_chunk(rest),
+                Verdict::Close => {}
+                Verdict::Parallel => break,
+            }
         }
         // Small chunks, because workers start late, and the first to finish waits for the others' last chunks.
         chunk_elements = chunk_elements.min(elements / (MIN_CHUNKS * workers)).max(STATISTICS_BLOCK);
