@@ -120,11 +120,11 @@ def page(lines, versions, command, stem, rounds):
     text = [
         "# Other optimizers beside ours",
         "",
-        f"![Time of a step over the streaming limit]({stem}.svg)",
+        f"![Time of a step over the bandwidth bound]({stem}.svg)",
         "",
         f"- Command: `{command}`",
         f"- Machine: {machine()}",
-        f"- One parameter of f32 without weight decay. Time of a step over the streaming limit, both measured in the same"
+        f"- One parameter of f32 without weight decay. Time of a step over the bandwidth bound, both measured in the same"
         f" round; medians of {rounds} rounds. What the peers are and how each is used: [benches/peers](../peers/README.md).",
     ]
     for threads in unique(line.threads for line in lines):
@@ -172,7 +172,7 @@ def picture(lines):
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
         f' style="max-width:100%" role="img" font-family="sans-serif" font-size="12" fill="{GREY}"'
-        ' aria-label="Time of a step over the streaming limit, by tensor size, of ours and of other optimizers">'
+        ' aria-label="Time of a step over the bandwidth bound, by tensor size, of ours and of other optimizers">'
     ]
     for index, threads in enumerate(panels):
         svg.append(f'<g transform="translate(0 {index * PANEL})">')
@@ -193,7 +193,7 @@ def panel(lines, threads, top, colors):
         low, high = -0.1, math.log10(top)
         return BOTTOM - (BOTTOM - TOP) * (math.log10(max(ratio, 0.8)) - low) / (high - low)
 
-    yield f'<text x="{LEFT}" y="20" font-size="14">Time of a step / streaming limit, {plural(threads)}</text>'
+    yield f'<text x="{LEFT}" y="20" font-size="14">Time of a step / bandwidth bound, {plural(threads)}</text>'
     for decade in range(round(math.log10(top)) + 1):
         ratio = 10**decade
         dash = "" if ratio == 1 else ' stroke-dasharray="2 4"'

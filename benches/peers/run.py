@@ -264,7 +264,7 @@ def options():
     def sizes(text):
         found = numbers(text)
         if any(size <= 0 or size % 32 for size in found):
-            # The streaming limit leaves the rest of a vector alone.
+            # The bandwidth bound leaves the rest of a vector alone.
             raise argparse.ArgumentTypeError("multiples of 32")
         return found
 

@@ -64,7 +64,7 @@ pub fn adamw(parameter: f32, first: f32, then: f32) -> f32 {
     p as f32
 }
 
-/// The streaming limit, which combines bits by exclusive or: the second and the third step undo each other.
+/// The bandwidth bound, which combines bits by exclusive or: the second and the third step undo each other.
 pub fn stream(parameter: f32, first: f32, _then: f32) -> f32 {
     f32::from_bits(parameter.to_bits() ^ first.to_bits())
 }

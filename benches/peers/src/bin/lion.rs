@@ -1,4 +1,4 @@
-//! The streaming limit, ours, and a plain loop: `lion limit|buffers|vecs|loop`.
+//! The bandwidth bound, ours, and a plain loop: `lion limit|buffers|vecs|loop`.
 
 use std::ops::DerefMut;
 
