@@ -19,7 +19,7 @@
 //!
 //! The other passes are tasks too: gradient statistics, gradient accumulation, the moving average (EMA), and dtype
 //! conversion. [`run()`] runs a list of tasks on rayon's threads, `run_on` on the host's threads. Only
-//! [`AlignedBuffer`], [`TensorBuf`] and [`Arena`] allocate tensors. No function panics, except those of [`reference`].
+//! [`AlignedBuffer`], [`TensorBuf`] and [`Arena`] allocate tensors. No function panics, except those of [`mod@reference`].
 //!
 //! A kernel sets the IEEE default floating-point state while it runs, then restores the caller's state
 //! ([`with_ieee_state`]).

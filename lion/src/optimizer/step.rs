@@ -311,7 +311,7 @@ impl Lion {
     /// gradient are given, [`finish`](Self::finish) says so.
     ///
     /// # Errors
-    /// [`Error::Step`] if the step is not open.
+    /// [`Error::NoStep`] if the step is not open.
     pub fn outcome(&self, step: StepId) -> Result<Outcome, Error> {
         Ok(self.open_step(step)?.context.outcome)
     }
