@@ -1,5 +1,5 @@
-//! The step against burn's own Lion and the slice API: `cargo bench -p lion-burn --bench step [-- SECONDS
-//! [MOST-ELEMENTS]]`. The columns "idle" are burn's walk through the module with an optimizer that does nothing.
+//! Benchmark of the step against burn's own Lion and the slice API: `cargo bench -p lion-burn --bench step [-- SECONDS
+//! [MOST-ELEMENTS]]`. The columns "idle" measure burn's traversal of the module with an optimizer that does nothing.
 
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, LearningRate, LionState, ModuleOptimizer, Optimizer};
@@ -12,7 +12,7 @@ struct Parameters {
     tensors: Vec<Param<Tensor<1>>>,
 }
 
-/// Gives everything back as it is.
+/// An optimizer that returns everything unchanged.
 #[derive(Clone, Debug)]
 struct Idle;
 
@@ -35,7 +35,7 @@ impl Optimizer for Idle {
 }
 
 struct Models {
-    /// Taken for the time of a step, so that nothing shares it.
+    /// Taken during a step, so that nothing shares the model.
     model: Option<Parameters>,
     gradients: Vec<Tensor<1>>,
     adapter: ModuleOptimizer,
@@ -47,7 +47,7 @@ impl Models {
     fn new(size: Size) -> Self {
         let tensor = |values, device| Tensor::from_data(TensorData::new(values, [size.elements]), device);
         let (device, (parameter, gradient)) = (Device::flex(), ordinary(size.elements));
-        // burn's optimizer takes parameters that it could have the gradients of.
+        // burn's optimizer expects parameters on an autodiff device.
         let with_gradients = device.clone().autodiff();
         let parameter = |_| Param::from_tensor(tensor(parameter.clone(), &with_gradients));
         Models {
@@ -59,7 +59,7 @@ impl Models {
         }
     }
 
-    /// What both optimizers are given: the gradients are registered in either's time.
+    /// Runs one step of an optimizer. The time to register the gradients counts for both optimizers.
     fn step(&mut self, optimizer: impl Fn(&mut Self) -> &mut ModuleOptimizer) {
         let Some(model) = self.model.take() else { return };
         let mut gradients = GradientsParams::new();

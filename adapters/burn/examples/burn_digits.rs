@@ -47,14 +47,14 @@ impl Network {
         }
     }
 
-    /// A score for each digit. The images are 8 pixels wide and high, and halved twice.
+    /// Returns a score for each digit. The images are 8 × 8 pixels, and are halved twice.
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let hidden = self.pool.forward(relu(self.first.forward(images)));
         let hidden = self.pool.forward(relu(self.second.forward(hidden)));
         self.output.forward(hidden.flatten::<2>(1, 3))
     }
 
-    /// The share of the digits that it reads as they were meant, in percent.
+    /// Returns the accuracy in percent.
     fn accuracy(&self, digits: &[Digit], device: &Device) -> f32 {
         let (images, labels) = tensors(&digits.iter().collect::<Vec<_>>(), device);
         let right = self.forward(images).argmax(1).flatten::<1>(0, 1).equal(labels).int().sum();
@@ -69,7 +69,8 @@ fn tensors(digits: &[&Digit], device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
     (images, Tensor::from_data(TensorData::new(labels, [digits.len()]), device))
 }
 
-/// Trains a network from the same start, and says how well it reads and what the median step of its optimizer took.
+/// Trains a network, from the same initial weights in each call. Prints the accuracy and the optimizer's median step
+/// time.
 fn train(name: &str, mut optimizer: ModuleOptimizer, digits: &Digits) {
     let device = Device::flex().autodiff();
     device.seed(1);

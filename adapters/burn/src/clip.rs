@@ -1,4 +1,4 @@
-//! Clipping by the norm of all gradients of a module, which burn's own clipping, one tensor at a time, cannot do.
+//! Clipping by the joint norm of all gradients of a module. burn's own clipping takes one tensor at a time.
 
 use std::collections::HashSet;
 
@@ -9,21 +9,21 @@ use lion_kernels::{Backend, Clip, Error, GradientStatistics};
 
 use crate::flex;
 
-/// Gradients that have been clipped together.
+/// Gradients after clipping by their joint norm.
 #[derive(Debug)]
 pub struct Clipped {
-    /// The gradients, for the optimizer.
+    /// The gradients to pass to the optimizer.
     pub gradients: GradientsParams,
-    /// Their L2 norm before.
+    /// The joint L2 norm before clipping.
     pub norm: f32,
 }
 
-/// Scales the gradients of a module down to a joint L2 norm of at most `limit`: each becomes
-/// `g * (limit * min(1 / norm, 1 / limit))`, as with Keras's `global_clipnorm`. A norm that is not finite makes every
-/// gradient NaN.
+/// Scales the gradients of a module down to a joint L2 norm of at most `limit`. Each gradient becomes
+/// `g * (limit * min(1 / norm, 1 / limit))`, as with Keras's `global_clipnorm`. A non-finite norm makes every gradient
+/// NaN.
 ///
-/// On Flex the squares are summed in f64 and in a fixed order, so that the norm is the same bits on every machine;
-/// elsewhere in f32 by the backend. A gradient of 16 bits is rounded to its format once more.
+/// On Flex, the squares are summed in f64 and in a fixed order, so the norm has the same bits on every machine. On
+/// other backends, the backend sums them in f32. Clipping rounds a 16-bit gradient to its dtype once more.
 ///
 /// ```
 /// use burn::nn::{Linear, LinearConfig};
@@ -42,7 +42,7 @@ pub struct Clipped {
 /// ```
 ///
 /// # Errors
-/// [`Error::Hyperparameter`] for a limit outside (0, inf).
+/// [`Error::Hyperparameter`] if the limit is outside (0, inf).
 pub fn clip_global_norm<M: Module>(
     module: &M,
     gradients: GradientsParams,
@@ -69,12 +69,12 @@ pub fn clip_global_norm<M: Module>(
     Ok(Clipped { gradients: scale.gradients, norm })
 }
 
-/// Sums the squares, in the order of the module.
+/// Sums the squares, in the module's order.
 struct Measure<'a> {
     gradients: &'a GradientsParams,
     backend: Backend,
     found: GradientStatistics,
-    /// A parameter may be in a module twice.
+    /// The parameters already counted. A module may contain a parameter twice.
     seen: HashSet<ParamId>,
 }
 
@@ -100,7 +100,7 @@ impl ModuleVisitor for Measure<'_> {
 struct Scale {
     gradients: GradientsParams,
     factor: f32,
-    /// The parameters that have not been scaled.
+    /// The parameters not yet scaled.
     left: HashSet<ParamId>,
 }
 

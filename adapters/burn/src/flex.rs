@@ -1,4 +1,4 @@
-//! The step on tensors of the Flex backend: their memory as the kernels' slices.
+//! The step on tensors of the Flex backend. Passes their memory to the kernels as slices.
 
 use burn_core::backend::{DispatchDevice, Flex};
 use burn_core::tensor::{DType, Tensor};
@@ -10,7 +10,7 @@ use lion_kernels::{
     run,
 };
 
-/// Why the kernels cannot take these tensors, if so.
+/// Returns why the kernels cannot process these tensors, or `None` if they can.
 pub(crate) fn refuses<const D: usize>(
     tensor: &Tensor<D>,
     grad: &Tensor<D>,
@@ -26,7 +26,7 @@ pub(crate) fn refuses<const D: usize>(
         })
 }
 
-/// One step on tensors of one shape that [`refuses`] has nothing against. Gives the parameter and the momentum.
+/// Makes one step and returns the parameter and the momentum. Requires tensors of one shape that [`refuses`] accepts.
 pub(crate) fn step<const D: usize>(
     step: LionStep,
     profile: &Profile,
@@ -40,7 +40,7 @@ pub(crate) fn step<const D: usize>(
         Some(momentum) => in_order(primitive(momentum)),
         None => zeros_like(&parameter),
     };
-    // Written in place where nothing else has the memory.
+    // The parameter is written in place if nothing else shares its memory.
     let mut moved = if parameter.is_unique() { None } else { Some(zeros_like(&parameter)) };
     let tensors = match &mut moved {
         None => slice_mut(&mut parameter)
@@ -53,7 +53,8 @@ pub(crate) fn step<const D: usize>(
             )
         }
     };
-    // `refuses` has seen formats and devices, the optimizer the shapes, and the backend is one of this machine.
+    // This cannot fail: `refuses` checked dtypes and devices, the optimizer checked the shapes, the backend is
+    // available.
     match tensors.map(|tensors| run_step(profile, Task::step(step, tensors)?)) {
         Some(Ok(())) => {}
         failed => log::error!("a step was not made: {failed:?}"),
@@ -62,14 +63,14 @@ pub(crate) fn step<const D: usize>(
     (Tensor::from_primitive::<Flex>(parameter), Tensor::from_primitive::<Flex>(momentum))
 }
 
-/// By the machine's plan for tensors like these.
+/// Runs the task with the machine's plan for its dtypes and size.
 fn run_step(profile: &Profile, task: Task<'_>) -> Result<(), Error> {
     let [parameter, gradient, momentum] = task.dtypes();
     let plan = profile.plan(Operation::Step, Dtypes { parameter, gradient, momentum }, task.bytes());
     run(plan, &mut [task])
 }
 
-/// The sum of squares of a tensor that [`refuses`] has nothing against, over the kernels' blocks.
+/// Returns the gradient statistics of a tensor that [`refuses`] accepts, summed over the kernels' blocks.
 pub(crate) fn measure<const D: usize>(backend: Backend, tensor: Tensor<D>) -> GradientStatistics {
     let tensor = in_order(primitive(tensor));
     match slice(&tensor)
@@ -83,18 +84,18 @@ pub(crate) fn measure<const D: usize>(backend: Backend, tensor: Tensor<D>) -> Gr
     }
 }
 
-/// Whether a tensor is one for the kernels.
+/// Returns whether the kernels can process the tensor.
 pub(crate) fn takes<const D: usize>(tensor: &Tensor<D>) -> bool {
     matches!(tensor.device().as_dispatch(), DispatchDevice::Flex(_))
         && matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// Of a float tensor on Flex, as its device and format have said.
+/// Returns the Flex tensor. Requires a float tensor on Flex, which device and dtype have shown.
 fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     tensor.try_into_primitive::<Flex>().expect("a float tensor on Flex")
 }
 
-/// The same elements, one after the other. They mostly are.
+/// Returns a contiguous tensor of the same elements. Most tensors already are.
 fn in_order(tensor: FlexTensor) -> FlexTensor {
     if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
@@ -112,7 +113,7 @@ fn slice(tensor: &FlexTensor) -> Option<TensorRef<'_>> {
     }
 }
 
-/// The elements of a contiguous tensor, which are copied before where something else has them too.
+/// Returns the elements of a contiguous tensor. If they are shared, they are copied first.
 fn slice_mut(tensor: &mut FlexTensor) -> Option<TensorMut<'_>> {
     let (start, end) = tensor.layout().contiguous_offsets()?;
     match tensor.dtype() {

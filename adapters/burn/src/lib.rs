@@ -1,7 +1,7 @@
 //! The Lion optimizer for [burn](https://docs.rs/burn) 0.22, in place on the Flex backend.
 //!
-//! [`LionConfig`] stands in for burn's, with the same methods, and its optimizer's records are burn's own: a record that
-//! one has saved loads in the other.
+//! [`LionConfig`] replaces burn's, with the same methods. The records are burn's own: a record saved by either
+//! optimizer loads in the other.
 //!
 //! ```
 //! use burn::module::Param;
@@ -20,30 +20,30 @@
 //! }
 //! ```
 //!
-//! bf16 parameters can be rounded at random, so that they move where rounding to nearest would leave them:
+//! bf16 parameters can be rounded at random, so that they also move if rounding to nearest would not move them: see
 //! [`Lion::with_stochastic_rounding`].
 //!
-//! A step is one pass over parameter, gradient and momentum. It writes the parameter where it is if nothing else shares
-//! its memory, and to a new tensor otherwise: burn-train's learner keeps the model that it steps from, so that there it
-//! is always the latter. Backend, threads and chunks are as the machine's profile has them, in the rayon pool that the step
-//! is called in; `LION_ISA`, `LION_NUM_THREADS` and `LION_CHUNK` replace its parts.
+//! A step is one pass over parameter, gradient and momentum. It writes the parameter in place if nothing else shares
+//! its memory, and to a new tensor otherwise. burn-train's learner keeps the model before the step, so its steps always
+//! write new tensors. The machine's profile determines backend, threads and chunks. Steps run in the caller's rayon
+//! pool. `LION_ISA`, `LION_NUM_THREADS` and `LION_CHUNK` override parts of the profile.
 //!
-//! # What burn does and what this does
+//! # Special cases
 //!
-//! - On **other backends** than Flex, for **formats** other than f32, f16 and bf16, and with **hyperparameters** out of
-//!   Lion's range, the step is the one of burn's own Lion, operation by operation. The log says so once.
-//! - A parameter **without a gradient** is left alone, by burn, and so are **integer** and bool parameters, an **empty
-//!   module**, and the gradients of **other modules**.
-//! - A parameter **outside an autodiff device** that has a gradient burn's `ModuleOptimizer` panics at, whatever the
-//!   optimizer.
-//! - Parameters **added later** begin with a momentum of zero, and so do those that a **record of another model** has
-//!   nothing for: burn knows a parameter by its id. Where a record has a momentum of another shape, the log says so as
-//!   an error, and it begins at zero too.
-//! - A gradient of **another shape**, which burn's operations panic at, moves nothing, and the log says so as an error:
-//!   burn's trait has no result to return.
-//! - A gradient may have **another format** than its parameter. It must have the rank of its parameter, or burn panics.
+//! - On **backends** other than Flex, for **dtypes** other than f32, f16 and bf16, and for **hyperparameters** outside
+//!   Lion's range, burn's own Lion makes the step, operation by operation. The log says so once.
+//! - burn does not change a parameter **without a gradient**, **integer** and bool parameters, or an **empty module**.
+//!   It ignores the gradients of **other modules**.
+//! - If a parameter **outside an autodiff device** has a gradient, burn's `ModuleOptimizer` panics, with any optimizer.
+//! - Parameters **added later** start with a momentum of zero. So do parameters that are missing in a **record of
+//!   another model**; burn identifies a parameter by its id. If a record has a momentum of another shape, the log
+//!   reports an error, and the momentum starts at zero too.
+//! - A gradient of **another shape** changes nothing, and the log reports an error, because burn's trait cannot return
+//!   one. burn's own operations panic.
+//! - A gradient may have **another dtype** than its parameter. It must have the parameter's rank; otherwise burn
+//!   panics.
 //! - Two parameters that **share** their memory are each written to a new tensor. A parameter that is in a module twice
-//!   is moved once.
+//!   is updated once.
 
 mod clip;
 mod config;

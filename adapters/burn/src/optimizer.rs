@@ -1,4 +1,4 @@
-//! The optimizer of one tensor, which burn maps over a module.
+//! The optimizer of single tensors, which burn applies to each parameter of a module.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
@@ -20,20 +20,20 @@ pub struct Lion {
     stochastic: Option<Stochastic>,
 }
 
-/// Draws from a seed, and gives each parameter that is rounded at random a place.
+/// Stochastic rounding: the seed, and an index for each parameter that is rounded at random.
 #[derive(Clone, Debug)]
 struct Stochastic {
     seed: u64,
-    /// How many places have been given. Clones share it: burn clones the optimizers of groups.
+    /// The number of indices assigned. Clones share it, because burn clones the optimizers of groups.
     given: Arc<AtomicU64>,
 }
 
 impl Stochastic {
-    /// A parameter's own place and steps, or else the next place.
+    /// Returns the parameter's own index and step count, or the next index if it has none.
     fn rounding(&self, known: Option<Rounding>) -> Rounding {
         match known {
             Some(known) => {
-                // A resumed parameter's place is not given again.
+                // Never assign the index of a resumed parameter again.
                 self.given.fetch_max(known.parameter.saturating_add(1), Ordering::Relaxed);
                 known
             }
@@ -46,7 +46,7 @@ impl Stochastic {
     }
 }
 
-/// Tells that burn's own operations make the steps.
+/// Logs once that burn's own operations make the steps.
 static FALLBACK: Once = Once::new();
 
 impl Lion {
@@ -55,12 +55,13 @@ impl Lion {
         Lion { beta_1, beta_2, weight_decay, profile: Profile::load(), stochastic: None }
     }
 
-    /// Rounds bf16 parameters at random when a step stores them, drawn from this seed, so that they move on average also
-    /// where a step is less than half their last place. Parameters of other formats are stored as ever.
+    /// Rounds bf16 parameters at random when a step stores them, with random numbers from this seed. So they also move,
+    /// on average, if a step is less than half a unit in their last place. Parameters of other dtypes are stored as
+    /// before.
     ///
-    /// The draws depend on the seed, the element, the steps that the parameter has made, and its place among the bf16
-    /// parameters, in the order of their first steps: so not on threads, and records keep what they need. Groups, each
-    /// of which counts places by itself, take different seeds.
+    /// The random numbers depend on the seed, the element, the parameter's number of steps, and its index among the
+    /// bf16 parameters, in the order of their first steps. They do not depend on threads, and records store what they
+    /// need. Use a different seed for each group, because each group counts indices separately.
     ///
     /// ```
     /// use burn::optim::{ModuleOptimizer, Optimizer};
@@ -69,25 +70,25 @@ impl Lion {
     ///
     /// let optimizer = LionConfig::new().build().with_stochastic_rounding(7);
     /// let ones = || Tensor::<1>::ones([6400], &Device::flex()).cast(FloatDType::BF16);
-    /// // A step of a 64th of the last place moves about one element in 64.
+    /// // A step of a 64th of a unit in the last place moves about one element in 64.
     /// let (moved, _) = optimizer.step(1.0 / 8192.0, ones(), ones().neg(), None);
     /// let moved = moved.not_equal(ones()).int().sum().into_scalar::<i64>();
     /// assert!((60..140).contains(&moved));
-    /// // That of a module.
+    /// // The optimizer of a module.
     /// let optimizer = ModuleOptimizer::from(optimizer);
     /// ```
     pub fn with_stochastic_rounding(self, seed: u64) -> Self {
         Lion { stochastic: Some(Stochastic { seed, given: Arc::default() }), ..self }
     }
 
-    /// A step's constants, where they are in range.
+    /// Returns the step's settings, or an error if one is out of range.
     fn constants(&self, lr: LearningRate) -> Result<LionStep, lion_kernels::Error> {
         let step = LionStep::new(lr as f32, self.beta_1, self.beta_2)?;
-        // burn's 0 is no decay.
+        // In burn, a weight decay of 0 means no decay.
         if self.weight_decay == 0.0 { Ok(step) } else { step.weight_decay(self.weight_decay) }
     }
 
-    /// burn's own, with the same hyperparameters.
+    /// Returns burn's own Lion with the same hyperparameters.
     fn stock(&self) -> burn_optim::Lion {
         burn_optim::LionConfig::new()
             .with_beta_1(self.beta_1)
@@ -126,7 +127,7 @@ impl Optimizer for Lion {
             }
             fits
         });
-        // burn reads every record as f32. The momentum has the parameter's format.
+        // burn reads every record as f32. The momentum must have the parameter's dtype.
         let dtype = tensor.dtype();
         let momentum = momentum.map(|momentum| match momentum.dtype() == dtype {
             true => momentum,

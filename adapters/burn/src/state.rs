@@ -1,30 +1,31 @@
-//! What is kept of a parameter between steps: burn's own state, and what stochastic rounding counts.
+//! The state of a parameter between steps: burn's own state, and the counters of stochastic rounding.
 
 use burn_core::tensor::{Device, Tensor};
 use burn_optim::{RecordState, StateSink, StateSource};
 
-/// The state of a parameter. Its record is that of burn's own Lion, with two numbers beside it where the parameter is
-/// rounded at random: burn's Lion passes over them.
+/// The state of a parameter. Its record is the record of burn's own Lion. If the parameter is rounded at random, two
+/// numbers are added, which burn's Lion ignores.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LionState<const D: usize> {
     /// The moving average of the gradients.
     pub momentum: Tensor<D>,
-    /// Of a parameter that is rounded at random.
+    /// The counters of stochastic rounding, if the parameter is rounded at random.
     pub rounding: Option<Rounding>,
 }
 
-/// What the random numbers of a parameter are drawn by, beside the seed.
+/// The counters that a parameter's random numbers depend on, in addition to the seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounding {
-    /// The parameter's place among those that the optimizer has rounded, from 0. In decimal it is the name in the core.
+    /// The parameter's index among those that the optimizer has rounded, from 0. In decimal, it is the variable's name
+    /// in the core.
     pub parameter: u64,
-    /// Steps that the parameter has made.
+    /// The number of steps of the parameter.
     pub steps: u64,
 }
 
 impl<const D: usize> LionState<D> {
-    /// The state of a parameter that is rounded to nearest.
+    /// Creates the state of a parameter that is rounded to nearest.
     pub fn new(momentum: Tensor<D>) -> Self {
         LionState { momentum, rounding: None }
     }

@@ -1,4 +1,4 @@
-//! A step on a module that nothing else shares is in place.
+//! Tests that a step is in place if nothing else shares the module.
 
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
@@ -30,7 +30,7 @@ fn a_step_allocates_no_tensor() {
         assert_eq!(gradients.len(), 3);
         let (bytes, moved) = largest_request(|| optimizer.step(0.001, model, gradients));
         model = moved;
-        // The first makes the momenta.
+        // The first step creates the momenta.
         assert!(step == 0 || bytes < 8192, "step {step} asked for {bytes} bytes at once");
     }
 }

@@ -1,4 +1,4 @@
-//! The step against candle's AdamW and the slice API: `cargo bench -p lion-candle --bench step [-- SECONDS
+//! Benchmark of the step against candle's AdamW and the slice API: `cargo bench -p lion-candle --bench step [-- SECONDS
 //! [MOST-ELEMENTS]]`.
 
 use candle_core::backprop::GradStore;

@@ -37,14 +37,14 @@ impl Network {
         })
     }
 
-    /// A score for each digit. The images are 8 pixels wide and high, and halved twice.
+    /// Returns a score for each digit. The images are 8 × 8 pixels, and are halved twice.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let hidden = self.first.forward(images)?.relu()?.max_pool2d(2)?;
         let hidden = self.second.forward(&hidden)?.relu()?.max_pool2d(2)?;
         self.output.forward(&hidden.flatten_from(1)?)
     }
 
-    /// The share of the digits that it reads as they were meant, in percent.
+    /// Returns the accuracy in percent.
     fn accuracy(&self, digits: &[Digit]) -> Result<f32> {
         let (images, labels) = tensors(&digits.iter().collect::<Vec<_>>())?;
         let right = self.forward(&images)?.argmax(D::Minus1)?.eq(&labels)?;
@@ -59,7 +59,7 @@ fn tensors(digits: &[&Digit]) -> Result<(Tensor, Tensor)> {
     Ok((images.reshape((digits.len(), 1, 8, 8))?, Tensor::new(labels, &Device::Cpu)?))
 }
 
-/// The same network for every optimizer; candle's random numbers cannot be seeded on the CPU.
+/// Creates the same network for every optimizer. candle's random numbers cannot be seeded on the CPU.
 fn network() -> Result<(VarMap, Network)> {
     let map = VarMap::new();
     let network = Network::new(VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu))?;
@@ -68,7 +68,7 @@ fn network() -> Result<(VarMap, Network)> {
         map.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.clone())).collect();
     variables.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (_, var) in variables {
-        // What keeps the variance, for weights (He et al., 2015); a bias has one axis and is zero.
+        // Weights get a bound that keeps the variance (He et al., 2015). A bias has one axis, and is zero.
         let inputs: usize = var.dims().iter().skip(1).product();
         let bound = if var.rank() > 1 { (6.0 / inputs as f32).sqrt() } else { 0.0 };
         let values: Vec<f32> = (0..var.elem_count()).map(|_| bound * random.uniform()).collect();
@@ -77,7 +77,7 @@ fn network() -> Result<(VarMap, Network)> {
     Ok((map, network))
 }
 
-/// Trains the network, and gives the median time of the optimizer's step.
+/// Trains the network, and returns the optimizer's median step time.
 fn train(network: &Network, mut optimizer: impl Optimizer, digits: &Digits) -> Result<Duration> {
     let mut random = Random::seeded(2);
     let mut order: Vec<&Digit> = digits.training.iter().collect();

@@ -1,4 +1,4 @@
-//! The gradients of a step as the optimizer's slices, and what is refused of them.
+//! The gradients of a step: checks them and passes their storages to the optimizer as slices.
 
 use std::borrow::Cow;
 use std::ops::{Deref, Range};
@@ -12,18 +12,18 @@ use crate::variable::{Record, Variable, dtype, fetch};
 
 /// A gradient that fits its variable.
 pub(crate) struct Gradient<'a> {
-    /// candle's own, where its elements lie one after the other, and otherwise a copy in which they do.
+    /// candle's tensor if it is contiguous, otherwise a contiguous copy.
     tensor: Cow<'a, Tensor>,
-    /// Where they are in the storage.
+    /// The range of the tensor's elements in the storage.
     elements: Range<usize>,
-    /// Where the storage is, if it is one of so many that it is asked for ahead.
+    /// The address of the storage's record, if there are enough gradients to prefetch it.
     record: Option<Record>,
 }
 
-/// The gradient of each variable that has one.
+/// Returns the gradient of each variable, or `None` if it has none.
 ///
 /// # Errors
-/// One of another shape than its variable, of a format without arithmetic, or on another device than the CPU.
+/// If a gradient has another shape than its variable, is not F32, F16 or BF16, or is on another device than the CPU.
 pub(crate) fn of<'a>(variables: &[Variable], store: &'a GradStore) -> Result<Vec<Option<Gradient<'a>>>> {
     if are_few(variables.len()) {
         let gradient = |variable: &Variable| {
@@ -33,7 +33,7 @@ pub(crate) fn of<'a>(variables: &[Variable], store: &'a GradStore) -> Result<Vec
     }
     let found = each(variables, |_| (), |variable| (variable, store.get_id(variable.tensor)));
     let fetch = |place: usize| {
-        // What lies in the record says where the extents are.
+        // The tensor's record holds the addresses of its shape and strides, so it is fetched earlier.
         if let Some((variable, Some(gradient))) = found.get(place + AHEAD) {
             fetch(&***gradient);
             variable.fetch_shape();
@@ -79,7 +79,7 @@ impl<'a> Gradient<'a> {
         Gradient { record: Some(Record::of(&self.tensor)), ..self }
     }
 
-    /// The elements. There are none to be had where they are a variable's, which has lent them.
+    /// Returns the elements. Fails if the storage belongs to a variable, because a loan then holds its elements.
     pub(crate) fn slice<'s>(&self, variable: &Variable, storage: &'s Storage) -> Result<TensorRef<'s>> {
         let elements = self.elements.clone();
         let slice = match storage {
@@ -95,8 +95,8 @@ impl<'a> Gradient<'a> {
     }
 }
 
-/// The storages, which nobody writes to for as long as these are held. A thread lets go only of what it has taken, so
-/// that this is the work of one.
+/// Locks the storages for reading. A thread can only release locks that it has taken itself, so one thread does all of
+/// this work.
 pub(crate) fn lock<'g>(
     gradients: &'g [Option<Gradient<'_>>],
 ) -> Vec<Option<impl Deref<Target = Storage> + Sync + use<'g>>> {
@@ -109,7 +109,7 @@ pub(crate) fn lock<'g>(
     gradients.iter().enumerate().map(lock).collect()
 }
 
-/// Lets the storages go that [`lock`] has.
+/// Releases the storages that [`lock`] has locked.
 pub(crate) fn unlock(mut locks: Vec<Option<impl Deref<Target = Storage>>>) {
     while let Some(lock) = locks.pop() {
         if let Some(Some(ahead)) = locks.len().checked_sub(AHEAD).and_then(|place| locks.get(place)) {

@@ -1,6 +1,6 @@
 //! The Lion optimizer for [candle](https://docs.rs/candle-core) 0.11, in place on the CPU.
 //!
-//! [`Lion`] is a [`candle_nn::Optimizer`], made of variables and a [`Builder`] with all that the optimizer can do:
+//! [`Lion`] is a [`candle_nn::Optimizer`]. It is created from variables and a [`Builder`] with all options of the core:
 //!
 //! ```
 //! use candle_core::{Device, Tensor, Var};
@@ -20,27 +20,27 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 //!
-//! A step moves each variable where it is and copies no tensor; only a gradient that is not contiguous is made so
-//! first, which backward passes do not give.
+//! A step updates each variable in place and copies no tensor, except gradients that are not contiguous. Backward
+//! passes do not produce such gradients.
 //!
-//! # What candle does and what this does
+//! # Special cases
 //!
-//! - A variable of **integers** is left out, as candle's optimizers leave it out; the log names it. One of f64 or
-//!   of 8 bits, or on another device than the CPU, is an error.
-//! - A variable **without a gradient** stays as it is. A step in which no variable has one is an error.
-//! - A gradient of **another shape**, or of another format than f32, f16 and bf16, is an error, and nothing has
-//!   been moved then. It need not have the variable's format.
-//! - A variable that is there **twice** is an error.
-//! - **No variables at all**: a step does nothing.
-//! - Variables **added later**: an optimizer of [`Lion::from_varmap`] finds them in its next step; to others they are
-//!   added with [`Lion::push`].
-//! - A variable that is **replaced** in that map, under its name: the next step moves the new one, with the state of the
-//!   old one. One of another shape or format is an error until it is put right. A variable that is removed from the map
-//!   stays with the optimizer.
-//! - A **checkpoint** of another model is an error, and nothing has been changed then.
-//! - A **learning rate** out of range, which candle's `set_learning_rate` cannot refuse, makes each step an error until
-//!   another is set.
-//! - While a step runs, the variables' elements are with the optimizer: **another thread** must not compute with them.
+//! - A variable of **integers** is left out, as in candle's own optimizers, and the log names it. A variable of f64, of
+//!   8 bits, or on another device than the CPU is an error.
+//! - A variable **without a gradient** does not change. A step in which no variable has a gradient is an error.
+//! - A gradient of **another shape**, or of a dtype other than f32, f16 and bf16, is an error, and nothing has changed.
+//!   Its dtype may differ from the variable's.
+//! - A variable that is given **twice** is an error.
+//! - **Without variables**, a step does nothing.
+//! - Variables **added later**: an optimizer from [`Lion::from_varmap`] finds them in its next step. Other optimizers
+//!   add them with [`Lion::push`].
+//! - If a variable of that map is **replaced** under its name, the next step updates the new variable, with the state
+//!   of the old one. A replacement of another shape or dtype is an error until it is corrected. A variable that is
+//!   removed from the map stays in the optimizer.
+//! - A **checkpoint** of another model is an error, and nothing has changed.
+//! - candle's `set_learning_rate` cannot return an error. After a **learning rate** out of range, each step is an error
+//!   until another rate is set.
+//! - During a step, the optimizer holds the variables' elements. **Another thread** must not compute with them.
 
 mod gradient;
 mod loan;

@@ -1,8 +1,8 @@
-//! The elements of a variable, taken for the time of a call.
+//! Temporary ownership of a variable's elements during a call.
 //!
-//! candle lends a variable's storage for writing to one operation on that variable alone, and a call of the optimizer
-//! moves all variables together. So an operation takes the storage's vector out, for an empty one, and another puts it
-//! back, whatever happens between. No element is copied.
+//! candle gives mutable access to a storage only to an operation on one variable, but a call of the optimizer updates
+//! all variables together. So one operation replaces the storage's vector by an empty one, and another puts it back,
+//! even if the call fails. No element is copied.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use lion::TensorMut;
 
 use crate::variable::Variable;
 
-/// A variable's storage. It is back in its place when this is dropped.
+/// A variable's storage. Dropping the loan puts it back.
 pub(crate) struct Loan<'a> {
     variable: &'a Variable,
     storage: CpuStorage,
@@ -23,7 +23,7 @@ impl<'a> Loan<'a> {
         Ok(Loan { variable, storage })
     }
 
-    /// The variable's elements. There are none to be had where another loan has them.
+    /// Returns the variable's elements. Fails if another loan holds them.
     pub(crate) fn slice(&mut self) -> Result<TensorMut<'_>> {
         let elements = self.variable.elements.clone();
         let slice = match &mut self.storage {
@@ -44,14 +44,14 @@ impl<'a> Loan<'a> {
 impl Drop for Loan<'_> {
     fn drop(&mut self) {
         let storage = std::mem::replace(&mut self.storage, CpuStorage::F32(Vec::new()));
-        // It has worked on the way out.
+        // Not expected to fail: the same exchange succeeded when the storage was taken.
         if let Err(error) = exchange(&self.variable.storage, storage) {
             log::error!("variable {:?} has lost its elements: {error}", self.variable.name);
         }
     }
 }
 
-/// Gives a tensor another storage, for its own.
+/// Replaces a tensor's storage, and returns the old one.
 fn exchange(tensor: &Tensor, storage: CpuStorage) -> Result<CpuStorage> {
     let exchange = Exchange(Cell::new(Some(storage)));
     tensor.inplace_op1(&exchange)?;

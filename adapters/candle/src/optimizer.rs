@@ -1,4 +1,4 @@
-//! The optimizer: the core's, with candle's variables beside it.
+//! The optimizer: the core's optimizer, with candle's variables.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -23,7 +23,7 @@ pub struct Lion {
     pub(crate) variables: Vec<Variable>,
     tensors: HashSet<TensorId>,
     followed: Option<Followed>,
-    /// Why the learning rate that was last set is none.
+    /// The error of the last learning rate, if it was out of range.
     refused: Option<lion::Error>,
     metrics: Option<Metrics>,
 }
@@ -31,16 +31,16 @@ pub struct Lion {
 /// A map that the optimizer follows.
 struct Followed {
     map: VarMap,
-    /// Its variables when it was last looked at, in its own order, which stays as long as nothing is added, removed or
-    /// replaced. That they are held here keeps their addresses from being those of others.
+    /// The map's variables at the last check, in the map's own order. The order does not change until a variable is
+    /// added, removed or replaced. Holding them here ensures that no other variable reuses their addresses.
     known: Vec<Var>,
-    /// Those of the optimizer's variables that are the map's, and not added by hand.
+    /// The ids of the variables that come from the map, not from `push`.
     ids: HashSet<VariableId>,
 }
 
 impl Followed {
-    /// Whether the map has the variables that it had. This runs in each step: it compares addresses alone, and looks
-    /// into no tensor.
+    /// Returns whether the map still has the same variables. This runs in each step, so it only compares addresses and
+    /// reads no tensor.
     fn is_unchanged<'a>(&self, now: impl ExactSizeIterator<Item = &'a Var>) -> bool {
         let address = |var: &Var| ptr::from_ref(&***var).addr();
         now.len() == self.known.len()
@@ -49,17 +49,17 @@ impl Followed {
 }
 
 impl Lion {
-    /// The options, at Keras's defaults.
+    /// Returns a builder with Keras's defaults.
     pub fn builder() -> Builder {
         lion::Lion::builder()
     }
 
-    /// An optimizer of all variables of a map, by their names and in the order of these, also of those that the map will
-    /// have at a later step, be they new or in the place of others. The names are what checkpoints, and the patterns that exclude from weight decay, know a
-    /// variable by.
+    /// Creates an optimizer of all variables of a map, under their names and in the order of the names. It also
+    /// includes variables that are later added to the map or replaced in it. Checkpoints, and the patterns that exclude
+    /// from weight decay, identify a variable by its name.
     ///
     /// # Errors
-    /// An option outside its range; a variable that [`push`](Self::push) refuses.
+    /// An option outside its range, or a variable that [`push`](Self::push) rejects.
     pub fn from_varmap(map: &VarMap, builder: Builder) -> Result<Self> {
         let mut lion = Self::empty(builder)?;
         lion.followed = Some(Followed { map: map.clone(), known: Vec::new(), ids: HashSet::new() });
@@ -67,20 +67,20 @@ impl Lion {
         Ok(lion)
     }
 
-    /// Adds a variable with nothing special about it. Its state is zero, also where steps have been made before. One of
-    /// integers is not added, and `None`.
+    /// Adds a variable with default options. Its state is zero, also after earlier steps. A variable of integers is not
+    /// added, and the result is `None`.
     ///
     /// # Errors
-    /// A name or a variable that is there already, a format other than f32, f16 and bf16, a device other than the CPU,
-    /// memory that cannot be had.
+    /// A name or a variable that the optimizer already has, a dtype other than f32, f16 and bf16, a device other than
+    /// the CPU, or a failed allocation.
     pub fn push(&mut self, name: &str, var: &Var) -> Result<Option<VariableId>> {
         self.push_with(name, var, VariableOptions::default())
     }
 
-    /// Adds a variable with options: a group, a constraint, a momentum of another format.
+    /// Adds a variable with options: a group, a constraint, a momentum of another dtype.
     ///
     /// # Errors
-    /// As [`push`](Self::push), and what [`lion::Lion::register_with`] refuses.
+    /// As [`push`](Self::push), and the errors of [`lion::Lion::register_with`].
     pub fn push_with(
         &mut self,
         name: &str,
@@ -100,30 +100,30 @@ impl Lion {
         Ok(Some(id))
     }
 
-    /// The optimizer below: hyperparameters, groups, the state of each variable.
+    /// Returns the core's optimizer: hyperparameters, groups, the state of each variable.
     pub fn core(&self) -> &lion::Lion {
         &self.core
     }
 
-    /// The optimizer below, to be changed. A variable that is registered there, and not here, is in no step.
+    /// Returns the core's optimizer, to change it. Steps ignore a variable that is only registered there.
     pub fn core_mut(&mut self) -> &mut lion::Lion {
         &mut self.core
     }
 
-    /// What the last step did; `None` before the first.
+    /// Returns the metrics of the last step; `None` before the first.
     pub fn metrics(&self) -> Option<&Metrics> {
         self.metrics.as_ref()
     }
 
-    /// The loss to differentiate: the loss times the static or dynamic scale of the next step.
+    /// Multiplies the loss by the static or dynamic loss scale of the next step. Differentiate the result.
     ///
     /// # Errors
-    /// candle's, of the multiplication.
+    /// An error of candle's multiplication.
     pub fn scale_loss(&self, loss: &Tensor) -> Result<Tensor> {
         loss.affine(self.core.scale_loss(1.0).into(), 0.0)
     }
 
-    /// Makes each variable its moving average, as at the end of training. Without an average nothing happens.
+    /// Sets each variable to its moving average, as at the end of training. Does nothing without a moving average.
     ///
     /// # Errors
     /// As [`step`](Optimizer::step).
@@ -132,26 +132,26 @@ impl Lion {
         self.call(&[], lion::Lion::finalize_variable_values)
     }
 
-    /// Writes the optimizer's state to a checkpoint file; the variables themselves are the map's to save.
+    /// Writes the optimizer's state to a checkpoint file. The variables are not included; save them with the map.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// The file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.core.checkpoint().and_then(|checkpoint| checkpoint.write(path)).map_err(Error::wrap)
     }
 
-    /// Goes on from a checkpoint file of the same variables, as if never stopped.
+    /// Restores the state from a checkpoint file of the same variables. Training continues as if it had never stopped.
     ///
     /// # Errors
-    /// A file that cannot be read or is no checkpoint, and one of other variables, shapes or formats. Nothing has been
-    /// changed then.
+    /// A file that cannot be read or is not a checkpoint, or a checkpoint of other variables, shapes or dtypes. On an
+    /// error nothing has changed.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.follow()?;
         let checkpoint = Checkpoint::read(path).map_err(Error::wrap)?;
         self.core.restore(&checkpoint).map_err(Error::wrap)
     }
 
-    /// Adds the variables that the map has got since, and takes those that it has in the place of others.
+    /// Adds the map's new variables, and takes over those that have replaced others.
     fn follow(&mut self) -> Result<()> {
         let Some(followed) = &self.followed else { return Ok(()) };
         let found: Vec<(String, Var)> = {
@@ -173,7 +173,7 @@ impl Lion {
             match place.and_then(|place| Some((place, self.variables.get(place)?))) {
                 Some((_, known)) if known.tensor == var.id() => {}
                 Some((place, known)) if followed.ids.contains(&known.id) => replaced.push((place, var)),
-                // Of one that was added by hand, `push` says that the name is taken.
+                // If the name was added by hand, `push` returns the error.
                 _ => added.push((name, var)),
             }
         }
@@ -190,12 +190,12 @@ impl Lion {
         Ok(())
     }
 
-    /// Takes variables in the place of others, whose names and state they get: all of them, or none and an error.
+    /// Replaces variables by others, which inherit the names and states. On an error, none is replaced.
     fn replace(&mut self, replaced: &[(usize, &Var)]) -> Result<()> {
         if replaced.is_empty() {
             return Ok(());
         }
-        // The new ones may be the old ones under each other's names.
+        // Variables may have swapped their names.
         let mut tensors = self.tensors.clone();
         for known in replaced.iter().filter_map(|(place, _)| self.variables.get(*place)) {
             tensors.remove(&known.tensor);
@@ -229,8 +229,8 @@ impl Lion {
         Ok(())
     }
 
-    /// Makes a call of the core, with the variables' elements as slices. `gradients` are in the order of the variables;
-    /// those that are not there are missing.
+    /// Calls the core, with the variables' elements as slices. `gradients` are in the order of the variables. Entries
+    /// beyond the end count as missing.
     fn call<T>(
         &mut self,
         gradients: &[Option<Gradient<'_>>],
@@ -258,7 +258,7 @@ impl Lion {
         result
     }
 
-    /// A step of the variables that are known.
+    /// Makes a step of the known variables.
     fn move_all(&mut self, grads: &GradStore) -> Result<Metrics> {
         let gradients = gradient::of(&self.variables, grads)?;
         self.call(&gradients, lion::Lion::apply)
@@ -268,8 +268,8 @@ impl Lion {
 impl Optimizer for Lion {
     type Config = Builder;
 
-    /// An optimizer of these variables, whose names are their places, from "0". [`Lion::from_varmap`] has names that
-    /// last: a map gives its variables in another order each time.
+    /// Creates an optimizer of these variables. Their names are their indices, from "0". Use [`Lion::from_varmap`] for
+    /// stable names, because a map returns its variables in a different order each time.
     fn new(vars: Vec<Var>, config: Builder) -> Result<Self> {
         let mut lion = Lion {
             core: config.build().map_err(Error::wrap)?,
@@ -285,7 +285,7 @@ impl Optimizer for Lion {
         Ok(lion)
     }
 
-    /// Moves the variables against their gradients.
+    /// Updates the variables with their gradients.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         if let Some(error) = &self.refused {
             bail!("{error}");

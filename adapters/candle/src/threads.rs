@@ -1,30 +1,31 @@
-//! The same work for each of many variables: on as many threads of the rayon pool as are worth waking, and with what
-//! it will look at asked for ahead.
+//! Parallel loops over many variables. A loop uses as many threads of the rayon pool as are worth waking, and
+//! prefetches the data of later variables.
 //!
-//! By the time of a step the elements of a large model have driven candle's records of its tensors out of the caches.
-//! Each record is a few lines of memory somewhere, so that a loop that waits for one after the other takes as long as
-//! moving the elements of small tensors does.
+//! Before a step, the elements of a large model have evicted candle's tensor records from the caches. Each record is a
+//! few cache lines at an unpredictable address. A loop that waits for each miss takes as long as updating the elements
+//! of small tensors.
 
 use candle_core::{Error, Result};
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
-/// A thread has no fewer than these, which take about as long as it takes to wake.
+/// The minimum number of variables per thread. Processing them takes about as long as waking a thread.
 const PER_THREAD: usize = 64;
 
-/// How many variables ahead what is needed is asked for.
+/// The prefetch distance, in variables.
 pub(crate) const AHEAD: usize = 8;
 
-/// Whether so few variables are not worth a second thread, nor asking ahead.
+/// Returns whether there are too few variables for a second thread and for prefetching.
 pub(crate) fn are_few(variables: usize) -> bool {
     variables < 2 * PER_THREAD
 }
 
-/// Does work on many variables from within the pool, so that threads are woken for it once.
+/// Runs work on many variables inside the pool, so that its threads are woken only once.
 pub(crate) fn together<Out: Send>(variables: usize, work: impl FnOnce() -> Out + Send) -> Out {
     if are_few(variables) { work() } else { rayon::scope(|_| work()) }
 }
 
-/// What comes of each, in their order. `fetch` asks for what the one at a place, if there is one, will need.
+/// Returns the result of each item, in order. `fetch` prefetches the data of the item at an index, which may be out of
+/// range.
 pub(crate) fn each<Known, Items, Item, Out>(
     items: Items,
     fetch: impl Fn(usize) + Send + Sync,
@@ -47,10 +48,10 @@ where
     items.into_par_iter().with_min_len(PER_THREAD).enumerate().map(work).collect()
 }
 
-/// What comes of each, in their order, as [`each`] has it.
+/// Returns the result of each item, in order, as [`each`] does.
 ///
 /// # Errors
-/// That of the first with one.
+/// The error of the first item that fails.
 pub(crate) fn try_each<'a, Item: Sync, Out: Send>(
     items: &'a [Item],
     fetch: impl Fn(usize) + Send + Sync,
@@ -59,7 +60,7 @@ pub(crate) fn try_each<'a, Item: Sync, Out: Send>(
     if are_few(items.len()) {
         return items.iter().map(work).collect();
     }
-    // Boxed, since an error is several times as large as what most give.
+    // Boxed, because an error is several times as large as most results.
     let found = each(items, fetch, |item| work(item).map_err(Box::new));
     found.into_iter().collect::<std::result::Result<_, Box<Error>>>().map_err(|error| *error)
 }

@@ -1,4 +1,4 @@
-//! A variable's parameter as f32, with the low halves that the optimizer keeps of it.
+//! Conversion of a parameter to and from f32, including the low halves that the optimizer stores.
 
 use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use lion::VariableId;
@@ -8,10 +8,11 @@ use crate::loan::Loan;
 use crate::variable::Variable;
 
 impl Lion {
-    /// The parameter as an f32 tensor, with its low halves if it has some (`split_master`): exact for every format.
+    /// Returns the parameter as an f32 tensor, with its low halves if it has some (`split_master`). This is exact for
+    /// every dtype.
     ///
     /// # Errors
-    /// A variable that the optimizer does not have, and memory that cannot be had.
+    /// A variable that the optimizer does not have, or a failed allocation.
     pub fn parameter_to_f32(&self, variable: VariableId) -> Result<Tensor> {
         let found = known(&self.variables, variable)?;
         let mut values = vec![0.0; found.shape.elem_count()];
@@ -20,12 +21,12 @@ impl Lion {
         Tensor::from_vec(values, &found.shape, &Device::Cpu)
     }
 
-    /// Stores an f32 tensor as the parameter: exactly where the variable has low halves, which are set too, else rounded to
-    /// nearest even.
+    /// Stores an f32 tensor as the parameter: exactly if the variable has low halves, which are set too, and otherwise
+    /// rounded to nearest even.
     ///
     /// # Errors
-    /// A variable that the optimizer does not have, and a tensor of another shape or format. Nothing has been changed
-    /// then.
+    /// A variable that the optimizer does not have, or a tensor of another shape or dtype. On an error nothing has
+    /// changed.
     pub fn parameter_from_f32(&mut self, variable: VariableId, values: &Tensor) -> Result<()> {
         let found = known(&self.variables, variable)?;
         let (name, shape) = (&found.name, &found.shape);

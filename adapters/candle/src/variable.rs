@@ -1,4 +1,4 @@
-//! A variable, with what a step must know of it.
+//! A variable, with the data that a step needs.
 
 use std::ops::Range;
 use std::ptr;
@@ -7,22 +7,22 @@ use candle_core::{CpuStorage, DType, Result, Shape, Storage, Tensor, TensorId, V
 use lion::{Dtype, VariableId};
 use lion_kernels::prefetch;
 
-/// A variable that is trained.
+/// A trained variable.
 pub(crate) struct Variable {
     pub(crate) id: VariableId,
     pub(crate) name: Box<str>,
-    /// By which its gradient is found.
+    /// The id under which candle stores the gradient.
     pub(crate) tensor: TensorId,
     pub(crate) shape: Shape,
-    /// Where its elements are in the storage.
+    /// The range of the variable's elements in the storage.
     pub(crate) elements: Range<usize>,
-    /// The storage, under a tensor without axes: candle looks at each axis of a tensor before it lends the storage.
+    /// The storage, in a tensor without axes: candle reads each axis of a tensor before it gives access to the storage.
     pub(crate) storage: Tensor,
     record: Record,
 }
 
 impl Variable {
-    /// Of one that is [`trained`].
+    /// Creates the variable. Requires that it is [`trained`].
     pub(crate) fn new(id: VariableId, name: &str, var: &Var) -> Result<Self> {
         let start = var.layout().start_offset();
         let elements = start..start + var.elem_count();
@@ -33,19 +33,19 @@ impl Variable {
         Ok(Variable { id, name, tensor: var.id(), shape, elements, storage, record })
     }
 
-    /// Asks for what lending the storage looks at: the tensor without axes, and the storage.
+    /// Prefetches the data that access to the storage reads: the tensor without axes, and the storage's record.
     pub(crate) fn fetch_storage(&self) {
         fetch(&*self.storage);
         self.record.fetch();
     }
 
-    /// Asks for what gradients are held to.
+    /// Prefetches the shape, for comparison with the gradient's.
     pub(crate) fn fetch_shape(&self) {
         fetch(self.shape.dims());
     }
 }
 
-/// Where candle's record of a tensor's storage is.
+/// The address of candle's record of a tensor's storage.
 #[derive(Clone, Copy)]
 pub(crate) struct Record(usize);
 
@@ -54,14 +54,14 @@ impl Record {
         Record(ptr::from_ref::<Storage>(&tensor.storage_and_layout().0).addr())
     }
 
-    /// Asks for it, and for its lock, which lies before or after it.
+    /// Prefetches the record, and its lock, which is before or after it.
     pub(crate) fn fetch(self) {
         prefetch(self.0.wrapping_sub(size_of::<usize>()));
         prefetch(self.0.wrapping_add(size_of::<CpuStorage>()));
     }
 }
 
-/// Asks for all of a record.
+/// Prefetches a whole record.
 pub(crate) fn fetch<T: ?Sized>(record: &T) {
     let start = ptr::from_ref(record).addr();
     for line in (0..size_of_val(record)).step_by(64) {
@@ -69,7 +69,7 @@ pub(crate) fn fetch<T: ?Sized>(record: &T) {
     }
 }
 
-/// The format of a variable that can be trained here; `None` for one that candle's optimizers leave out.
+/// Returns the dtype of a variable that can be trained here; `None` for one that candle's optimizers leave out.
 pub(crate) fn trained(name: &str, var: &Var) -> Result<Option<Dtype>> {
     if !var.dtype().is_float() {
         return Ok(None);
@@ -86,7 +86,7 @@ pub(crate) fn trained(name: &str, var: &Var) -> Result<Option<Dtype>> {
     Ok(Some(dtype))
 }
 
-/// The optimizer's name of a format; `None` for one that it has no arithmetic for.
+/// Returns the core's dtype; `None` if the core has no arithmetic for it.
 pub(crate) fn dtype(dtype: DType) -> Option<Dtype> {
     match dtype {
         DType::F32 => Some(Dtype::F32),

@@ -1,4 +1,4 @@
-//! A step allocates no tensor.
+//! Tests that a step allocates no tensor.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
 use candle_nn::Optimizer;
@@ -8,7 +8,7 @@ use lion_testing::allocator::{Watched, largest_request};
 #[global_allocator]
 static WATCHED: Watched = Watched;
 
-/// Where the elements are.
+/// Returns the address of the elements.
 fn address(var: &Var) -> usize {
     match &*var.storage_and_layout().0 {
         Storage::Cpu(CpuStorage::F32(values)) => values.as_ptr().addr(),

@@ -1,4 +1,4 @@
-//! What is refused, and that nothing has changed then; and what candle's convention is.
+//! Tests that invalid input is an error and changes nothing, and that candle's conventions hold.
 
 use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
 use candle_nn::{Init, Optimizer, VarBuilder, VarMap};
@@ -10,7 +10,7 @@ fn ones(len: usize) -> Var {
     Var::ones(len, DType::F32, CPU).expect("a variable")
 }
 
-/// The gradients of the sum of these variables.
+/// Returns the gradients of the sum of these variables.
 fn gradients(vars: &[&Var]) -> GradStore {
     let sums = vars.iter().map(|var| var.sum_all());
     let sum = sums.reduce(|a, b| a? + b?).expect("a variable").expect("a sum");
@@ -52,7 +52,7 @@ fn gradients_of_another_shape_or_format() {
         assert_eq!((values(&a), values(&b)), (vec![1.0; 2], vec![1.0; 3]));
         assert_eq!(optimizer.core().iterations(), 0);
     }
-    // Another of the three formats is as good as any.
+    // The gradient may have another of the three dtypes.
     let mut gradients = gradients(&[&a, &b]);
     gradients.insert(&b, Tensor::ones(3, DType::BF16, CPU).expect("a tensor"));
     optimizer.step(&gradients).expect("a step");
@@ -73,7 +73,7 @@ fn the_first_of_many_is_named() {
             pool.install(|| optimizer.step(&gradients)),
             "variable \"130\": the gradient has the shape [3]",
         );
-        // A variable's own storage, which is found when those of all variables have been lent.
+        // A variable's own storage as its gradient. This is detected only after all variables have been lent.
         for index in [399, 250, 130, 131] {
             gradients.insert(&vars[index], vars[index].as_detached_tensor());
         }
@@ -180,7 +180,7 @@ fn variables_added_later() {
     assert_eq!((values(&a), values(&b)), (vec![0.5], vec![0.5]));
 }
 
-/// A map of variables of two ones each, and its optimizer.
+/// Returns a map of variables with two ones each, and its optimizer.
 fn followed(names: &[&str]) -> (VarMap, Lion) {
     let map = VarMap::new();
     for name in names {
@@ -200,17 +200,18 @@ fn variables_replaced_under_their_name() {
     let (a, b) = (ones(2), ones(2));
     let (first, second) =
         (insert(&map, "a", &a).expect("was there"), insert(&map, "b", &b).expect("was there"));
-    // Before any step, and then after one: the state is that of the name.
+    // Before any step, and then after one: the state belongs to the name.
     optimizer.step(&gradients(&[&a, &b])).expect("a step");
     assert_eq!((values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2]));
     let again = ones(2);
     insert(&map, "a", &again);
-    // With the momentum of the step before, the direction is that of its gradient; without, it would be up.
+    // With the momentum of the previous step, the direction has the sign of the previous gradient. Without it, the
+    // variable would rise.
     let small =
         again.affine(-0.05, 0.0).expect("scaled").sum_all().expect("summed").backward().expect("gradients");
     optimizer.step(&small).expect("a step");
     assert_eq!((values(&again), values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2], vec![0.5; 2]));
-    // Nothing is done to what the map has no longer.
+    // Variables that are no longer in the map do not change.
     assert_eq!((values(&first), values(&second)), (vec![1.0; 2], vec![1.0; 2]));
     assert_eq!(optimizer.core().variables().map(|found| found.name).collect::<Vec<_>>(), ["a", "b"]);
 }
@@ -224,14 +225,14 @@ fn variables_that_change_their_names() {
     let mut only_a = gradients(&[&a, &b]);
     only_a.remove(&b);
     optimizer.step(&only_a).expect("a step");
-    // They are in each other's place: the momentum of the name "a" moves the variable that was "b".
+    // Swap the variables: the momentum of the name "a" now moves the variable that was "b".
     insert(&map, "a", &b);
     insert(&map, "b", &a);
     let small =
         b.affine(-0.05, 0.0).expect("scaled").sum_all().expect("summed").backward().expect("gradients");
     optimizer.step(&small).expect("a step");
     assert_eq!((values(&a), values(&b)), (vec![0.5; 2], vec![0.5; 2]));
-    // One leaves, another comes: there are as many as before.
+    // One variable is removed and another added, so their number does not change.
     let c = ones(2);
     map.data().lock().expect("no thread panicked").remove("b");
     insert(&map, "c", &c);
@@ -255,7 +256,7 @@ fn variables_replaced_by_others_that_do_not_fit() {
         let (map, mut optimizer) = followed(&["a", "b"]);
         let b = map.data().lock().expect("no thread panicked")["b"].clone();
         let a = insert(&map, "a", &other).expect("was there");
-        // In every step, until it is put right.
+        // In every step, until it is corrected.
         for _ in 0..2 {
             refused(optimizer.step(&gradients(&[&b])), expected);
             assert_eq!((values(&b), optimizer.core().iterations()), (vec![1.0; 2], 0));
@@ -268,7 +269,7 @@ fn variables_replaced_by_others_that_do_not_fit() {
     let b = map.data().lock().expect("no thread panicked")["b"].clone();
     insert(&map, "a", &b);
     refused(optimizer.step(&gradients(&[&b])), "variable \"a\": it shares its storage with another variable");
-    // One that was added by hand is not the map's.
+    // A variable that was added by hand does not belong to the map.
     let (map, mut optimizer) = followed(&["a"]);
     optimizer.push("mine", &ones(2)).expect("added");
     insert(&map, "mine", &ones(2));

@@ -1,4 +1,4 @@
-//! Stochastic rounding, the exact split, 8-bit momentum and the variants of decay: the bits of a replay.
+//! Tests that stochastic rounding, the exact split, 8-bit momentum and the variants of decay have the bits of a replay.
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Optimizer;
@@ -9,10 +9,10 @@ use lion_testing::recording::{Recorder, bits};
 
 const STEPS: usize = 50;
 
-/// Elements of each variable: some blocks of 8-bit momentum and part of one, one element, none.
+/// The lengths of the variables: several blocks of 8-bit momentum and a partial one, one element, none.
 const LENGTHS: [usize; 3] = [200, 1, 0];
 
-/// Numbers of either sign, different in each step and variable.
+/// Returns values of both signs, different in each step and variable.
 fn input(step: usize, len: usize) -> Vec<f32> {
     (0..len).map(|index| ((index * 37 + step * 101 + len + 11) % 97) as f32 / 48.5 - 1.0).collect()
 }
@@ -27,7 +27,7 @@ fn var(values: Vec<f32>, dtype: Dtype) -> Var {
     Var::from_tensor(&tensor.expect("a tensor")).expect("a variable")
 }
 
-/// The gradient of half the squared distance from `target`, which is the difference.
+/// Makes a step with the gradient of half the squared distance from `target`, which is the difference.
 fn step(optimizer: &mut Lion, vars: &[Var], step: usize) -> Vec<Vec<f32>> {
     let loss = |var: &Var| {
         let target = Tensor::new(input(step, var.elem_count()), &Device::Cpu)?;
@@ -42,7 +42,7 @@ fn step(optimizer: &mut Lion, vars: &[Var], step: usize) -> Vec<Vec<f32>> {
     found
 }
 
-/// Parameters after a training, by bits.
+/// Returns the bits of the parameters after a training, and its recording.
 fn trained(case: Case) -> (Vec<Vec<u8>>, Recorder) {
     let mut recorder = Recorder::default();
     let vars = LENGTHS.map(|len| var(input(0, len), case.parameters));
@@ -57,7 +57,7 @@ fn trained(case: Case) -> (Vec<Vec<u8>>, Recorder) {
     for number in 0..STEPS {
         for (index, values) in step(&mut optimizer, &vars, number).iter().enumerate() {
             match case.parameters {
-                // As candle has it: a gradient of the variable's format.
+                // In candle, a gradient has the variable's dtype.
                 Dtype::BF16 => {
                     recorder.gradient(number, &index.to_string(), &[values.len()], &narrow(values))
                 }
@@ -87,7 +87,7 @@ fn every_option_has_the_bits_of_a_replay() {
     }
 }
 
-/// With its low halves a bf16 variable is the f32 one, and a resumed training goes on with both.
+/// With its low halves, a bf16 variable equals the f32 one, and a resumed training continues with both.
 #[test]
 fn a_split_variable_is_an_f32_one_and_is_resumed() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -106,7 +106,7 @@ fn a_split_variable_is_an_f32_one_and_is_resumed() {
     let values = |optimizer: &Lion, id| {
         optimizer.parameter_to_f32(id).and_then(|it| it.to_vec1::<f32>()).expect("values")
     };
-    // The loss sees the high halves, so that both get the gradients of the split variable.
+    // The loss sees the high halves, so both optimizers get the gradients of the split variable.
     let follow = |whole: &mut Lion, split: &mut Lion, split_var: &[Var], number| {
         let gradient = step(split, split_var, number).remove(0);
         let gradient = Tensor::new(gradient, &Device::Cpu).expect("a tensor");

@@ -1,4 +1,4 @@
-//! The same bits as a replay of the gradients that candle produced.
+//! Tests that the bits equal a replay of the gradients that candle produced.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
 use candle_nn::{Conv2dConfig, Module, Optimizer, VarBuilder, VarMap, conv2d, linear, loss};
@@ -19,7 +19,7 @@ fn builder() -> Builder {
         .ema_overwrite_frequency(7)
 }
 
-/// The variables of the map by their names.
+/// Returns the variables of the map, sorted by name.
 fn variables(map: &VarMap) -> Vec<(String, Var)> {
     let data = map.data().lock().expect("no thread panicked");
     let mut variables: Vec<_> = data.iter().map(|(name, var)| (name.clone(), var.clone())).collect();
@@ -40,12 +40,12 @@ fn with_slice<T>(tensor: &Tensor, work: impl FnOnce(TensorRef<'_>) -> T) -> T {
     }
 }
 
-/// Numbers of either sign, different in each step.
+/// Returns values of both signs, different in each step.
 fn input(step: usize, len: usize) -> Vec<f32> {
     (0..len).map(|index| ((index * 37 + step * 101 + 11) % 97) as f32 / 48.5 - 1.0).collect()
 }
 
-/// Trains the variables of a map on what `loss` makes of each step, and compares with the replay.
+/// Trains the variables of a map on the loss of each step, and compares them with the replay.
 fn compare(map: &VarMap, loss: impl Fn(usize) -> candle_core::Result<Tensor>) {
     let mut recorder = Recorder::default();
     for (name, var) in variables(map) {
@@ -83,7 +83,7 @@ fn a_convolutional_network() {
     });
 }
 
-/// Variables of 16 bits, one of which has no gradient in most steps.
+/// 16-bit variables, one without a gradient in most steps.
 #[test]
 fn formats_of_16_bits() {
     let map = VarMap::new();
@@ -107,7 +107,7 @@ fn formats_of_16_bits() {
     });
 }
 
-/// So many that the threads of the pool share them, one of them empty, some of them without a gradient in each step.
+/// So many variables that the pool's threads share them. Some are empty, and some have no gradient in each step.
 #[test]
 fn many_variables() {
     let map = VarMap::new();

@@ -1,4 +1,4 @@
-//! What the optimizer can do beyond candle's own.
+//! Tests of the options that candle's own optimizers do not have.
 
 use candle_core::{DType, Device, Var};
 use candle_nn::Optimizer;
@@ -55,6 +55,6 @@ fn the_average_at_the_end() {
     }
     assert_eq!(values(&var), [0.0; 2]);
     optimizer.finalize_variable_values().expect("done");
-    // Half of the first value, 0.5, and half of the second.
+    // Half of the first value, 0.5, and half of the second, 0.
     assert_eq!(values(&var), [0.25; 2]);
 }

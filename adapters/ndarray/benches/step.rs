@@ -1,4 +1,5 @@
-//! The step on arrays against the slice API: `cargo bench -p lion-ndarray --bench step [-- SECONDS [MOST-ELEMENTS]]`.
+//! Benchmark of the step on arrays against the slice API: `cargo bench -p lion-ndarray --bench step [-- SECONDS
+//! [MOST-ELEMENTS]]`.
 
 use lion_ndarray::{Lion, Update, VariableId};
 use lion_testing::speed::{LEARNING_RATE, Size, Step, ordinary, table};

@@ -1,4 +1,4 @@
-//! Reads handwritten digits with softmax regression in ndarray: `cargo run --release -p lion-ndarray --example
+//! Classifies handwritten digits with softmax regression in ndarray: `cargo run --release -p lion-ndarray --example
 //! ndarray_digits`.
 
 #[path = "../../../lion/examples/digits/data.rs"]
@@ -15,7 +15,7 @@ use ndarray::{Array1, Array2, Axis};
 const EPOCHS: usize = 30;
 const BATCH: usize = 32;
 
-/// The images, a row each, and the digits that they show, as ones in rows of zeros.
+/// Returns the images, one per row, and their labels, one-hot encoded.
 fn arrays(digits: &[&Digit]) -> (Array2<f32>, Array2<f32>) {
     let images = Array2::from_shape_fn((digits.len(), PIXELS), |(row, pixel)| digits[row].pixels[pixel]);
     let shows = |row: usize, class| if digits[row].label == class { 1.0 } else { 0.0 };
@@ -35,7 +35,7 @@ fn softmax(mut scores: Array2<f32>) -> Array2<f32> {
 fn accuracy(weight: &Array2<f32>, bias: &Array1<f32>, digits: &[Digit]) -> f32 {
     let (images, labels) = arrays(&digits.iter().collect::<Vec<_>>());
     let probabilities = softmax(images.dot(weight) + bias);
-    // The probability of what it shows is that of the likeliest digit.
+    // The prediction is right if the label's probability is the highest.
     let right = probabilities
         .rows()
         .into_iter()

@@ -1,4 +1,4 @@
-//! The formats of arrays: from element types to the optimizer's slices.
+//! Conversion of arrays of each dtype to the optimizer's slices.
 
 use lion::{Dtype, TensorBuf, TensorMut, TensorRef};
 use ndarray::{ArrayViewD, ArrayViewMutD};
@@ -9,9 +9,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// An element type of arrays that the optimizer moves: f32, [`f16`](half::f16) and [`bf16`](half::bf16).
+/// An element type of arrays that the optimizer updates: f32, [`f16`](half::f16) and [`bf16`](half::bf16).
 pub trait Format: sealed::Sealed + Copy {
-    /// The format.
+    /// The dtype of the element type.
     const DTYPE: Dtype;
     #[doc(hidden)]
     fn view(view: ArrayViewD<'_, Self>) -> View<'_>;
@@ -21,13 +21,13 @@ pub trait Format: sealed::Sealed + Copy {
 
 macro_rules! formats {
     ($($variant:ident $type:ty;)+) => {
-        /// An array of any format, for reading.
+        /// A read-only array of any dtype.
         #[derive(Debug)]
         pub enum View<'a> {
             $(#[doc(hidden)] $variant(ArrayViewD<'a, $type>),)+
         }
 
-        /// An array of any format, for writing.
+        /// A writable array of any dtype.
         #[derive(Debug)]
         pub enum ViewMut<'a> {
             $(#[doc(hidden)] $variant(ArrayViewMutD<'a, $type>),)+
@@ -57,12 +57,12 @@ macro_rules! formats {
                 match self { $(View::$variant(view) => view.shape(),)+ }
             }
 
-            /// The elements as they lie in memory, where that is the order of a variable without a gap.
+            /// Returns the elements in memory order, if the array has the variable's order and no gaps.
             pub(crate) fn slice(&self, order: &Order) -> Option<TensorRef<'_>> {
                 match self { $(View::$variant(view) => order.slice(view).map(TensorRef::from),)+ }
             }
 
-            /// Copies the elements in the order of a variable. `values` has the format and as many elements.
+            /// Copies the elements in the variable's order. Requires `values` of the same dtype and number of elements.
             pub(crate) fn gather(&self, order: &Order, values: &mut TensorBuf) {
                 match self {
                     $(View::$variant(view) => {
@@ -85,7 +85,7 @@ macro_rules! formats {
                 match self { $(ViewMut::$variant(view) => view.shape(),)+ }
             }
 
-            /// Whether the elements lie in memory as those of a variable, without a gap.
+            /// Returns whether the elements are in the variable's order in memory, without gaps.
             pub(crate) fn lies_in(&self, order: &Order) -> bool {
                 match self { $(ViewMut::$variant(view) => order.is_of(view),)+ }
             }
@@ -94,12 +94,12 @@ macro_rules! formats {
                 match self { $(ViewMut::$variant(view) => View::$variant(view.view()),)+ }
             }
 
-            /// As [`View::slice`].
+            /// As [`View::slice`], but mutable.
             pub(crate) fn slice_mut(&mut self, order: &Order) -> Option<TensorMut<'_>> {
                 match self { $(ViewMut::$variant(view) => order.slice_mut(view).map(TensorMut::from),)+ }
             }
 
-            /// Takes the elements back that [`View::gather`] copied.
+            /// Writes the elements back that [`View::gather`] copied.
             pub(crate) fn scatter(&mut self, order: &Order, values: &TensorBuf) {
                 match self {
                     $(ViewMut::$variant(view) => {

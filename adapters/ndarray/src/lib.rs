@@ -18,13 +18,13 @@
 //!
 //! # Layouts
 //!
-//! A variable has the order of axes of the array that it was registered with, row-major or any other, and its state is
-//! in that order too. Arrays that lie in memory without gaps in that order are worked on in place, parameter and
-//! gradient alike. Any other, a slice with steps, a broadcast gradient, an array in another order of axes, is copied
-//! lane by lane into memory that the optimizer keeps, and the parameter back. The numbers are the same in either case.
+//! A variable has the order of axes of the array at registration, row-major or any other, and its state has the same
+//! order. A step works in place on parameters and gradients that have this order in memory, without gaps. Any other
+//! array, such as a stepped slice, a broadcast gradient, or an array in another order of axes, is copied lane by lane
+//! into memory that the optimizer reuses. The parameter is then copied back. The numbers are the same in either case.
 //!
-//! Stochastic rounding, momentum in `q8` and constraints count elements or axes in row-major order. A variable that has one
-//! of them is row-major whatever its array is, so that an array in another order is copied.
+//! Stochastic rounding, momentum in `q8` and constraints count elements or axes in row-major order. A variable with one
+//! of them is always row-major, so an array in another order is copied.
 
 mod error;
 mod format;

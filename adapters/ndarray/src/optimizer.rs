@@ -1,4 +1,4 @@
-//! The optimizer: the core's, with what it must know of the arrays' layouts.
+//! The optimizer: the core's optimizer, with the layouts of the arrays.
 
 use std::collections::HashMap;
 
@@ -15,32 +15,32 @@ use crate::{Error, Update};
 #[derive(Clone, Debug)]
 pub struct Lion {
     pub(crate) core: lion::Lion,
-    /// Of the variables that are not row-major.
+    /// The orders of the variables that are not row-major.
     pub(crate) orders: HashMap<VariableId, Order>,
     row_major: Order,
-    /// By place in the call.
+    /// The copies for each position in the list of updates.
     copies: Vec<Copies>,
 }
 
-/// Copies of an update's arrays in the order of its variable, kept so that calls need not allocate.
+/// Copies of an update's arrays in the variable's order. They are reused, so that later calls do not allocate.
 #[derive(Clone, Debug, Default)]
 struct Copies {
     parameter: Option<TensorBuf>,
-    /// Whether this call moves the copy of the parameter, rather than the parameter.
+    /// Whether this call updates the copy instead of the parameter.
     moves_copy: bool,
     gradient: Option<TensorBuf>,
 }
 
 impl Lion {
-    /// The options, at Keras's defaults.
+    /// Returns a builder with Keras's defaults.
     pub fn builder() -> Builder {
         lion::Lion::builder()
     }
 
-    /// An optimizer without variables.
+    /// Creates an optimizer without variables.
     ///
     /// # Errors
-    /// An option outside its range, which [`Builder::build`] finds.
+    /// An option outside its range, which [`Builder::build`] reports.
     pub fn new(builder: Builder) -> Result<Self, Error> {
         Ok(Lion {
             core: builder.build()?,
@@ -50,11 +50,11 @@ impl Lion {
         })
     }
 
-    /// Adds a variable with the shape, the format and the order of axes of `array`, and nothing special about it. Its
-    /// state is zero.
+    /// Adds a variable with the shape, the dtype and the order of axes of `array`, and with default options. Its state
+    /// is zero.
     ///
     /// # Errors
-    /// A name that is taken, or memory that cannot be had.
+    /// A name that already exists, or a failed allocation.
     pub fn register<A: Format, D: Dimension>(
         &mut self,
         name: &str,
@@ -66,7 +66,7 @@ impl Lion {
     /// Adds a variable with options.
     ///
     /// # Errors
-    /// As [`register`](Self::register), and what [`lion::Lion::register_with`] refuses.
+    /// As [`register`](Self::register), and the errors of [`lion::Lion::register_with`].
     pub fn register_with<A: Format, D: Dimension>(
         &mut self,
         name: &str,
@@ -81,8 +81,9 @@ impl Lion {
         Ok(id)
     }
 
-    /// Whether the numbers of a variable depend on the order of its elements, which then is the row-major one: a
-    /// constraint counts axes, the codes of a momentum have a scale for each block, and random numbers have an index.
+    /// Returns whether the results depend on the order of the elements, so that the variable must be row-major. A
+    /// constraint counts axes, an 8-bit momentum has a scale per block, and random numbers depend on the element's
+    /// index.
     fn counts_elements(&self, options: &VariableOptions) -> bool {
         let config = self.core.config();
         let momentum_dtype = options.momentum_dtype.or(config.momentum_dtype);
@@ -91,29 +92,29 @@ impl Lion {
             || (config.stochastic_rounding.is_some() && !options.nearest_rounding)
     }
 
-    /// The optimizer below: hyperparameters, groups, loss scale, the state of each variable. The shape of a variable
-    /// is there in the order of its memory.
+    /// Returns the core's optimizer: hyperparameters, groups, loss scale, the state of each variable. There, a
+    /// variable's shape is in memory order.
     pub fn core(&self) -> &lion::Lion {
         &self.core
     }
 
-    /// The optimizer below, to be changed. A variable that is registered there is row-major.
+    /// Returns the core's optimizer, to change it. A variable that is registered there is row-major.
     pub fn core_mut(&mut self) -> &mut lion::Lion {
         &mut self.core
     }
 
-    /// Applies gradients to the variables of the call, each named at most once and in any order, as
-    /// [`lion::Lion::apply`] does. In a call that names none nothing happens.
+    /// Applies gradients to the given variables, each at most once and in any order, as [`lion::Lion::apply`] does.
+    /// Does nothing without updates.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Dtype`] for arrays that are not those of their variables, and what
-    /// [`lion::Lion::apply`] refuses. Nothing has been changed then.
+    /// [`Error::Shape`] and [`Error::Dtype`] for arrays that do not match their variables, and the errors of
+    /// [`lion::Lion::apply`]. On an error nothing has changed.
     pub fn apply(&mut self, updates: &mut [Update<'_>]) -> Result<Metrics, Error> {
         self.call(updates, lion::Lion::apply)
     }
 
-    /// Makes each parameter its moving average, as at the end of training. Without an average nothing happens;
-    /// gradients are ignored, and nothing is counted.
+    /// Sets each parameter to its moving average, as at the end of training. Does nothing without a moving average.
+    /// Ignores gradients, and does not count as a step.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -121,10 +122,11 @@ impl Lion {
         self.call(updates, lion::Lion::finalize_variable_values)
     }
 
-    /// The parameter as f32, with its low halves if it has some (`split_master`): exact for every format.
+    /// Returns the parameter as f32, with its low halves if it has some (`split_master`). This is exact for every
+    /// dtype.
     ///
     /// # Errors
-    /// An array that is not the variable's; memory that cannot be had.
+    /// An array that does not match the variable, or a failed allocation.
     pub fn parameter_to_f32<A: Format, D: Dimension>(
         &self,
         variable: VariableId,
@@ -144,11 +146,12 @@ impl Lion {
         Ok(values.permuted_axes(order.inverse().axes(parameter.shape().len())))
     }
 
-    /// Stores values as the parameter: exactly where the variable has low halves, which are set too, else rounded to
-    /// nearest even.
+    /// Stores values as the parameter: exactly if the variable has low halves, which are set too, and otherwise rounded
+    /// to nearest even.
     ///
     /// # Errors
-    /// Arrays that are not of the variable's shape and format; memory that cannot be had. Nothing has been changed then.
+    /// An array that does not have the variable's shape and dtype, or a failed allocation. On an error nothing has
+    /// changed.
     pub fn parameter_from_f32<A: Format, D: Dimension, E: Dimension>(
         &mut self,
         variable: VariableId,
@@ -173,7 +176,7 @@ impl Lion {
         Ok(())
     }
 
-    /// Makes a call of the core with the arrays as slices.
+    /// Calls the core with the arrays as slices.
     fn call<T>(
         &mut self,
         updates: &mut [Update<'_>],
@@ -221,7 +224,7 @@ impl Lion {
         self.orders.get(&variable).unwrap_or(&self.row_major)
     }
 
-    /// Whether the arrays are those of the variable. A variable that is none is the core's to refuse.
+    /// Checks that the arrays match the variable. The core reports an unknown variable.
     fn check(&self, update: &Update<'_>) -> Result<(), Error> {
         self.check_parameter(update.variable, update.parameter.shape(), update.parameter.dtype())?;
         match &update.gradient {
@@ -255,7 +258,7 @@ impl Lion {
     }
 }
 
-/// Copies an array that does not lie in memory as its variable's state does, to where the last call did.
+/// Copies an array in the variable's order, into the previous copy's memory if it fits.
 fn copy<'a>(
     kept: &'a mut Option<TensorBuf>,
     array: &View<'_>,

@@ -1,15 +1,15 @@
-//! The order of axes that a variable's state has in memory.
+//! The order of axes of a variable's state in memory.
 
 use std::cmp::Reverse;
 
 use ndarray::{ArrayRef, ArrayViewD, ArrayViewMutD, Dimension, IxDyn};
 
-/// The axes of an array from the slowest in memory to the fastest; row-major where it is none.
+/// The axes of an array from the slowest in memory to the fastest. `None` means row-major.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Order(Option<Vec<usize>>);
 
 impl Order {
-    /// That of an array.
+    /// Returns the order of an array.
     pub(crate) fn new<A, D: Dimension>(array: &ArrayRef<A, D>) -> Self {
         if array.is_standard_layout() {
             return Order(None);
@@ -24,12 +24,12 @@ impl Order {
         self.0.is_none()
     }
 
-    /// Whether it is one of this many axes.
+    /// Returns whether the order fits an array with this many axes.
     pub(crate) fn has_axes(&self, axes: usize) -> bool {
         self.0.as_ref().is_none_or(|order| order.len() == axes)
     }
 
-    /// The way back: from the axes of the memory to those of the array.
+    /// Returns the inverse: from the axes of the memory to those of the array.
     pub(crate) fn inverse(&self) -> Self {
         Order(self.0.as_ref().map(|axes| {
             let mut inverse: Vec<usize> = (0..axes.len()).collect();
@@ -38,12 +38,12 @@ impl Order {
         }))
     }
 
-    /// The axes of an array of this many, in this order.
+    /// Returns the axes of an array with this many axes, in this order.
     pub(crate) fn axes(&self, axes: usize) -> Vec<usize> {
         self.0.clone().unwrap_or_else(|| (0..axes).collect())
     }
 
-    /// An array's extents in the order of the memory.
+    /// Returns an array's shape in memory order.
     pub(crate) fn of_shape(&self, shape: &[usize]) -> Vec<usize> {
         match &self.0 {
             None => shape.into(),
@@ -51,7 +51,7 @@ impl Order {
         }
     }
 
-    /// Whether the array has these extents in the order of the memory.
+    /// Returns whether the array has this shape in memory order.
     pub(crate) fn has_shape(&self, array: &[usize], memory: &[usize]) -> bool {
         match &self.0 {
             None => array == memory,
@@ -62,7 +62,7 @@ impl Order {
         }
     }
 
-    /// Whether an array's elements lie in this order without a gap.
+    /// Returns whether an array's elements are in this order in memory, without gaps.
     pub(crate) fn is_of<A>(&self, view: &ArrayViewMutD<'_, A>) -> bool {
         if self.is_row_major() {
             view.is_standard_layout()
@@ -71,17 +71,17 @@ impl Order {
         }
     }
 
-    /// An array's elements as they lie in memory, where that is this order without a gap.
+    /// Returns an array's elements as a slice in memory order, if they are in this order without gaps.
     pub(crate) fn slice<'a, A>(&self, view: &'a ArrayViewD<'_, A>) -> Option<&'a [A]> {
         if self.is_row_major() { view.as_slice() } else { self.of(view.view()).to_slice() }
     }
 
-    /// As [`slice`](Self::slice).
+    /// As [`slice`](Self::slice), but mutable.
     pub(crate) fn slice_mut<'a, A>(&self, view: &'a mut ArrayViewMutD<'_, A>) -> Option<&'a mut [A]> {
         if self.is_row_major() { view.as_slice_mut() } else { self.of_mut(view.view_mut()).into_slice() }
     }
 
-    /// An array with its axes in the order of the memory. It has as many as the variable.
+    /// Returns an array with its axes in memory order. Requires as many axes as the variable has.
     pub(crate) fn of<'a, A>(&self, view: ArrayViewD<'a, A>) -> ArrayViewD<'a, A> {
         match &self.0 {
             None => view,
@@ -89,7 +89,7 @@ impl Order {
         }
     }
 
-    /// As [`of`](Self::of).
+    /// As [`of`](Self::of), but mutable.
     pub(crate) fn of_mut<'a, A>(&self, view: ArrayViewMutD<'a, A>) -> ArrayViewMutD<'a, A> {
         match &self.0 {
             None => view,

@@ -1,4 +1,4 @@
-//! Checkpoints: always row-major, so that they fit arrays in any order, and every other program.
+//! Checkpoints in row-major order, so that they fit arrays in any order, and other programs.
 
 use half::{bf16, f16};
 use lion::checkpoint::{Checkpoint, SavedVariable, Tensor};
@@ -9,11 +9,11 @@ use crate::order::Order;
 use crate::{Error, Lion};
 
 impl Lion {
-    /// All that the optimizer knows, as [`lion::Lion::checkpoint`] has it. The state of a variable that is row-major is
-    /// borrowed, that of any other is a copy.
+    /// Returns the optimizer's state as a checkpoint, as [`lion::Lion::checkpoint`] does. The state of a row-major
+    /// variable is borrowed; the state of any other variable is copied.
     ///
     /// # Errors
-    /// Memory that cannot be had.
+    /// An allocation fails.
     pub fn checkpoint(&self) -> Result<Checkpoint<'_>, Error> {
         let mut checkpoint = self.core.checkpoint()?;
         for saved in &mut checkpoint.variables {
@@ -24,10 +24,10 @@ impl Lion {
         Ok(checkpoint)
     }
 
-    /// Goes on from a checkpoint of the same variables, whatever the layouts of their arrays were.
+    /// Restores a checkpoint of the same variables, whose arrays may have had other layouts.
     ///
     /// # Errors
-    /// As [`lion::Lion::restore`], and memory that cannot be had. Nothing has been changed then.
+    /// As [`lion::Lion::restore`], or a failed allocation. On an error nothing has changed.
     pub fn restore(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), Error> {
         let mut variables: Vec<_> = checkpoint.variables.iter().map(borrowed).collect();
         for saved in &mut variables {
@@ -39,7 +39,7 @@ impl Lion {
         Ok(self.core.restore(&Checkpoint { variables, config_json, ..*checkpoint })?)
     }
 
-    /// That of the variable of this name, where it is not row-major.
+    /// Returns the order of the variable of this name, if it is not row-major.
     fn order(&self, name: &str) -> Option<&Order> {
         self.core.variable(name).and_then(|id| self.orders.get(&id))
     }
@@ -58,8 +58,8 @@ fn borrowed<'a>(saved: &'a SavedVariable<'_>) -> SavedVariable<'a> {
     }
 }
 
-/// Puts the axes of a variable's state in another order. A state that does not have these axes is not the variable's,
-/// and left alone for the core to refuse.
+/// Reorders the axes of a variable's state. A state with another number of axes does not belong to the variable; it is
+/// left unchanged, and the core reports the error.
 fn reorder(saved: &mut SavedVariable<'_>, order: &Order) -> Result<(), Error> {
     let SavedVariable { shape, parameter, momentum, low, ema, accumulator, .. } = saved;
     if !order.has_axes(shape.len()) {
@@ -73,8 +73,8 @@ fn reorder(saved: &mut SavedVariable<'_>, order: &Order) -> Result<(), Error> {
     Ok(())
 }
 
-/// The elements of an array of that shape with its axes in another order; `None` if they do not fill the shape, or are in
-/// blocks, which no variable of another order has.
+/// Returns the elements of an array of that shape, with its axes in another order. Returns `None` if they do not fill
+/// the shape, or if the dtype has blocks, which only row-major variables have.
 fn reordered(tensor: TensorRef<'_>, shape: &[usize], order: &Order) -> Result<Option<TensorBuf>, Error> {
     let mut values = TensorBuf::zeroed(tensor.dtype(), tensor.len()).map_err(lion::Error::from)?;
     macro_rules! copied {

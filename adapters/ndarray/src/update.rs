@@ -1,11 +1,11 @@
-//! How a call hands over the arrays of a variable.
+//! `Update`: one variable's arrays, passed to `apply`.
 
 use lion::VariableId;
 use ndarray::{ArrayRef, Dimension};
 
 use crate::format::{Format, View, ViewMut};
 
-/// A variable's arrays in one call: the parameter, which the call moves, and its gradient, of any format and layout.
+/// A variable's arrays in one step: the parameter, which the step updates, and its gradient, of any dtype and layout.
 #[derive(Debug)]
 #[must_use]
 pub struct Update<'a> {
@@ -15,7 +15,7 @@ pub struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    /// Moves `parameter`, an array or a view.
+    /// Updates `parameter`, an array or a view, in place.
     pub fn new<P: Format, G: Format, D: Dimension, E: Dimension>(
         variable: VariableId,
         parameter: &'a mut ArrayRef<P, D>,
@@ -25,8 +25,7 @@ impl<'a> Update<'a> {
         Update { gradient, ..Self::without_gradient(variable, parameter) }
     }
 
-    /// A variable that has no gradient in this call. Nothing is done to it, but that it takes part in the moving
-    /// average.
+    /// Names a variable without a gradient in this step. Only its moving average is updated.
     pub fn without_gradient<P: Format, D: Dimension>(
         variable: VariableId,
         parameter: &'a mut ArrayRef<P, D>,

@@ -1,4 +1,4 @@
-//! A call works on arrays that lie as their variables do where they are, and copies others into memory that it keeps.
+//! Tests that a call works in place on arrays in the variable's order, and copies others into reused memory.
 
 use lion_ndarray::{Lion, Update};
 use lion_testing::allocator::{Watched, largest_request};
@@ -33,7 +33,7 @@ fn calls_allocate_no_array() {
             Update::new(with_gaps, &mut gaps, &gradient),
         ];
         let (bytes, _) = largest_request(|| optimizer.apply(updates).expect("applied"));
-        // The first of these makes room for what it copies.
+        // The first of these calls allocates memory for the copies.
         assert!(call == 3 || bytes < 8192, "call {call} asked for {bytes} bytes at once");
     }
 }

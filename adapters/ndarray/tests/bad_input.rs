@@ -1,4 +1,4 @@
-//! What is refused, and that nothing has changed then.
+//! Tests that invalid input is an error and changes nothing.
 
 use half::bf16;
 use lion_ndarray::{Error, Lion, Update};
@@ -16,7 +16,7 @@ fn refused(result: Result<impl Sized, Error>, expected: &str) {
 #[test]
 fn shapes_that_do_not_fit() {
     let mut optimizer = optimizer();
-    // Six elements each, of the same order of axes.
+    // Six elements each, in the same order of axes.
     for (name, mut parameter) in
         [("row", Array2::<f32>::zeros((2, 3))), ("column", Array2::zeros((2, 3).f()))]
     {
@@ -57,13 +57,13 @@ fn names_and_variables() {
     let mut w = array![1.0_f32];
     let id = optimizer.register("w", &w).expect("registered");
     refused(optimizer.register("w", &w), "variable \"w\" already exists");
-    // Nothing in the call, and no gradient in it.
+    // An empty call, and a call without gradients.
     optimizer.apply(&mut []).expect("nothing happens");
     refused(
         optimizer.apply(&mut [Update::without_gradient(id, &mut w)]),
         "no variable of the step has a gradient",
     );
-    // Twice in one call, where the two arrays need not be the same.
+    // Twice in one call, even with different arrays.
     let mut again = w.clone();
     let gradient = array![1.0_f32];
     let updates = &mut [Update::new(id, &mut w, &gradient), Update::new(id, &mut again, &gradient)];

@@ -1,5 +1,5 @@
-//! Stochastic rounding, the exact split, 8-bit momentum and the variants of decay: the bits of a replay, whatever the
-//! layouts.
+//! Tests that stochastic rounding, the exact split, 8-bit momentum and the variants of decay have the bits of a replay,
+//! in every layout.
 
 use half::bf16;
 use lion::checkpoint::Checkpoint;
@@ -8,11 +8,11 @@ use lion_testing::narrow::{CASES, Case, builder};
 use lion_testing::recording::{Recorder, bits};
 use ndarray::{ArrayD, IxDyn, ShapeBuilder, Slice};
 
-/// Blocks of 8-bit momentum do not end where rows do.
+/// Blocks of 8-bit momentum do not end at the ends of rows.
 const SHAPE: [usize; 3] = [5, 6, 7];
 const STEPS: usize = 20;
 
-/// An element type of the parameters here.
+/// An element type of the parameters in these tests.
 trait Number: Format + Default {
     fn of(value: f32) -> Self;
     fn bits(values: &[Self]) -> Vec<u8>;
@@ -47,12 +47,12 @@ impl Number for bf16 {
     }
 }
 
-/// A number for each place, of either sign, different in each step.
+/// Returns a value for each index, of either sign, different in each step.
 fn value(step: usize, index: usize) -> f32 {
     ((index * 37 + step * 101 + 11) % 97) as f32 / 48.5 - 1.0
 }
 
-/// An array whose elements, in row-major order, are those of a step.
+/// Fills an array, in row-major order, with the values of a step.
 fn filled<T: Number>(mut array: ArrayD<T>, step: usize) -> ArrayD<T> {
     array.iter_mut().enumerate().for_each(|(index, element)| *element = T::of(value(step, index)));
     array
@@ -68,7 +68,7 @@ fn layouts<T: Number>() -> [(&'static str, ArrayD<T>); 3] {
     ]
 }
 
-/// In row-major order.
+/// Returns the elements in row-major order.
 fn elements<T: Number>(array: &ArrayD<T>) -> Vec<T> {
     array.iter().copied().collect()
 }
@@ -78,7 +78,8 @@ fn apply<T: Number>(optimizer: &mut Lion, id: VariableId, parameter: &mut ArrayD
     optimizer.apply(&mut [Update::new(id, parameter, &gradient)]).expect("applied");
 }
 
-/// The first half of the steps by one optimizer, the others by one that has its checkpoint and an array of another layout.
+/// Makes the first half of the steps with one optimizer. Another one, restored from its checkpoint, makes the rest with
+/// an array of another layout.
 fn every_layout<T: Number>(case: Case) {
     let mut recorder = Recorder::default();
     T::record(&mut recorder, &elements(&filled(layouts::<T>()[0].1.clone(), 0)));
@@ -122,7 +123,7 @@ fn every_option_has_the_bits_of_a_replay() {
     }
 }
 
-/// With its low halves a bf16 array is the f32 one.
+/// With its low halves, a bf16 array equals the f32 one.
 #[test]
 fn a_split_array_is_an_f32_one() {
     let start = filled::<f32>(layouts()[0].1.clone(), 3);
@@ -134,7 +135,7 @@ fn a_split_array_is_an_f32_one() {
             whole.register("w", &values).expect("registered"),
             split.register("w", &high).expect("registered"),
         );
-        // The values come from a view of gaps in another order of axes.
+        // The values come from a view with gaps in another order of axes.
         let mut gaps = ArrayD::zeros(&[7, 12, 5][..]);
         let mut view = gaps.view_mut().permuted_axes(IxDyn(&[2, 1, 0]));
         let mut view = view.slice_axis_mut(ndarray::Axis(1), Slice::new(0, None, 2));
@@ -156,7 +157,7 @@ fn a_split_array_is_an_f32_one() {
     }
 }
 
-/// A constraint's axes are those of the array, whatever its order in memory.
+/// A constraint's axes are the array's axes, whatever its order in memory.
 #[test]
 fn a_constraint_counts_the_axes_of_the_array() {
     let trained = |array: ArrayD<f32>| {
@@ -180,7 +181,7 @@ fn a_constraint_counts_the_axes_of_the_array() {
     assert_ne!(elements(&free), expected, "the constraint does nothing");
 }
 
-/// Also through a file, whose low halves are in row-major order.
+/// Low halves are saved in row-major order, also in a file.
 #[test]
 fn a_split_checkpoint_fits_any_order() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! The same bits as by slices, whatever the layouts.
+//! Tests that every layout gives the bits of the slice API.
 
 use half::{bf16, f16};
 use lion::checkpoint::{Checkpoint, Tensor};
@@ -9,7 +9,7 @@ use ndarray::{Array, ArrayD, ArrayViewMutD, Axis, IxDyn, ShapeBuilder, Slice, ar
 const SHAPE: [usize; 3] = [3, 4, 5];
 const STEPS: usize = 8;
 
-/// How an array of the shape lies in memory.
+/// A memory layout of an array of the shape.
 struct Layout {
     name: &'static str,
     memory: fn() -> ArrayD<f32>,
@@ -44,12 +44,12 @@ fn builder() -> Builder {
     Lion::builder().learning_rate(0.01).weight_decay(0.1).ema(0.9)
 }
 
-/// A number for each place, of either sign, different in each step.
+/// Returns a value for each index, of either sign, different in each step.
 fn value(step: usize, index: usize) -> f32 {
     ((index * 37 + step * 101 + 11) % 97) as f32 / 48.5 - 1.0
 }
 
-/// The elements in row-major order, whatever the layout.
+/// Fills the elements in row-major order, whatever the layout.
 fn fill(mut view: ArrayViewMutD<'_, f32>, step: usize) {
     view.iter_mut().enumerate().for_each(|(index, element)| *element = value(step, index));
 }
@@ -98,7 +98,7 @@ fn layouts_change_no_bit() {
     }
 }
 
-/// What lies between the elements of a view is not touched.
+/// The memory between the elements of a view does not change.
 #[test]
 fn gaps_stay_as_they_are() {
     let mut memory = Array::from_elem((4, 6), 7.0_f32);
@@ -130,7 +130,7 @@ fn a_checkpoint_fits_any_order() {
     optimizer.checkpoint().expect("memory").write(&path).expect("written");
 
     let mut resumed = Lion::new(builder()).expect("valid options");
-    // As row-major as can be, and of the other order than the one that was saved.
+    // This array is row-major, unlike the saved one.
     let mut other = ArrayD::zeros(&SHAPE[..]);
     other.assign(&parameter);
     resumed.register("w", &other).expect("registered");
@@ -141,7 +141,7 @@ fn a_checkpoint_fits_any_order() {
         assert_eq!(parameter, other, "step {number}");
     }
 
-    // And back.
+    // The other direction: from row-major to column-major.
     let mut back = Lion::new(builder()).expect("valid options");
     back.register("w", &parameter).expect("registered");
     back.restore(&resumed.checkpoint().expect("memory")).expect("restored");
@@ -153,7 +153,7 @@ fn a_checkpoint_fits_any_order() {
     assert_eq!(elements(&found.variables[0].momentum), elements(&expected.variables[0].momentum));
 }
 
-/// Every mixture of formats, 100 steps, against the recorded gradients.
+/// Every mixture of dtypes, 100 steps, compared with a replay of the recorded gradients.
 #[test]
 fn a_replay_gives_the_same_bits() {
     let mut recorder = Recorder::default();

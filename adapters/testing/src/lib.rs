@@ -1,5 +1,5 @@
-//! What the adapters' tests and benchmarks share: an allocator that tells how large the requests were, gradients
-//! recorded and replayed, the options of narrow formats, and the table of a step's time. Each is a module of its own.
+//! Shared code of the adapters' tests and benchmarks: an allocator that records the largest request, recording and
+//! replay of gradients, the options of narrow formats, and the table of step times. Each is a module.
 
 pub mod allocator;
 pub mod narrow;

@@ -1,15 +1,15 @@
-//! The options for formats that move fewer bytes, and for decay, as the adapters' tests go through them.
+//! The options for narrow formats and for decay that the tests of all adapters run through.
 
 use lion::{Builder, DecayScale, Dtype};
 
-/// An option of the optimizer, or two, and parameters that show it.
+/// One or two options of the optimizer, and a parameter dtype that shows their effect.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// For messages.
+    /// The name for messages.
     pub name: &'static str,
-    /// The parameters' format.
+    /// The parameters' dtype.
     pub parameters: Dtype,
-    /// Switches the option on.
+    /// Enables the options.
     pub set: fn(Builder) -> Builder,
 }
 
@@ -17,7 +17,7 @@ const fn case(name: &'static str, parameters: Dtype, set: fn(Builder) -> Builder
     Case { name, parameters, set }
 }
 
-/// Each changes the bits of what [`builder`] gives.
+/// The cases. Each gives other bits than [`builder`] alone.
 pub const CASES: [Case; 8] = [
     case("stochastic rounding", Dtype::BF16, |it| it.stochastic_rounding(17)),
     case("exact split", Dtype::BF16, |it| it.split_master(true)),
@@ -29,7 +29,7 @@ pub const CASES: [Case; 8] = [
     case("corrected decay", Dtype::F32, |it| it.decay_scale(DecayScale::Corrected(0.01))),
 ];
 
-/// A rate at which bf16 parameters stall, with decay.
+/// Returns a builder with weight decay, and with a learning rate at which bf16 parameters stall.
 pub fn builder() -> Builder {
     lion::Lion::builder().learning_rate(0.001).weight_decay(0.1)
 }

@@ -1,17 +1,17 @@
-//! A training as `lion replay` knows it: the parameters that it began with and the gradients of each of its steps.
+//! Recordings of a training for `lion replay`: the initial parameters, and the gradients of every step.
 
 use lion::replay::{self, Recording};
 use lion::tensor_file::{self, Entry};
 use lion::{Builder, Dtype, TensorBuf, TensorRef};
 
-/// A tensor of the recording, by the name that it has there.
+/// A tensor, under its name in the recording.
 struct Recorded {
     name: String,
     shape: Vec<usize>,
     values: TensorBuf,
 }
 
-/// What a framework's training is recorded in.
+/// Records a framework's training.
 #[derive(Default)]
 pub struct Recorder {
     tensors: Vec<Recorded>,
@@ -24,12 +24,12 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Records a parameter as it is before the first step.
+    /// Records a parameter before the first step.
     pub fn parameter<'a>(&mut self, name: &str, shape: &[usize], values: impl Into<TensorRef<'a>>) {
         self.record(format!("param/{name}"), shape, values.into());
     }
 
-    /// Records a gradient of a step, which is counted from 0.
+    /// Records a gradient of a step. Steps count from 0.
     pub fn gradient<'a>(
         &mut self,
         step: usize,
@@ -44,10 +44,10 @@ impl Recorder {
         self.tensors.push(Recorded { name, shape: shape.into(), values: owned(values) });
     }
 
-    /// The parameters by name that a replay of the recording ends with.
+    /// Replays the recording, and returns the final parameters with their names.
     ///
     /// # Panics
-    /// Where the recording cannot be written, read or replayed: a test has failed then.
+    /// If the recording cannot be written, read or replayed, which fails the test.
     pub fn replay(&self, builder: Builder) -> Vec<(String, TensorBuf)> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("run.safetensors");
@@ -67,17 +67,17 @@ impl Recorder {
     }
 }
 
-/// A copy of its own.
+/// Returns an owned copy.
 ///
 /// # Panics
-/// Where there is no memory.
+/// If the allocation fails.
 pub fn owned(values: TensorRef<'_>) -> TensorBuf {
     let mut copy = TensorBuf::zeroed(values.dtype(), values.len()).expect("memory");
     assert!(copy.to_mut().copy_from(values), "the copy has the format of the original");
     copy
 }
 
-/// The format and the bits of the elements, as bytes.
+/// Returns the dtype, and the bits of the elements as bytes.
 pub fn bits(values: TensorRef<'_>) -> (Dtype, Vec<u8>) {
     let streams = (0..).map_while(|stream| values.as_bytes(stream));
     (values.dtype(), streams.flatten().copied().collect())

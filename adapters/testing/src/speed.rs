@@ -1,22 +1,22 @@
-//! The time of an optimizer's step beside that of a framework's own and that of the slice API, as a Markdown table.
+//! Measures the adapters' steps against the framework's own optimizer and the slice API, and prints a Markdown table.
 
 use std::time::Duration;
 
 use lion::{Dtype, Lion, Update, VariableId};
 use lion_autotune::measure::{Calls, Comparison, compare};
 
-/// A set of equal tensors.
+/// A number of tensors of equal size.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// What the table calls it.
+    /// The name in the table.
     pub name: &'static str,
-    /// How many tensors there are.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Elements of each.
+    /// The number of elements of each tensor.
     pub elements: usize,
 }
 
-/// The sizes that the adapters are measured at.
+/// The sizes at which the adapters are measured.
 pub const SIZES: [Size; 4] = [
     Size { name: "16 K", tensors: 1, elements: 1 << 14 },
     Size { name: "4 M", tensors: 1, elements: 1 << 22 },
@@ -24,28 +24,29 @@ pub const SIZES: [Size; 4] = [
     Size { name: "64 M", tensors: 1, elements: 1 << 26 },
 ];
 
-/// What is measured: one f32 parameter after the other, each with a gradient that does not change.
+/// The measured optimizers. They update a number of f32 parameters, each with a constant gradient.
 pub trait Step {
-    /// One step of the adapter.
+    /// Makes one step of the adapter.
     fn adapter(&mut self);
-    /// One step of the framework's own optimizer; `false` where it has none.
+    /// Makes one step of the framework's own optimizer. Returns `false` if the framework has none.
     fn stock(&mut self) -> bool;
-    /// What the framework does around any optimizer, with one that does nothing; `false` where nothing is between.
+    /// Runs the framework's work around an optimizer, with one that does nothing. Returns `false` if there is no such
+    /// work.
     fn idle(&mut self) -> bool {
         false
     }
 }
 
-/// The learning rate of the measurements, at which ordinary values stay ordinary.
+/// The learning rate of the measurements. It keeps ordinary values ordinary.
 pub const LEARNING_RATE: f64 = 1e-6;
 
-/// The parameter's and the gradient's elements.
+/// Returns the elements of a parameter and of its gradient.
 pub fn ordinary(elements: usize) -> (Vec<f32>, Vec<f32>) {
     let gradient = (0..elements).map(|index| if index % 3 == 0 { -0.01 } else { 0.01 });
     (vec![1.0; elements], gradient.collect())
 }
 
-/// The same work by slices.
+/// The same work with the slice API.
 struct Slices {
     lion: Lion,
     variables: Vec<(VariableId, Vec<f32>, Vec<f32>)>,
@@ -73,11 +74,11 @@ impl Slices {
     }
 }
 
-/// Measures every size and prints the table. The first number among the program's arguments is the seconds that each
-/// comparison takes; sizes with more elements than the second number, if there is one, are left out.
+/// Measures every size and prints the table. The first number among the program's arguments is the duration of each
+/// comparison in seconds. The optional second number is the maximum number of elements; larger sizes are left out.
 ///
 /// # Panics
-/// Where a step fails.
+/// If a step fails.
 pub fn table<S: Step>(stock: &str, make: impl Fn(Size) -> S) {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse::<f64>().ok());
     let time = numbers.next().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
@@ -127,7 +128,7 @@ pub fn table<S: Step>(stock: &str, make: impl Fn(Size) -> S) {
     }
 }
 
-/// The columns of what a framework has not.
+/// The columns of a comparison that a framework does not have.
 const NONE: &str = "– | – | –";
 
 fn ratio(found: &Comparison) -> String {

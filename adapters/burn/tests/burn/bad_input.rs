@@ -1,4 +1,4 @@
-//! What burn's conventions leave to the optimizer.
+//! Tests of invalid and unusual input that burn leaves to the optimizer.
 
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, Optimizer};
@@ -18,7 +18,7 @@ fn a_gradient_of_another_shape_moves_nothing() {
     let optimizer = LionConfig::new().build();
     let (tensor, state) = optimizer.step(0.5, ones([2, 3]), ones([2, 3]), None);
     let momentum = elements(&state.as_ref().expect("a state").momentum);
-    // Of as many elements, too.
+    // Also with the same number of elements.
     for gradient in [ones([3, 2]), ones([1, 1])] {
         let (found, kept) = optimizer.step(0.5, tensor.clone(), gradient, state.clone());
         assert_eq!(elements(&found), elements(&tensor));
@@ -36,7 +36,7 @@ fn a_momentum_of_another_shape_begins_at_zero() {
     assert_eq!(elements(&state.expect("a state").momentum), elements(&new.expect("a state").momentum));
 }
 
-/// Another format, and hyperparameters that Lion does not have: burn's own operations, bit for bit.
+/// Unsupported dtypes and hyperparameters outside Lion's range use burn's own operations, bit for bit.
 #[test]
 fn what_the_kernels_do_not_take_is_burns() {
     let doubles = || Tensor::<1>::from_floats([1.0, -2.0, 3.0], &Device::flex()).cast(FloatDType::F64);
@@ -65,15 +65,15 @@ fn tensors_that_share_memory() {
     let optimizer = LionConfig::new().build();
     let tensor = ones([4]);
     let (kept, gradient) = (tensor.clone(), ones([4]));
-    // The parameter is its own gradient, too.
+    // The parameter is also its own gradient.
     let (moved, state) = optimizer.step(0.5, tensor.clone(), tensor, None);
     assert_eq!((elements(&moved), elements(&kept)), (vec![0.5; 4], vec![1.0; 4]));
-    // A state that is kept is not moved.
+    // A state that the caller keeps does not change.
     let before = elements(&state.as_ref().expect("a state").momentum);
     let (_, next) = optimizer.step(0.5, moved, gradient, state.clone());
     assert_eq!(elements(&state.expect("a state").momentum), before);
     assert_ne!(elements(&next.expect("a state").momentum), before);
-    // A part of a tensor, and one whose axes are turned.
+    // A part of a tensor, and a transposed tensor.
     let whole = Tensor::<2>::from_floats([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &Device::flex());
     let (part, _) = optimizer.step(0.5, whole.clone().slice([1..2, 0..3]), ones([1, 3]), None);
     assert_eq!(elements(&part), [3.5, 4.5, 5.5]);
@@ -106,7 +106,7 @@ fn parameters_without_a_gradient_and_integers_are_left_alone() {
     let model = optimizer.step(0.5, model, gradients);
     assert_eq!((elements(&model.a.val()), elements(&model.b.val())), (vec![1.0; 2], vec![0.5; 3]));
     assert_eq!(model.positions.val().try_into_vec_as::<i64>().expect("values"), [1, 2]);
-    // One that comes later begins at zero.
+    // A parameter added later starts with a momentum of zero.
     let mut gradients = GradientsParams::new();
     gradients.register(model.a.id, ones([2]));
     let model = optimizer.step(0.5, model, gradients);

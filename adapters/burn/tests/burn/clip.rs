@@ -1,4 +1,4 @@
-//! Clipping by the norm of all gradients of a module. That it gives the core's numbers is in `numbers`.
+//! Tests of clipping by the norm of all gradients of a module. `numbers` compares the results with the core.
 
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
@@ -75,12 +75,12 @@ fn what_is_not_a_norm() {
             .expect_err("refused");
         assert!(error.to_string().starts_with("limit is "), "{error}");
     }
-    // As in Keras.
+    // As in Keras, an infinite norm gives NaN.
     let clipped = clip_global_norm(&model, gradients(&model, &device, f32::INFINITY, FloatDType::F32), 1.0)
         .expect("valid");
     let a: Vec<f32> =
         clipped.gradients.get::<1>(model.a.id).expect("there").try_into_vec_as().expect("values");
     assert!(a.iter().all(|value| value.is_nan()));
-    // No gradient at all.
+    // No gradients.
     assert_eq!(clip_global_norm(&model, GradientsParams::new(), 1.0).expect("valid").norm, 0.0);
 }

@@ -1,4 +1,4 @@
-//! In burn-train's learner, which shares the model with its caller, and with a schedule of burn's.
+//! Tests in burn-train's learner, which shares the model with its caller, and with one of burn's schedules.
 
 use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
 use burn::optim::ModuleOptimizer;
@@ -25,6 +25,6 @@ fn the_learner_trains_as_with_burns_own() {
     let found = trained(&start, LionConfig::new().init());
     assert_eq!(found, trained(&start, burn::optim::LionConfig::new().init()));
     assert_ne!(found, before);
-    // The model that the caller kept is as it was.
+    // The caller's model has not changed.
     assert_eq!(look(&start, None), before);
 }

@@ -1,4 +1,4 @@
-//! One program for all tests but that of allocations: linking burn takes longer than they do.
+//! All tests except the allocation test, in one program, because linking burn takes longer than the tests.
 
 mod bad_input;
 mod clip;

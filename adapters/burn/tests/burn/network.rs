@@ -1,4 +1,4 @@
-//! A small convolutional network, what it is trained on, and a look at its parameters.
+//! A small convolutional network, its training data, and access to its parameters.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -14,7 +14,7 @@ pub(crate) struct Network {
     output: Linear,
 }
 
-/// Images and what they show.
+/// Images and their labels.
 #[derive(Clone, Debug)]
 pub(crate) struct Batch {
     images: Tensor<4>,
@@ -25,7 +25,7 @@ pub(crate) fn device() -> Device {
     Device::flex().autodiff()
 }
 
-/// Numbers of either sign, different in each step.
+/// Returns values of both signs, different in each step.
 pub(crate) fn values(step: usize, len: usize) -> Vec<f32> {
     (0..len).map(|index| ((index * 37 + step * 101 + 11) % 97) as f32 / 48.5 - 1.0).collect()
 }
@@ -77,7 +77,7 @@ impl InferenceStep for Network {
     }
 }
 
-/// A parameter, or its gradient.
+/// A parameter or its gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Found {
     pub(crate) name: String,
@@ -85,7 +85,7 @@ pub(crate) struct Found {
     pub(crate) values: Vec<f32>,
 }
 
-/// The parameters of a module, or those of `gradients` that it has.
+/// Returns the module's parameters, or those of its gradients that are in `gradients`.
 pub(crate) fn look<M: Module>(module: &M, gradients: Option<&GradientsParams>) -> Vec<Found> {
     let mut looking = Looking { gradients, place: 0, found: Vec::new() };
     module.visit(&mut looking);
@@ -107,7 +107,7 @@ impl ModuleVisitor for Looking<'_> {
         self.place += 1;
         let Some(tensor) = tensor else { return };
         self.found.push(Found {
-            // In the order of the module, which is the one in which a joint norm is summed.
+            // Named in the module's order, which is the order in which a joint norm is summed.
             name: format!("{:02}", self.place),
             shape: tensor.dims().into(),
             values: tensor.try_into_vec_as().expect("values"),

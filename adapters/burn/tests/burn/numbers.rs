@@ -1,4 +1,4 @@
-//! The same bits as a replay of the gradients that burn produced, and as burn's own Lion as far as it rounds alike.
+//! Tests that the bits equal a replay of burn's gradients, and burn's own Lion if both round alike.
 
 use burn::module::Module;
 use burn::optim::{LearningRate, Optimizer};
@@ -13,7 +13,7 @@ use crate::network::{Network, look, values};
 const STEPS: usize = 100;
 const RATE: LearningRate = 0.001;
 
-/// In f32 in the recording, whatever the format of the gradient: the replay then reads the same numbers.
+/// The recording stores f32, whatever the dtype of the gradients, so the replay reads the same numbers.
 #[test]
 fn a_convolutional_network() {
     for clip in [None, Some(0.5)] {
@@ -48,7 +48,7 @@ fn a_convolutional_network() {
     }
 }
 
-/// A tensor and the same elements for the recording.
+/// Returns a tensor, and a copy of its elements for the recording.
 fn narrow(values: &[f32], dtype: FloatDType) -> (Tensor<1>, lion::TensorBuf) {
     let tensor = Tensor::<1>::from_data(TensorData::new(values.to_vec(), [values.len()]), &Device::flex());
     let copy = match dtype {
@@ -87,7 +87,8 @@ fn every_mixture_of_formats() {
     }
 }
 
-/// Both optimizers on the same gradients from the same start, 100 steps; the bits of the momenta are the same.
+/// Runs 100 steps of both optimizers on the same gradients from the same start. Asserts that the momenta have the same
+/// bits.
 fn beside_burns(weight_decay: f32) -> (Vec<f32>, Vec<f32>) {
     let ours = LionConfig::new().with_weight_decay(weight_decay).build();
     let theirs = burn::optim::LionConfig::new().with_weight_decay(weight_decay).build();
@@ -110,15 +111,15 @@ fn the_bits_of_burns_own_without_decay() {
     assert_eq!(bits((&ours).into()), bits((&theirs).into()));
 }
 
-/// burn decays by `p * (1 - lr * wd)` and this by `p - p * wd * lr`. The momenta are the same, and so the signs; where
-/// the two part is rounding. In a step, with u = 2^-24 and |p| at most P before and after it: burn rounds the factor,
-/// which is below 1 (u / 2 of P), its product (u) and its difference (u); this rounds the two products, which are
-/// less than lr * wd of P (2 u lr wd), and two differences (2 u); and both take lr in f32 or f64 (u lr wd). That is less than
-/// 5 u P a step, for lr wd < 1/8, and no decay makes it grow.
+/// burn decays by `p * (1 - lr * wd)`, this crate by `p - p * wd * lr`. The momenta are the same, and so are the signs.
+/// Only the parameters differ, by rounding. For the error of one step, let u = 2^-24, and let |p| be at most P before
+/// and after the step. burn rounds the factor, which is below 1 (u / 2 of P), its product (u) and its difference (u).
+/// This crate rounds the two products, which are less than lr * wd of P (2 u lr wd), and two differences (2 u). Each
+/// takes lr in f32 or f64 (u lr wd). The total is less than 5 u P a step for lr wd < 1/8, and decay never increases it.
 #[test]
 fn burns_own_within_its_rounding_with_decay() {
     let (ours, theirs) = beside_burns(0.5);
-    // The values begin within 1, and no step takes one further than the learning rate.
+    // The values start within 1, and a step moves each by at most the learning rate.
     let largest = 1.0 + STEPS as f64 * 0.01;
     let bound = 5.0 * f64::from(f32::EPSILON) / 2.0 * largest * STEPS as f64;
     let mut differ = 0;
@@ -130,6 +131,6 @@ fn burns_own_within_its_rounding_with_decay() {
         );
         differ += usize::from(difference != 0.0);
     }
-    // Were they the same, this would be the wrong test.
+    // If nothing differed, the bound would test nothing.
     assert!(differ > 0);
 }

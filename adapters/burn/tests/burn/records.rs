@@ -1,11 +1,11 @@
-//! A record of burn's Lion loads here, and one from here there, and each goes on as if never stopped.
+//! Tests that records interchange with burn's Lion, and that a resumed training continues unchanged.
 
 use burn::optim::ModuleOptimizer;
 use lion_burn::LionConfig;
 
 use crate::network::{Found, Network, look};
 
-/// Three steps by one optimizer, and three by another that has loaded its record.
+/// Makes three steps with one optimizer, and three with another that has loaded its record.
 fn resumed(first: ModuleOptimizer, second: ModuleOptimizer, start: &Network) -> Vec<Found> {
     let steps = |mut optimizer: ModuleOptimizer, mut model: Network, range: std::ops::Range<usize>| {
         for step in range {
@@ -26,7 +26,7 @@ fn records_interchange_with_burns_own() {
     let start = Network::new();
     let expected = resumed(ours(), ours(), &start);
     assert_ne!(expected, look(&start, None));
-    // Without weight decay both round alike, so that a momentum that was lost would show.
+    // Without weight decay, both round alike, so a lost momentum would show.
     assert_eq!(resumed(theirs(), ours(), &start), expected);
     assert_eq!(resumed(ours(), theirs(), &start), expected);
     assert_eq!(resumed(theirs(), theirs(), &start), expected);

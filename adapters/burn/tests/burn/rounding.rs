@@ -1,4 +1,4 @@
-//! Stochastic rounding: the bits of a replay, through records too.
+//! Tests that stochastic rounding has the bits of a replay, also across records.
 
 use burn::module::{Module, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer, Optimizer};
@@ -13,7 +13,7 @@ use crate::network::values;
 const RATE: f64 = 0.001;
 const STEPS: usize = 40;
 
-/// Two parameters in bf16 and one in f32, on the device that computes gradients.
+/// Two bf16 parameters and one f32 parameter, on the autodiff device.
 #[derive(Module, Debug)]
 struct Narrow {
     first: Param<Tensor<1>>,
@@ -42,7 +42,7 @@ fn gradients(module: &Narrow, step: usize) -> GradientsParams {
     GradientsParams::from_grads(loss.backward(), module)
 }
 
-/// Of f32 values that bf16 holds exactly.
+/// Converts f32 values that bf16 represents exactly.
 fn narrow(values: &[f32]) -> Vec<bf16> {
     values.iter().copied().map(bf16::from_f32).collect()
 }
@@ -51,7 +51,7 @@ fn elements<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.try_into_vec_as().expect("values")
 }
 
-/// The bf16 parameters by the names that the core has for them.
+/// Passes each bf16 parameter or gradient to `each`, under its name in the core.
 fn recorded(
     module: &Narrow,
     gradients: Option<&GradientsParams>,
@@ -101,11 +101,11 @@ fn a_module_has_the_bits_of_a_replay_through_a_record() {
         place += 1;
     });
     assert_eq!(place, 2);
-    // A parameter in f32 is stored as ever, and takes no place.
+    // The f32 parameter is stored as before, and has no index.
     assert_eq!(elements(model.wide.val()), elements(beside.wide.val()));
 }
 
-/// burn's own Lion passes over what the draws need, and its records begin with none.
+/// burn's own Lion ignores the counters of stochastic rounding, and writes records without them.
 #[test]
 fn records_interchange_with_burns_own() {
     let ours = || ModuleOptimizer::from(LionConfig::new().build().with_stochastic_rounding(17));
@@ -113,7 +113,7 @@ fn records_interchange_with_burns_own() {
     let loaded = |into: ModuleOptimizer, from: ModuleOptimizer| {
         into.from_bytes(from.into_bytes().expect("a record")).expect("loaded")
     };
-    // burn's own Lion cannot go on with a momentum in bf16: a record gives it back in f32.
+    // burn's own Lion cannot continue with a bf16 momentum, because a record returns it as f32.
     let step = |optimizer: &mut ModuleOptimizer, model: Narrow, number: usize, scale: f32| {
         let loss = model.wide.val() * tensor(number + 5, [30], FloatDType::F32).mul_scalar(scale);
         let found = GradientsParams::from_grads(loss.sum().backward(), &model);
@@ -122,7 +122,7 @@ fn records_interchange_with_burns_own() {
     let (mut first, start) = (ours(), module());
     let found = gradients(&start, 0);
     let model = first.step(RATE, start, found);
-    // So large that the momentum decides the sign of the next step.
+    // A gradient so large that the momentum decides the sign of the next step.
     let model = step(&mut first, model, 3, 1000.0);
     let mut second = loaded(theirs(), first);
     let mut fresh = theirs();
@@ -144,7 +144,7 @@ fn places_and_steps() {
     assert_eq!(rounding(&first), Rounding { parameter: 0, steps: 1 });
     assert_eq!(rounding(&second), Rounding { parameter: 1, steps: 1 });
     assert_eq!(rounding(&step(Some(second))), Rounding { parameter: 1, steps: 2 });
-    // A resumed parameter's place is not given again, not even the last there is.
+    // The index of a resumed parameter is not assigned again, not even the highest.
     let mut resumed = first;
     resumed.rounding = Some(Rounding { parameter: 8, steps: 5 });
     assert_eq!(rounding(&step(Some(resumed))), Rounding { parameter: 8, steps: 6 });
