@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Compares two builds of `lion bench`, line by line, in turn, as a table in Markdown.
+"""Compares two builds of `lion bench` line by line and prints a Markdown table.
 
     benches/before_after.py BEFORE AFTER [ROUNDS]
 
-Each round runs every case with both builds, the one that begins changing from round to round. A line's figure is the
-median over the rounds of after / before, both times being medians of their own calls; a round of large tensors counts
-for several, because a call of them takes long.
+Each round runs every case with both builds. The build that runs first alternates between rounds. A line's figure is
+the median over the rounds of after / before. Both times are medians over their calls. Cases with large tensors run in
+one of three rounds, because their calls take long.
 """
 import json
 import os
@@ -14,7 +14,7 @@ import sys
 from statistics import median
 
 FORMATS = "f32,bf16,f16"
-# The options of a case, and in how many of three rounds it runs.
+# The options of a case, and the number of rounds out of three that run it.
 CASES = [
     (["--sizes", "1K,16K,256K,4M", "--seconds", "0.1"], 3),
     (["--sizes", "1K,16K,256K,4M", "--seconds", "0.1", "--pipeline", "full"], 3),

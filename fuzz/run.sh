@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs a fuzz target, or all of them one after the other, from the committed seeds: fuzz/run.sh TARGET|all [SECONDS].
-# What it finds new goes to fuzz/corpus, what fails to fuzz/artifacts; git ignores both. Needs a nightly compiler and
+# Runs one fuzz target, or all targets one after another, from the committed seeds: fuzz/run.sh TARGET|all [SECONDS].
+# New inputs go to fuzz/corpus and failing inputs to fuzz/artifacts. git ignores both. Needs a nightly compiler and
 # `cargo install cargo-fuzz`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . fuzz/options.sh
-# Optimised further, the instrumented vector code takes many minutes to compile.
+# At higher levels, the instrumented vector code takes many minutes to compile.
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 
 run() {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it in a virtual environment and runs the package's tests.
+# Builds the wheel, installs it in a virtual environment and runs the tests of the package.
 #
 #     python/test.sh                 with numpy
-#     python/test.sh --frameworks    with PyTorch, Keras and JAX too, a download of about 600 MB
+#     python/test.sh --frameworks    also with PyTorch, Keras and JAX, a download of about 600 MB
 #
-# Needs Rust, gcc with binutils and Python 3.10 or later with pip. The environments are kept in the target folder.
+# Needs Rust, gcc with binutils and Python 3.10 or later with pip. The target folder keeps the environments.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,13 +21,13 @@ install() {
 [ -x "$python" ] || python3 -m venv "$environment"
 install "maturin>=1.9,<2" "pytest>=8" numpy ml_dtypes
 if [ "${1:-}" = --frameworks ]; then
-    # PyTorch without its dependencies: those of the GPU are gigabytes.
+    # PyTorch without its dependencies: the GPU libraries take gigabytes.
     install --no-deps torch
     # Keras's numpy backend imports jax and scipy.
     install typing_extensions sympy networkx jinja2 filelock fsspec expecttest keras jax scipy
     install --no-deps lion-pytorch
     "$python" tests/without_cuda.py
-    # A test that is skipped for want of a framework is then a failure.
+    # Makes a missing framework a failure instead of a skipped test.
     export LION_EXPECT_FRAMEWORKS=1
 fi
 

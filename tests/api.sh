@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the public API of each library to tests/api, one item a line: tests/api.sh. The diff shows what a change adds,
-# breaks or removes. With `--check` it writes nothing and fails if a listing is out of date.
+# Writes the public API of each library to tests/api, one item per line: tests/api.sh. The diff shows the items that a
+# change adds, breaks or removes. With `--check` it writes nothing and fails if a listing is out of date.
 #
 # Needs a nightly Rust and cargo-public-api (`cargo install cargo-public-api`).
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How far the f32 arithmetic of other Lions is from Keras's, given the same signs: needs Python alone.
+"""Compares the f32 rounding of lion-pytorch and optax with Keras's, given the same signs. Needs only Python.
 
-All three subtract lr * weight_decay * p and lr * sign from p, and round at other places:
+All three subtract lr * weight_decay * p and lr * sign from p, but round in different places:
 Keras        p = p - (p * wd) * lr, and then p - lr * sign
 lion-pytorch p = p * (1 - lr * wd), and then p - lr * sign
 optax        p = p + -lr * (sign + wd * p)
 
-Parameters are standard normal, lr is 1e-3 and wd 0.01. Fused multiply-adds of a framework, and signs that its rounding of
-the moving average turns, come on top.
+Parameters are standard normal, lr is 1e-3 and wd 0.01. Real frameworks differ more: they may use fused multiply-adds,
+and their rounding of the moving average may flip signs.
 """
 
 import random
@@ -16,7 +16,7 @@ from struct import pack, unpack
 
 
 def f32(value):
-    """Rounds; one operation of f32 in f64 and then rounded is that of f32."""
+    """Rounds to f32. One operation in f64, rounded to f32, equals the operation in f32."""
     return unpack("f", pack("f", value))[0]
 
 

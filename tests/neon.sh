@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the kernels' tests on NEON, on an x86-64 machine, under qemu's user-mode emulation.
+# Runs the NEON tests of the kernels on an x86-64 machine, under qemu's user-mode emulation.
 #
-# On Debian as root it installs what it needs. Elsewhere it needs:
+# As root on Debian it installs its requirements. On other systems it needs:
 #   - a rustc of at least the workspace's version with the standard library for aarch64-unknown-linux-gnu
-#     (`rustup target add aarch64-unknown-linux-gnu`; set NEON_RUSTC to use another than the one in PATH),
+#     (`rustup target add aarch64-unknown-linux-gnu`; NEON_RUSTC names another rustc than the one in PATH),
 #   - aarch64-linux-gnu-gcc with the C library for aarch64, as a linker,
 #   - qemu-aarch64.
-# Arguments go to `cargo test`; without any, every test of kernels that says something about NEON runs, and the fuzz
-# targets go through their seeds. With `--no-run` these are built, and with `--install` not even that.
+# Arguments go to `cargo test`. Without arguments, it runs every kernel test that covers NEON, and the fuzz targets over
+# their seeds. `--no-run` only builds them. `--install` only installs the requirements.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,7 @@ missing() {
     ! has_target "$rustc" || ! command -v aarch64-linux-gnu-gcc >/dev/null || ! command -v qemu-aarch64 >/dev/null
 }
 
-# Debian's own rustc comes with the standard library for foreign architectures, and lives beside rustup's.
+# Debian packages the standard library for foreign architectures. Its rustc can be installed beside rustup's.
 if missing && [ -z "${NEON_RUSTC:-}" ] && [ -x /usr/bin/rustc ] && has_target /usr/bin/rustc; then
     rustc=/usr/bin/rustc
 fi
@@ -44,20 +44,20 @@ fi
 
 if [ "${1:-}" = --install ]; then exit; fi
 
-# The loader and the C library must be of one build. Where the machine has both as a foreign architecture, those are
-# found as they are; otherwise the cross compiler's are.
+# The loader and the C library must come from the same build. If both are installed as a foreign architecture, qemu
+# finds them by itself. Otherwise the cross compiler's are used.
 runner=qemu-aarch64
 [ -e /lib/ld-linux-aarch64.so.1 ] || runner+=" -L /usr/aarch64-linux-gnu"
 
 emulated() {
-    # A compiler of its own wants a directory of its own.
+    # Another compiler needs a separate target directory.
     RUSTC=$rustc CARGO_TARGET_DIR=${NEON_TARGET_DIR:-target/neon} CARGO_BUILD_TARGET=$target \
         LION_EXPECT_BACKENDS=scalar,neon \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner cargo "$@"
 }
 
-# Both packages in both commands, so that the kernels are built once. The fuzz targets go through each backend.
+# Both commands name both packages, so that the kernels are built once. The fuzz targets cover each backend.
 all() {
     emulated test -p lion-tests -p lion-fuzz --test step --test narrow --test passes --test conversions --test statistics --test sum \
         --test exhaustive --test parallel --test plans --test determinism "$@" -- neon
@@ -73,7 +73,7 @@ if [ $# -gt 0 ]; then
 fi
 all
 
-# The release build's assembly is read on this side of the emulator, by a test of this machine's own build, which the
-# whole workspace's tests have made already.
+# A native test, outside the emulator, reads the assembly of the release build. The tests of the whole workspace have
+# built that test already.
 LION_ASSEMBLY_RUSTC=$rustc LION_ASSEMBLY_TARGET=$target LION_OBJDUMP=aarch64-linux-gnu-objdump \
     cargo test --workspace --test assembly

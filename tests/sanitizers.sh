@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs each fuzz target for a moment under AddressSanitizer, over its seeds and new inputs, and the kernels' tests of
-# threads under ThreadSanitizer: tests/sanitizers.sh [SECONDS-PER-TARGET], 10 without. On Linux. With `--no-run` all is
-# built, and with `--install` not even that.
+# Runs each fuzz target briefly under AddressSanitizer, over its seeds and new inputs, and the kernels' thread tests
+# under ThreadSanitizer: tests/sanitizers.sh [SECONDS-PER-TARGET], default 10. Linux only. `--no-run` only builds them.
+# `--install` only installs the requirements.
 #
-# Needs a C++ compiler for libFuzzer, which it installs on Debian as root, and a nightly Rust with the standard library's
-# source, which it installs where rustup is there.
+# Needs a C++ compiler for libFuzzer, and a nightly Rust with the source of the standard library. It installs the
+# compiler as root on Debian, and the nightly Rust if rustup is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . fuzz/options.sh
@@ -27,7 +27,7 @@ fi
 if [ "$only" = --install ]; then exit; fi
 host=$(rustc +nightly -vV | sed -n 's/^host: //p')
 
-# With every check and counter in line, as cargo-fuzz has them, the vector code takes many minutes to compile.
+# cargo-fuzz inlines every check and counter. With that, the vector code takes many minutes to compile.
 flags=(--cfg fuzzing -Zsanitizer=address -Cllvm-args=-asan-instrumentation-with-call-threshold=0
     -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=1
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table)
@@ -35,7 +35,7 @@ quick=(--config profile.dev.debug=false)
 for package in lion-kernels lion-tests; do quick+=(--config "profile.dev.package.$package.opt-level=1"); done
 RUSTFLAGS="${flags[*]}" cargo +nightly build "${quick[@]}" -p lion-fuzz --features libfuzzer --bins \
     --target "$host" --target-dir "$built/address-sanitizer"
-# The standard library is built with it too: ThreadSanitizer takes locks that it does not see for none.
+# Build the standard library with ThreadSanitizer too. Otherwise it misses the locks there and reports false races.
 threads() {
     RUSTFLAGS=-Zsanitizer=thread cargo +nightly test "${quick[@]}" -Zbuild-std -p lion-tests --test parallel \
         --target "$host" --target-dir "$built/thread-sanitizer" "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Type-checks the command, and with it the libraries, for Windows, macOS and RISC-V. Nothing is linked or run.
+# Type-checks the command and the libraries for Windows, macOS and RISC-V. It links and runs nothing.
 #
-# Needs a nightly Rust with the standard library's source, which `tests/sanitizers.sh --install` brings; for Windows
-# dlltool too, of binutils-mingw-w64-x86-64, which it installs on Debian as root.
+# Needs a nightly Rust with the source of the standard library, which `tests/sanitizers.sh --install` installs. For
+# Windows it also needs dlltool from binutils-mingw-w64-x86-64, which it installs as root on Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

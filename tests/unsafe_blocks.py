@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The table of unsafe code by room, with the facts that each piece rests on: tests/unsafe_blocks.md.
+"""Writes tests/unsafe_blocks.md: a table of the unsafe code of each file, with the facts that make it sound.
 
     tests/unsafe_blocks.py            writes the table
-    tests/unsafe_blocks.py --check    fails where the committed table is not that of the sources
+    tests/unsafe_blocks.py --check    fails if the committed table does not match the sources
 
-A block, an implementation or a function is found by its keyword. Its facts are the SAFETY comment above it, or for a
-function the "# Safety" section of its documentation, which is what its callers uphold. One without either is an error.
+The script finds blocks, implementations and functions by their keywords. The facts are the SAFETY comment above. For a
+function they are the "# Safety" section of its documentation, which its callers uphold. Missing facts are an error.
 """
 
 import pathlib
@@ -37,7 +37,7 @@ def sources():
 
 
 def statement_starts(lines, at):
-    """The line and those above that the same statement may begin on."""
+    """Yields the line, and the lines above it on which the same statement may begin."""
     while at >= 0:
         yield at
         text = lines[at - 1].strip() if at else ""
@@ -47,7 +47,7 @@ def statement_starts(lines, at):
 
 
 def comment_above(lines, at):
-    """The comment that ends right above a line, attributes left out."""
+    """Returns the comment directly above a line, without attributes."""
     found = []
     for line in reversed(lines[:at]):
         text = line.strip()
@@ -70,7 +70,7 @@ def facts(lines, at, kind):
 
 
 def enclosing(lines, at):
-    """The function that a line is in."""
+    """Returns the name of the function or macro around a line."""
     for line in reversed(lines[: at + 1]):
         found = re.search(r"\bfn (\w+)", line)
         if found and not line.strip().startswith("//"):
@@ -81,12 +81,12 @@ def enclosing(lines, at):
 
 
 def code(line):
-    """A line without its comment."""
+    """Returns a line without its comment."""
     return line.split("//", 1)[0]
 
 
 def implements_a_trait(lines, at):
-    """Whether a method is one of an implementation, whose contract is that of the trait's own declaration."""
+    """Tells whether a method implements a trait. Its contract is then in the trait's declaration."""
     indent = len(lines[at]) - len(lines[at].lstrip())
     for start in range(at - 1, -1, -1):
         line = lines[start]

@@ -1,8 +1,8 @@
-//! The step against the bandwidth bound: `cargo bench -p lion-benches --bench limit [-- SECONDS-PER-LINE]`.
+//! Bench of the step against the bandwidth bound: `cargo bench -p lion-benches --bench limit [-- SECONDS-PER-LINE]`.
 //!
-//! Prints a Markdown table: for each backend, formats and size the median ratio of the step's time, public call
-//! included, to that of [`Task::bandwidth_step`](lion_kernels::Task::bandwidth_step) on the fastest backend and the
-//! same tensors, timed in turn.
+//! Prints a Markdown table with one line per backend, formats and size. A line holds the median ratio of the step's
+//! time to the time of [`Task::bandwidth_step`](lion_kernels::Task::bandwidth_step) on the fastest backend and the same
+//! tensors. The step's time includes the public call. The two are timed alternately.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! What huge pages are worth: `cargo bench -p lion-benches --bench pages [-- SECONDS-PER-LINE]`.
+//! Bench of huge pages: `cargo bench -p lion-benches --bench pages [-- SECONDS-PER-LINE]`.
 //!
-//! Times a step on three vectors as the allocator gives them against one on three that
-//! [`lion_kernels::advise_huge_pages`] was called for, in turn, one thread, f32. Prints a Markdown table. Where the
-//! system gives huge pages unasked the two are the same.
+//! Times an f32 step on one thread, alternately on ordinary vectors and on vectors that
+//! [`lion_kernels::advise_huge_pages`] was called for. Prints a Markdown table. The two are equal if the system grants
+//! huge pages without being asked.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Criterion bench of the look-up of a plan: `cargo bench -p lion-benches --bench profile`.
+//! Criterion bench of the plan look-up: `cargo bench -p lion-benches --bench profile`.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ fn look_up(criterion: &mut Criterion) {
     let mut bytes = 1_usize;
     criterion.bench_function("look up a plan", |bencher| {
         bencher.iter(|| {
-            // Another place of the table each time.
+            // Look up another entry of the table each time.
             bytes = bytes.rotate_left(7);
             let dtypes = dtypes[bytes % dtypes.len()];
             *profile.plan(black_box(Operation::Step), black_box(dtypes), black_box(bytes))

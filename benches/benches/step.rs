@@ -1,5 +1,5 @@
-//! Criterion benches of the step on each backend, beside the bandwidth bound: `cargo bench -p lion-benches --bench
-//! step`. For ratios to the limit that a noisy machine cannot spoil, run the bench `limit`.
+//! Criterion benches of the step on each backend, and of the bandwidth bound: `cargo bench -p lion-benches --bench
+//! step`. The bench `limit` gives ratios to the bound that are robust on a noisy machine.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
@@ -20,7 +20,7 @@ fn formats<P: Trial, G: Trial, M: Trial>(criterion: &mut Criterion) {
             });
         }
         group.bench_function(BenchmarkId::new("limit", len), |bencher| {
-            // In pairs: the second undoes the first, so that the values stay ordinary numbers.
+            // Calls come in pairs. The second undoes the first, so the values stay ordinary numbers.
             bencher.iter_custom(|calls| {
                 let start = std::time::Instant::now();
                 for _ in 0..calls {

@@ -19,7 +19,7 @@ def peers(interpreter):
     def theirs(name, peer, package):
         return run.Peer(name, "narrow", [interpreter, "python/narrow.py", peer], [package])
 
-    # The rule that each follows.
+    # Each peer, with the update rule that it follows.
     return {
         ours("bf16, to nearest", "bf16/bf16/bf16"): "lion",
         ours("bf16, stochastic", "bf16/bf16/bf16", "stochastic"): "lion",
@@ -35,11 +35,11 @@ def peers(interpreter):
     }
 
 
-# How far a peer is from the exact optimizer
+# Accuracy against the exact optimizer
 
 
 def exact(np, narrow, rule, length, steps):
-    """The parameter after each step, in f64."""
+    """Yields the parameter after each step, in f64."""
     p, m, v = narrow.parameter(length).astype(np.float64), 0.0, 0.0
     for step in range(steps):
         g = narrow.gradient(step, length).astype(np.float64)
@@ -55,7 +55,7 @@ def exact(np, narrow, rule, length, steps):
 
 
 def errors(np, narrow, rule, trace, length, steps):
-    """Shares of single steps and of whole updates with a wrong sign, and the update's error, all in %."""
+    """Returns, in %: the shares of single steps and of total updates with a wrong sign, and the update's error."""
     start = narrow.parameter(length).astype(np.float64)
     found = np.fromfile(trace, dtype=np.float32).reshape(steps, length).astype(np.float64)
     wrong, before, found_before = 0, start, start
@@ -69,7 +69,7 @@ def errors(np, narrow, rule, trace, length, steps):
 
 
 def accuracy(options):
-    """Runs in the interpreter that has numpy."""
+    """Prints each peer's errors. The interpreter that runs this needs numpy."""
     sys.path.insert(0, str(run.HERE / "python"))
     import narrow
     import numpy as np

@@ -1,4 +1,4 @@
-"""The table and the picture of what run.py measured, and the machine's description."""
+"""Formats the table and the picture of run.py's measurements, and the description of the machine."""
 
 import math
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 
 WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 52, 560, 40, 340
 GREY = "#808080"
-# Of middling lightness, for a light and a dark page.
+# Medium lightness, readable on light and dark pages.
 COLORS = ["#f97316", "#d9a441", "#8b8b8b", "#ef4444", "#ec4899", "#3b82f6", "#06b6d4", "#8b5cf6", "#10b981"]
 
 
 @dataclass
 class Line:
-    """A peer at one size: medians over the rounds, or why there are none."""
+    """A peer at one size: medians over the rounds, or the reason for having none."""
 
     peer: str
     threads: int
@@ -69,13 +69,13 @@ def said(*command):
 
 
 def processor():
-    """Fields of the first processor, as Linux tells them."""
+    """Returns the fields of the first processor in /proc/cpuinfo."""
     lines = read("/proc/cpuinfo").split("\n\n")[0].splitlines()
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def machine_name():
-    """Vendor and widest vectors, as in intel-avx512."""
+    """Returns the vendor and the widest vector set, such as intel-avx512."""
     about = processor()
     vendors = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
     vendor = vendors.get(about.get("vendor_id"), platform.machine())
@@ -189,7 +189,7 @@ def panel(lines, threads, top, colors):
         return LEFT + step * sizes.index(size)
 
     def y(ratio):
-        # A little room below the limit holds what noise makes faster than it.
+        # Leave some room below 1 for points that noise makes faster than the limit.
         low, high = -0.1, math.log10(top)
         return BOTTOM - (BOTTOM - TOP) * (math.log10(max(ratio, 0.8)) - low) / (high - low)
 
@@ -202,7 +202,7 @@ def panel(lines, threads, top, colors):
     for size in sizes:
         yield f'<text x="{x(size):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{count(size)}</text>'
     ends = []
-    # Ours last, on top of the others.
+    # Draw ours last, on top of the other peers.
     for peer in reversed(unique(line.peer for line in lines)):
         points = [(x(line.size), y(line.ratio)) for line in lines if line.peer == peer]
         color, width = colors[peer], 3 if peer == "ours" else 1.5
@@ -218,7 +218,7 @@ def panel(lines, threads, top, colors):
 
 
 def spread(ends, distance=16):
-    """Each label with a place of its own, in order, as near to the end of its line as the others let it."""
+    """Places each label near the end of its line, in order and without overlap."""
     placed = []
     for end in sorted(ends, reverse=True):
         limit = placed[-1][1] - distance if placed else BOTTOM + 8

@@ -25,7 +25,7 @@ def pip(name):
     return [PYTHON, "-m", "pip", "install", "--quiet", "-r", f"python/requirements-{name}.txt"]
 
 
-# What peers of a kind need.
+# The command that installs or builds each kind of peer.
 INSTALL = {
     "lion": build("lion"),
     "burn": build("burn"),
@@ -36,11 +36,11 @@ INSTALL = {
 
 
 class Failure(Exception):
-    """Why a peer has no figure."""
+    """The reason for a peer's missing figure."""
 
 
 class Peer:
-    """One optimizer, and the process that runs it."""
+    """An optimizer and the process that runs it."""
 
     def __init__(self, name, kind, command, packages=(), threaded=True):
         self.name, self.kind, self.command, self.packages = name, kind, command, packages
@@ -52,7 +52,7 @@ class Peer:
         environment = os.environ | {
             "RAYON_NUM_THREADS": count,
             "OMP_NUM_THREADS": count,
-            # Of XLA's pool.
+            # The size of XLA's thread pool.
             "NPROC": count,
             "JAX_PLATFORMS": "cpu",
             "KERAS_BACKEND": "jax",
@@ -92,11 +92,11 @@ class Peer:
             self.process = None
 
     def time(self, steps):
-        """Seconds of one step."""
+        """Returns the seconds of one step."""
         return float(self.ask(f"time {steps}")) / steps
 
     def steps(self, seconds):
-        """How many steps take so long; even, as two passes of the limit undo each other."""
+        """Returns the number of steps that take this long. It is even: two passes of the limit undo each other."""
         steps = 2
         while (each := self.time(steps)) * steps < seconds / 4:
             steps *= 4
@@ -126,7 +126,7 @@ def peers():
 
 
 def install():
-    """What could not be installed, by kind, with the reason."""
+    """Installs all kinds of peers. Returns the kinds that failed, with the reason."""
     failures = {}
     TARGET.mkdir(exist_ok=True)
     if not PYTHON.exists():
@@ -140,9 +140,9 @@ def install():
 
 
 def attempt(command):
-    """The last line of what the command says where it fails."""
+    """Runs a command. Returns None, or if it fails the first error line of its output."""
     try:
-        # Not a target directory of the caller's: the binaries are looked for in ours.
+        # Ignore the caller's target directory: `rust` expects the binaries in TARGET.
         environment = os.environ | {"CARGO_TARGET_DIR": str(TARGET)}
         done = subprocess.run(command, cwd=HERE, env=environment, text=True, capture_output=True)
     except OSError as failure:
@@ -155,7 +155,7 @@ def attempt(command):
 
 
 def version(package):
-    """As locked for Rust, as installed for Python."""
+    """Returns the locked version of a Rust crate or the pinned version of a Python package."""
     locked = re.search(f'name = "{package}"\nversion = "(.*)"', (HERE / "Cargo.lock").read_text())
     for path in HERE.glob("python/requirements-*.txt"):
         locked = locked or re.search(f"^{package}==(.*)$", path.read_text(), re.MULTILINE)
@@ -163,9 +163,9 @@ def version(package):
 
 
 def measure(threads, options, failures):
-    """A `report.Line` for each peer and size."""
+    """Returns a `report.Line` for each peer and size."""
     lines = []
-    # The limit is the best that one thread or all can do.
+    # The limit is the better time of one thread and of all threads.
     limits = [(Peer("limit", "lion", rust("lion", "limit")), count) for count in sorted({1, threads})]
     for limit, count in limits:
         limit.start(count)
@@ -213,7 +213,7 @@ def measure_size(threads, size, limits, running, options):
     samples = {peer: [] for peer in running}
     for turn in range(options.rounds):
         limit = min(settled(peer, count) for peer, count in zip(limits, limit_steps))
-        # Each begins a round in its turn.
+        # Rotate the order, so that each peer begins a round.
         order = list(steps)
         first = turn % max(1, len(order))
         order = order[first:] + order[:first]
@@ -225,13 +225,13 @@ def measure_size(threads, size, limits, running, options):
     for peer in [*limits, *steps]:
         peer.ask("release")
     for peer in failed:
-        # A process that still answers may do better at the next size.
+        # A process that still answers may succeed at the next size.
         try_(peer, lambda: peer.ask("release"))
     return [line(peer, threads, size, samples[peer], failed.get(peer)) for peer in running]
 
 
 def settled(peer, steps):
-    # The threads of some go on waiting for work a while after their last step.
+    # Some peers' threads keep spinning for a while after their last step.
     time.sleep(0.01)
     return peer.time(steps)
 
@@ -264,7 +264,7 @@ def options():
     def sizes(text):
         found = numbers(text)
         if any(size <= 0 or size % 32 for size in found):
-            # The bandwidth bound leaves the rest of a vector alone.
+            # The bandwidth bound skips the tail of a partial vector.
             raise argparse.ArgumentTypeError("multiples of 32")
         return found
 

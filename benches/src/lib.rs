@@ -1,10 +1,10 @@
-//! What the benchmarks share: tensors of any formats, a step on them, and the bandwidth bound on the same ones.
+//! Shared code of the benchmarks: tensors in any formats, a step on them, and the bandwidth bound on the same tensors.
 
 use lion_kernels::{AlignedBuffer, Backend, Element, LionStep, StepTensors, Task};
 
-/// A format with an ordinary value to fill tensors with.
+/// A storage format, with an ordinary value that fills the tensors.
 pub trait Trial: Element {
-    /// A number whose step changes neither its exponent nor its sign for as long as a benchmark runs.
+    /// A number whose sign and exponent do not change during a benchmark.
     const ORDINARY: Self;
 }
 
@@ -30,10 +30,10 @@ pub struct State<P: Trial, G: Trial, M: Trial> {
 }
 
 impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
-    /// Tensors of `len` elements, and a step with or without weight decay.
+    /// Returns tensors of `len` elements, and a step with or without weight decay.
     ///
     /// # Panics
-    /// Where there is no memory.
+    /// Panics if the allocation fails.
     pub fn new(len: usize, decay: bool) -> Self {
         let plain = LionStep::new(1e-4, 0.9, 0.99).expect("valid settings");
         let mut state = State {
@@ -48,26 +48,26 @@ impl<P: Trial, G: Trial, M: Trial> State<P, G, M> {
         state
     }
 
-    /// The bytes that a step moves: it reads all three tensors and writes two.
+    /// Returns the bytes that a step moves: it reads all three tensors and writes two.
     pub fn bytes(&self) -> u64 {
         let each = 2 * size_of::<P>() + size_of::<G>() + 2 * size_of::<M>();
         (each * self.parameter.len()) as u64
     }
 
-    /// One step.
+    /// Runs one step.
     ///
     /// # Panics
-    /// Where this machine lacks the backend.
+    /// Panics if this machine lacks the backend.
     pub fn step(&mut self, backend: Backend) {
         let tensors = StepTensors::in_place(&mut self.parameter, &self.gradient, &mut self.momentum);
         let mut task = Task::step(self.step, tensors).expect("tensors of one length");
         task.run(backend).expect("an available backend");
     }
 
-    /// One pass with the same traffic and nothing else; a second undoes it.
+    /// Runs one pass with the memory traffic of a step and no arithmetic. A second pass undoes it.
     ///
     /// # Panics
-    /// Where this machine lacks the backend.
+    /// Panics if this machine lacks the backend.
     pub fn stream(&mut self, backend: Backend) {
         let task = Task::bandwidth_step(&mut self.parameter, &self.gradient, &mut self.momentum);
         task.expect("tensors of one length").run(backend).expect("an available backend");

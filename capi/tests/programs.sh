@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the programs in C and C++ with every warning an error, and runs them: as they are, under AddressSanitizer and
-# UndefinedBehaviorSanitizer, and under valgrind; with the shared library and with the static one. On Linux.
+# Builds the C and C++ programs with every warning an error, against the shared and the static library. Runs them
+# natively, under AddressSanitizer and UndefinedBehaviorSanitizer, and under valgrind. Linux only.
 #
 #     capi/tests/programs.sh
 #
-# Needs gcc, g++, binutils and valgrind, which it installs on Debian as root; `--install` does no more than that.
+# Needs gcc, g++, binutils and valgrind. As root on Debian it installs them. With `--install` it stops after that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ cpp=(g++ -std=c++17 -O1 -g -pthread "${warnings[@]}" -I include)
 shared=(-L "$libraries" -Wl,-rpath,"$libraries" -llion_c -lm -ldl)
 static=("$libraries/liblion_c.a" -lm -ldl -lpthread -lgcc_s)
 
-# Each header alone, as both languages.
+# Check each header alone, in each language that may include it.
 for standard in c11 c17; do echo '#include "lion.h"' | gcc -std=$standard "${warnings[@]}" -I include -fsyntax-only -x c -; done
 for header in lion.h lion.hpp; do
     for standard in c++17 c++20; do
@@ -65,7 +65,7 @@ cpp+=("${sanitized[@]}")
 build sanitized "${shared[@]}"
 
 run shared 30
-# The digest of the same training in Rust.
+# The same training in Rust must give the same digest.
 in_c=$(sed -n 's/^digest //p' "$made/digits.txt")
 in_rust=$(cd .. && cargo run --release -q --example digits | sed -n 's/^ *digest  *//p' | head -n 1)
 echo "digest in Rust: $in_rust"
@@ -74,6 +74,6 @@ run static 2
 run sanitized 30
 grep -q "^digest $in_rust$" "$made/digits.txt"
 for program in linear shards linear-cpp digits reload; do cp "$made/$program-shared" "$made/$program-valgrind"; done
-# What the threads of a pool hold that outlives the program is no leak.
+# Memory of pool threads that live until the program exits is not a leak.
 run valgrind 1 valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes
 echo "the programs in C and C++ are clean"

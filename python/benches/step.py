@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Times a step of `lion_cpu.torch.Lion` beside other optimizers: a Markdown table of their times over ours.
+"""Times a step of `lion_cpu.torch.Lion` and of other optimizers. Prints a Markdown table of their times over ours.
 
     python python/benches/step.py [--threads 1 2] [--cases "16 K" GPT-2] [--peers timm "SGD fused"] [--seconds 3]
 
-The optimizers of a row take turns on the same tensors, in random order; a figure is a quotient of medians. A peer that
+The optimizers of a row alternate on the same tensors, in random order. A figure is a quotient of medians. A peer that
 is not installed has an empty column. "prepared list" is one call of the C ABI on the same parameters and gradients. Its
-list of tensors is made beforehand, and its momenta are on huge pages. It needs `--liblion target/release/liblion.so`.
+list of tensors is built before the call, and its momenta are on huge pages.
+It needs `--liblion target/release/liblion.so`.
 """
 
 import argparse
@@ -36,7 +37,7 @@ CASES = {
     "2,000 x 4,096": (2000 * [(4096,)], torch.float32),
 }
 OPTIONS = {"lr": 1e-5, "weight_decay": 0.1}
-# Compiling a step takes minutes for more tensors.
+# For more tensors, compiling a step takes minutes.
 MOST_COMPILED = 150
 
 
@@ -65,7 +66,7 @@ class Update(ctypes.Structure):
 
 
 class PreparedList:
-    """`lion_apply` of the C ABI."""
+    """Calls `lion_apply` of the C ABI on a list of tensors that is built once."""
 
     def __init__(self, path, tensors, threads):
         self.library = ctypes.CDLL(path)
@@ -158,7 +159,7 @@ def once(optimizer, calls):
 
 
 def row(name, arguments, threads):
-    """The median time of each, by name; None of one that is missing."""
+    """Returns the median time of each optimizer by name. Peers that are not installed are left out."""
     shapes, dtype = CASES[name]
     tensors = [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
     for tensor in tensors:
@@ -181,7 +182,7 @@ def row(name, arguments, threads):
     while time.monotonic() < end or len(times["ours"]) < 7:
         for key in order:
             times[key].append(once(those[key], calls[key]))
-        # Each comes after each of the others: what one leaves in the caches is not always the same one's to bear.
+        # Shuffle the order: each optimizer leaves other data in the caches, and the next one bears the cost.
         random.shuffle(order)
     return {key: statistics.median(found) for key, found in times.items()}
 

@@ -1,4 +1,4 @@
-//! Writes configs for Keras to read: `cargo run -p lion-tests --example configs > FILE`, then
+//! Writes optimizer configs, to check that Keras reads them: `cargo run -p lion-tests --example configs > FILE`, then
 //! `KERAS_BACKEND=numpy python tests/golden/configs.py FILE`.
 
 use lion::schedule::{

@@ -1,11 +1,11 @@
-"""Writes configs.json, what Keras serializes; and checks with Keras what Lion has written.
+"""Writes configs.json, the configs that Keras serializes. With a FILE, checks that Keras reads Lion's configs.
 
     pip install keras==3.15.1 numpy scipy jax
     KERAS_BACKEND=numpy python tests/golden/configs.py
 
-Each row: Keras's JSON, wrapped and bare, and under `same` whether reading and writing must give it back: not where a 0
-means "off" or the number is an integer. With the name of a file, that file's list of serialized optimizers must come
-back from Keras as it went in: `cargo run -p lion-tests --example configs > FILE` writes one.
+Each row holds Keras's JSON, wrapped and bare. `same` tells whether reading and writing must reproduce it. This is false
+if a 0 means "off" or a number is an integer. With the name of a file, Keras must reproduce that file's list of
+serialized optimizers unchanged: `cargo run -p lion-tests --example configs > FILE` writes one.
 """
 
 import json
@@ -48,7 +48,7 @@ def check(path):
         inner = back["config"].get("inner_optimizer", back)["config"]
         given = config["config"].get("inner_optimizer", config)["config"]
         if isinstance(inner["learning_rate"], float):
-            # Keras has made it an f32.
+            # Keras has rounded it to f32.
             assert abs(inner["learning_rate"] - given["learning_rate"]) <= 1e-7 * given["learning_rate"]
             inner["learning_rate"] = given["learning_rate"]
         assert back == config, (back, config)

@@ -1,4 +1,4 @@
-"""Writes constraints.json: what Keras's constraints make of arrays.
+"""Writes constraints.json: the results of Keras's constraints on random arrays.
 
     pip install keras==3.15.1 numpy scipy jax
     KERAS_BACKEND=numpy python tests/golden/constraints.py
@@ -41,7 +41,7 @@ def main():
         for constraint in CONSTRAINTS:
             try:
                 results.append(numbers(constraint(array)))
-            except Exception:  # numpy knows no such axis
+            except Exception:  # the array has no such axis
                 results.append(None)
         cases.append({"shape": shape, "values": numbers(array), "results": results})
     head = json.dumps({"keras": keras.__version__, "constraints": [str(vars(x)) for x in CONSTRAINTS]})

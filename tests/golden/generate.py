@@ -5,9 +5,9 @@
     python tests/golden/generate.py            # rewrites tests/golden/cases
     python tests/golden/generate.py --list     # names and one line each
 
-Every number of the results comes out of Keras's own optimizer on its numpy backend: the optimizer is the one that
-Keras itself builds from the config.json written here, and each step is one call of `optimizer.apply`, which is what
-`model.fit` calls. README.md beside this file describes what is written.
+Keras's own optimizer on its numpy backend computes every result. Keras builds the optimizer from the config.json that
+is written here. Each step is one call of `optimizer.apply`, as in `model.fit`. README.md in this folder describes the
+files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ os.environ["KERAS_BACKEND"] = "numpy"
 
 
 class _Absent(types.ModuleType):
-    """Stands in for a package that Keras's numpy backend imports and the optimizers never use."""
+    """Replaces a package that Keras's numpy backend imports and the optimizers never use."""
 
     __path__ = []
 
@@ -67,8 +67,8 @@ class _AbsentFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-# The numpy backend imports jax and scipy (convolutions, FFT, linear algebra) when it loads. The results are the same
-# files with the real packages in place.
+# The numpy backend imports jax and scipy (convolutions, FFT, linear algebra) when it loads. The real packages give the
+# same files.
 sys.meta_path.append(_AbsentFinder([p for p in ("jax", "scipy") if importlib.util.find_spec(p) is None]))
 
 import numpy as np  # noqa: E402
@@ -81,22 +81,22 @@ from keras.optimizers import schedules as ks  # noqa: E402
 KERAS, NUMPY = "3.15.1", "2.4.6"
 F32 = np.float32
 INF, NAN = F32("inf"), F32("nan")
-TINY = F32(2.0**-149)  # the least subnormal
-NORMAL = F32(2.0**-126)  # the least normal number
+TINY = F32(2.0**-149)  # the smallest subnormal
+NORMAL = F32(2.0**-126)  # the smallest normal number
 HUGE = np.finfo(F32).max
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Numbers. Built from integers and powers of two, so that they are the same on every machine and every numpy.
+# Numbers, built from integers and powers of two. They are the same on every machine and with every numpy.
 
 
 def uniform(rs, shape, exponent=0):
-    """24 random bits in (-2, 2), times 2^exponent."""
+    """Returns numbers of 24 random bits in (-2, 2), times 2^exponent."""
     bits = rs.randint(-(2**23) + 1, 2**23, size=shape)
     return np.ldexp(np.asarray(bits, np.float64), exponent - 22).astype(F32)
 
 
 def wide(rs, shape):
-    """Each element with an exponent of its own, from 2^-24 to 2^8."""
+    """Returns numbers with a random exponent per element, from 2^-24 to 2^8."""
     exponents = rs.randint(-24, 9, size=shape)
     return np.ldexp(np.asarray(uniform(rs, shape), np.float64), exponents).astype(F32)
 
@@ -108,7 +108,7 @@ def pick(values):
 
 
 def sprinkle(values, every, base=uniform):
-    """Random numbers of which about one in `every` is drawn from the given values."""
+    """Draws random numbers, and about one in `every` from the given values."""
     chosen = pick(values)
 
     def draw(rs, shape):
@@ -123,13 +123,13 @@ def scaled(exponent):
 
 
 def shaped(values):
-    """The given values, repeated to the shape."""
+    """Repeats the given values to fill the shape."""
     values = np.asarray(values, F32)
     return lambda rs, shape: np.resize(values, shape).astype(F32)
 
 
 def cancelling(beta_1):
-    """Gradients for which m * beta_1 + g * (1 - beta_1) is exactly zero wherever f32 has such a g, else next to zero."""
+    """Draws gradients g with m * beta_1 + g * (1 - beta_1) exactly zero if f32 has such a g, else close to zero."""
     b1 = F32(beta_1)
     rest = F32(1.0) - b1
 
@@ -143,7 +143,7 @@ def cancelling(beta_1):
             for _ in range(abs(ulps)):
                 g = np.nextafter(g, F32(np.sign(ulps)) * INF)
             best = np.where(g * rest == wanted, g, best)
-        # no momentum yet: any gradient
+        # without momentum, any gradient
         return np.where(m == 0, uniform(rs, shape), best).astype(F32)
 
     draw.needs_momentum = True
@@ -151,7 +151,7 @@ def cancelling(beta_1):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# safetensors: a little-endian u64 header length, a JSON header, the data.
+# The safetensors format: a little-endian u64 header length, a JSON header, the data.
 
 
 def write_safetensors(path, tensors, metadata=None):
@@ -161,7 +161,8 @@ def write_safetensors(path, tensors, metadata=None):
     for name in sorted(tensors):
         array = np.asarray(tensors[name])
         assert array.dtype == F32, (name, array.dtype)
-        # One NaN for all: which of two a sum keeps depends on the machine, and is no part of the contract.
+        # Write one NaN for all NaNs. The NaN that a sum of two keeps depends on the machine, and the contract leaves it
+        # open.
         data = np.where(np.isnan(array), NAN, array).astype("<f4").tobytes()
         header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + len(data)]}
         chunks.append(data)
@@ -191,12 +192,12 @@ def case(
     *,
     lion=None,  # arguments of Lion
     dynamic=None,  # arguments of LossScaleOptimizer around it
-    stored_inner=None,  # what the stored config says of the inner Lion beside `lion`, and Keras switches off
+    stored_inner=None,  # further settings of the inner Lion in the stored config; Keras switches them off
     shapes=DENSE,
     steps=6,
     exact=True,
     param=uniform,
-    grad=uniform,  # one drawing for all steps, or a list taken in turn
+    grad=uniform,  # one generator for all steps, or a list to cycle through
     missing=None,  # {step: names}
     exclude=(),  # regular expressions
     exclude_variables=(),  # names
@@ -209,7 +210,7 @@ def case(
 
 
 def variable(name, value):
-    """A variable whose path is the name; Keras makes slashes out of name scopes."""
+    """Creates a variable whose path is the name. Keras joins name scopes with slashes."""
     *scopes, last = name.split("/")
     stack = [keras.name_scope(s) for s in scopes]
     for scope in stack:
@@ -222,7 +223,7 @@ def variable(name, value):
 
 
 def make_config(c, wrapped):
-    """Keras's own JSON: serialize(), or the bare dict of get_config()."""
+    """Returns Keras's own JSON: serialize(), or the bare dict of get_config()."""
     options = {"name": "lion", **(c["lion"] or {})}
     optimizer = Lion(**options)
     if c["dynamic"] is not None:
@@ -281,7 +282,7 @@ def record(c, folder, wrapped):
     if c["finalize"]:
         optimizer.finalize_variable_values(order)
 
-    # Keras's `iterations` is divided by the accumulation steps; what is stored is the number of calls.
+    # Keras divides its `iterations` by the accumulation steps. The file stores the number of calls.
     result, metadata = {}, {"iterations": str(int(inner._iterations.numpy()))}
     for i, name in enumerate(variables):
         result[f"param/{name}"] = variables[name].numpy()
@@ -384,7 +385,7 @@ case("exclude_variable", "weight decay excluded by variable", lion=dict(learning
 case("finalize_without_ema", "finalize does nothing", finalize=True)
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Options that meet.
+# Combinations of options.
 
 EMA = dict(learning_rate=0.01, use_ema=True, ema_momentum=0.7)
 case("accumulation_ema", "the average moves on every call, also where no update happens",
@@ -568,7 +569,7 @@ case("names_like_steps", "names that are numbers, or look like other tensors of 
      missing={0: ["0/0"], 1: ["0"]})
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Through the library only: `lion replay` has no flag for these.
+# Cases for the library only: `lion replay` has no flag for these.
 
 case("overwrite_with_gradient", "v = g, and no part in clipping, decay, scaling",
      lion=dict(learning_rate=0.01, weight_decay=0.1, clipvalue=0.3, loss_scale_factor=2.0), overwrite=["scale", "dense.bias"],
@@ -608,7 +609,7 @@ def main():
         return
     if (keras.__version__, np.__version__) != (KERAS, NUMPY):
         sys.exit(f"needs keras {KERAS} and numpy {NUMPY}, found {keras.__version__} and {np.__version__}")
-    warnings.simplefilter("ignore")  # missing gradients; overflow, which is wanted
+    warnings.simplefilter("ignore")  # missing gradients; overflow, which is intended
     shutil.rmtree(arguments.output, ignore_errors=True)
     for index, (name, c) in enumerate(CASES.items()):
         with np.errstate(all="ignore"):

@@ -1,10 +1,10 @@
-"""Writes schedules.json: what Keras's schedules give, call by call.
+"""Writes schedules.json: the values of Keras's schedules at a list of steps.
 
     pip install keras==3.15.1 numpy scipy jax
     KERAS_BACKEND=numpy python tests/golden/schedules.py
 
-Each case is a schedule as `keras.optimizers.schedules.serialize` writes it, steps and values. Where the f32 logarithm of
-CosineDecayRestarts picks the wrong cycle, `wrong` holds Keras's value and `values` the right one.
+Each case is a schedule as `keras.optimizers.schedules.serialize` writes it, and its values at the steps. If the f32
+logarithm of CosineDecayRestarts picks the wrong cycle, `wrong` holds Keras's value and `values` the right one.
 """
 
 import json
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras.optimizers import schedules as s
 
-# Round numbers of steps, and of restarts, among others.
+# Round numbers of steps and of restarts, and other numbers.
 STEPS = [
     *range(0, 34), 39, 40, 41, 49, 50, 51, 57, 60, 63, 69, 70, 71, 99, 100, 101, 127, 150, 199, 200, 201, 210, 255,
     299, 300, 301, 310, 364, 400, 511, 700, 999, 1000, 1001, 1023, 2801, 2999, 3000, 3001, 6999, 7000, 10_000, 15_000,
@@ -62,7 +62,7 @@ CASES = [
     s.CosineDecayRestarts(0.1, 3, alpha=0.01),
     s.CosineDecayRestarts(0.1, 10, t_mul=1.5, m_mul=0.5),
     s.CosineDecayRestarts(0.1, 10, t_mul=1.1),
-    # Keras's power in f32 is not exact, and matters most where cycles hardly grow: 1e-6 of a learning rate of 0.1.
+    # Keras's f32 power is not exact. It matters most if cycles hardly grow: 1e-6 of a learning rate of 0.1.
     s.CosineDecayRestarts(0.01, 7, t_mul=1.01),
     s.CosineDecayRestarts(0.1, 1, t_mul=3.0),
     s.CosineDecayRestarts(0.1, 1, t_mul=5.0),
@@ -74,7 +74,7 @@ CASES = [
 
 
 def restarts(schedule, step):
-    """The definition, in exact arithmetic on the numbers as they were written."""
+    """Returns the value by definition, in exact arithmetic on the decimal numbers as written."""
     growth, start, length, cycle = Fraction(str(schedule._t_mul)), Fraction(0), Fraction(schedule.first_decay_steps), 0
     if growth == 1:
         cycle = step // length
@@ -90,12 +90,12 @@ def restarts(schedule, step):
 
 def case(schedule):
     values, wrong = [], {}
-    # Cycles that become shorter have an end, here at 1000, from where on Keras gives NaN.
+    # Cycles that become shorter end, here at step 1000. From there on, Keras gives NaN.
     shrinking = getattr(schedule, "_t_mul", 1) < 1
     for step in [step for step in STEPS if step < 1000 or not shrinking]:
         found = np.float32(schedule(np.int32(step)))
         assert np.isfinite(found), (schedule.get_config(), step)
-        # The difference between cycles, and not the rounding of f32 that grows with the step.
+        # A large difference means another cycle. The f32 rounding, which grows with the step, stays below it.
         if isinstance(schedule, s.CosineDecayRestarts):
             right = restarts(schedule, step)
             if abs(found - right) > 0.05 * schedule.initial_learning_rate:

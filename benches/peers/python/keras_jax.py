@@ -1,4 +1,4 @@
-"""Keras's Lion on jax, as `fit` runs it: stateless, jitted, and reusing the memory of its arguments."""
+"""Keras's Lion on jax, as `fit` runs it: stateless, jitted, with donated arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Keras(Peer):
         jax.block_until_ready((self.parameters, self.state))
 
     def parameter(self):
-        # A copy: a view would keep the memory from being reused.
+        # A copy, because a view would prevent the reuse of the memory.
         return np.array(self.parameters[0])
 
 

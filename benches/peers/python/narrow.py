@@ -1,4 +1,4 @@
-"""Optimizers for bf16 parameters or 8-bit momentum: `narrow.py PEER`, with the protocol of src/bin/narrow.rs."""
+"""Runs one optimizer for bf16 parameters or 8-bit momentum: `narrow.py PEER`. Same protocol as src/bin/narrow.rs."""
 
 import os
 import sys
@@ -64,7 +64,7 @@ def bitsandbytes_lion8(values):
     return Lion8bit(values, lr=LEARNING_RATE, betas=(BETA_1, BETA_2))
 
 
-# The parameter's format, and what makes the optimizer.
+# The parameter's dtype, and the function that creates the optimizer.
 PEERS = {
     "lion-pytorch": (NARROW, lion_pytorch),
     "optimi-lion": (NARROW, optimi_lion),
@@ -90,7 +90,7 @@ class Peer:
         self.optimizer.step()
 
     def values(self):
-        """The parameter, with what the optimizer keeps of it."""
+        """Returns the parameter, plus the Kahan compensation if the optimizer keeps one."""
         kept = self.optimizer.state[self.value].get("kahan_comp")
         found = self.value.detach().float()
         return found.numpy() if kept is None else (found + kept.float()).numpy()
@@ -101,7 +101,7 @@ def answer(name, ready, words):
         case ["prepare", length]:
             ready.clear()
             ready.append(Peer(name, int(length)))
-            # The state, and what a library prepares at its first step.
+            # The first step creates the state and does the library's one-time work.
             ready[0].step()
             return "ok"
         case ["time", steps] if ready:
@@ -129,7 +129,7 @@ def main():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(17)
     torch.set_grad_enabled(False)
-    # What a library prints must not be taken for an answer.
+    # Output that a library prints must not be mistaken for an answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     ready = []
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""optax's Lion in a jitted function, which reuses the memory of its arguments."""
+"""optax's Lion in a jitted function with donated arguments."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ class Optax(Peer):
         jax.block_until_ready((self.value, self.state))
 
     def parameter(self):
-        # A copy: a view would keep the memory from being reused.
+        # A copy, because a view would prevent the reuse of the memory.
         return np.array(self.value)
 
 

@@ -1,4 +1,4 @@
-"""The protocol of src/lib.rs and the check of src/check.rs, for peers in Python."""
+"""The protocol of src/lib.rs and the check of src/check.rs, for Python peers."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ TOLERANCE = 1e-6
 
 
 class Peer:
-    """An optimizer with one parameter of f32, its gradient and its state, which starts as zeros."""
+    """An optimizer with one f32 parameter, its gradient and its state. The state starts as zeros."""
 
     def __init__(self, parameter, gradient):
         raise NotImplementedError
@@ -22,15 +22,15 @@ class Peer:
         raise NotImplementedError
 
     def finish(self):
-        """Waits until the steps so far are done."""
+        """Waits until all steps so far have finished."""
 
     def parameter(self):
         raise NotImplementedError
 
 
 def serve(peer_class):
-    """Answers lines until there are no more."""
-    # What a library prints must not be taken for an answer.
+    """Answers the lines of standard input until it ends."""
+    # Output that a library prints must not be mistaken for an answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     peer = None
     for line in sys.stdin:
@@ -64,7 +64,7 @@ def timed(peer, steps):
 
 
 def prepare(peer_class, length):
-    """A peer that has taken three steps, and taken them right."""
+    """Returns a peer after three steps whose results were checked."""
     index = np.arange(length)
     parameter = 1 + (index % 7).astype(np.float32) / 8
     first = (index % 13).astype(np.float32) / 6 - 1
@@ -83,11 +83,11 @@ def prepare(peer_class, length):
 def check(found, parameter, first, then):
     if found.shape != parameter.shape:
         raise ValueError(f"wrong: shape {found.shape} and not {parameter.shape}")
-    # Piece by piece, as the formula takes temporaries.
+    # In pieces, because the formula needs temporaries.
     for start in range(0, len(found), 1 << 20):
         piece = slice(start, start + (1 << 20))
         expected = lion(parameter[piece], first[piece], then[piece])
-        # A NaN is not near anything.
+        # Written so that a NaN counts as wrong.
         wrong = np.flatnonzero(~(np.abs(found[piece] - expected) <= TOLERANCE))
         if wrong.size:
             at = wrong[0]
@@ -95,7 +95,7 @@ def check(found, parameter, first, then):
 
 
 def lion(parameter, first, then):
-    """The parameter after three steps of Lion without weight decay."""
+    """Returns the parameter after three steps of Lion without weight decay."""
     p, m = parameter.astype(np.float64), 0.0
     for g in (first, then, then):
         g = g.astype(np.float64)

@@ -1,4 +1,4 @@
-"""lion-pytorch: `torch_lion.py eager|compiled`."""
+"""Runs lion-pytorch: `torch_lion.py eager|compiled`."""
 
 import os
 import sys
@@ -18,9 +18,9 @@ class Torch(Peer):
         self.set_gradient(gradient)
         self.step = self.optimizer.step
         if COMPILED:
-            # The state exists before the compiler looks, so that it sees the step that training repeats.
+            # Create the state before compilation, so that the compiler sees the step that training repeats.
             self.optimizer.state[self.value]["exp_avg"] = torch.zeros_like(self.value)
-            # Each size for itself and not one program for all.
+            # Compile each size separately instead of one program for all sizes.
             torch._dynamo.reset()
             self.step = torch.compile(self.optimizer.step, dynamic=False)
 
@@ -31,6 +31,6 @@ class Torch(Peer):
         return self.value.detach().numpy().copy()
 
 
-# The optimizer needs no gradients of its own.
+# The step itself is not differentiated.
 torch.set_grad_enabled(False)
 serve(Torch)

@@ -1,15 +1,15 @@
-//! Whether a peer computes what it says.
+//! Checks three steps of a peer against the formula of its optimizer.
 //!
-//! The two gradients are chosen so that Lion's sign follows the momentum in some elements, the gradient in others, and
-//! is zero in the rest: a sign of the gradient alone, a momentum that is not kept, and a sign of zero that moves are
-//! all found. No momentum decays towards a subnormal number while steps are timed.
+//! With the two gradients, Lion's sign follows the momentum in some elements, follows the gradient in others, and is
+//! zero in the rest. The check therefore finds a sign taken from the gradient alone, a momentum that is not kept, and a
+//! zero sign that moves the parameter. No momentum decays towards a subnormal number while steps are timed.
 
 use crate::{BETA_1, BETA_2, Failure, LEARNING_RATE, Peer};
 
-/// Far less than a step of the learning rate, and more than the rounding of a few operations near 2.
+/// Far below the learning rate, and above the rounding error of a few operations near 2.
 const TOLERANCE: f32 = 1e-6;
 
-/// Parameter and gradients of the element at an index.
+/// Returns the parameter and the two gradients of the element at `index`.
 fn element(index: usize) -> (f32, f32, f32) {
     let parameter = 1.0 + (index % 7) as f32 / 8.0;
     let first = (index % 13) as f32 / 6.0 - 1.0;
@@ -17,7 +17,7 @@ fn element(index: usize) -> (f32, f32, f32) {
     (parameter, first, then)
 }
 
-/// A peer that has taken three steps, and taken them right.
+/// Returns a peer after three steps whose results were checked.
 pub(crate) fn prepare<P: Peer>(len: usize) -> Result<P, Failure> {
     let elements = || (0..len).map(element);
     let mut peer = P::new(elements().map(|it| it.0).collect(), elements().map(|it| it.1).collect())?;
@@ -32,7 +32,7 @@ pub(crate) fn prepare<P: Peer>(len: usize) -> Result<P, Failure> {
     for (index, &found) in found.iter().enumerate() {
         let (parameter, first, then) = element(index);
         let expected = (P::EXPECTED)(parameter, first, then);
-        // A NaN is not near anything.
+        // Written so that a NaN counts as wrong unless its bits are equal.
         if !((found - expected).abs() <= TOLERANCE || found.to_bits() == expected.to_bits()) {
             return Err(format!("wrong: element {index} is {found} and should be {expected}").into());
         }
@@ -40,7 +40,7 @@ pub(crate) fn prepare<P: Peer>(len: usize) -> Result<P, Failure> {
     Ok(peer)
 }
 
-/// Lion without weight decay.
+/// Returns the parameter after three steps of Lion without weight decay.
 pub fn lion(parameter: f32, first: f32, then: f32) -> f32 {
     let (mut p, mut m) = (f64::from(parameter), 0.0);
     for g in [first, then, then].map(f64::from) {
@@ -52,7 +52,7 @@ pub fn lion(parameter: f32, first: f32, then: f32) -> f32 {
     p as f32
 }
 
-/// AdamW without weight decay, with the betas of Lion and an epsilon of 1e-8.
+/// Returns the parameter after three steps of AdamW without weight decay, with Lion's betas and an epsilon of 1e-8.
 pub fn adamw(parameter: f32, first: f32, then: f32) -> f32 {
     let (mut p, mut m, mut v) = (f64::from(parameter), 0.0, 0.0);
     for (step, g) in (1..).zip([first, then, then].map(f64::from)) {
@@ -64,7 +64,8 @@ pub fn adamw(parameter: f32, first: f32, then: f32) -> f32 {
     p as f32
 }
 
-/// The bandwidth bound, which combines bits by exclusive or: the second and the third step undo each other.
+/// Returns the parameter after three passes of the bandwidth bound. A pass is an exclusive or of bits, so the second
+/// and the third undo each other.
 pub fn stream(parameter: f32, first: f32, _then: f32) -> f32 {
     f32::from_bits(parameter.to_bits() ^ first.to_bits())
 }

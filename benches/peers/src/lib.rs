@@ -1,14 +1,14 @@
-//! What the peers share: the tensors, the steps that show that a peer computes what it says, and the protocol.
+//! Shared code of the peers: the protocol, and the check of a peer's steps.
 //!
-//! A peer is a process that answers lines on its standard input, one line for each:
+//! A peer is a process that reads commands from standard input and answers each with one line:
 //!
 //! | line | answer |
 //! |---|---|
-//! | `prepare N` | `ok` when tensors of N elements stand ready and three steps on them gave the right parameter |
-//! | `time N` | the seconds that N steps took, after a tenth as many that are not timed |
-//! | `release` | `ok` when the tensors are gone |
+//! | `prepare N` | `ok` when tensors of N elements are ready and three steps on them gave the expected parameter |
+//! | `time N` | the seconds that N steps took, after N / 10 untimed steps |
+//! | `release` | `ok` when the tensors are freed |
 //!
-//! An answer that starts with `error` says why there is none. `python/protocol.py` is the same for Python.
+//! If a command fails, the answer is `error` and the reason. `python/protocol.py` is the Python implementation.
 
 mod check;
 
@@ -20,36 +20,36 @@ use std::time::Instant;
 
 /// The learning rate of every peer.
 pub const LEARNING_RATE: f64 = 1e-4;
-/// How much of the momentum goes into the sign; of AdamW, into the mean of the gradients.
+/// The momentum's weight in the sign. In AdamW, the decay rate of the first moment.
 pub const BETA_1: f64 = 0.9;
-/// How much of the momentum stays.
+/// The momentum's decay rate. In AdamW, the decay rate of the second moment.
 pub const BETA_2: f64 = 0.99;
 
-/// What goes wrong in a peer.
+/// The error of a peer.
 pub type Failure = Box<dyn Error>;
 
-/// An optimizer with one parameter of f32, its gradient and its state.
+/// An optimizer with one f32 parameter, its gradient and its state.
 pub trait Peer: Sized {
-    /// The parameter after three steps, of which the first has one gradient and the others another.
+    /// Returns the expected parameter after three steps, the first with gradient `first`, the others with `then`.
     const EXPECTED: fn(parameter: f32, first: f32, then: f32) -> f32;
 
-    /// Starts with a state of zeros.
+    /// Creates the optimizer with a state of zeros.
     fn new(parameter: Vec<f32>, gradient: Vec<f32>) -> Result<Self, Failure>;
 
-    /// Takes another gradient.
+    /// Replaces the gradient.
     fn set_gradient(&mut self, gradient: Vec<f32>) -> Result<(), Failure>;
 
-    /// One step.
+    /// Takes one step.
     fn step(&mut self) -> Result<(), Failure>;
 
-    /// The parameter as it is now.
+    /// Returns the current parameter.
     fn parameter(&self) -> Result<Vec<f32>, Failure>;
 }
 
-/// Answers lines until there are no more.
+/// Answers the lines of standard input until it ends.
 ///
 /// # Errors
-/// Where standard input or output is closed; a peer's failures are answers.
+/// Returns an error if standard input or output is closed. A peer's errors become answers.
 pub fn serve<P: Peer>() -> Result<(), Failure> {
     let mut ready: Option<P> = None;
     for line in std::io::stdin().lock().lines() {

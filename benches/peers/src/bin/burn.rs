@@ -11,7 +11,7 @@ fn main() -> Result<(), Failure> {
 struct Burn {
     optimizer: Lion,
     gradient: Tensor<1>,
-    /// Moved into each step and out again, so that burn may reuse the memory.
+    /// Each step takes and returns the parameter by value, so burn can reuse the memory.
     parameter: Option<Tensor<1>>,
     state: Option<LionState<1>>,
 }

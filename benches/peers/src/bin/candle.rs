@@ -1,4 +1,4 @@
-//! candle's AdamW, as candle has no Lion: what a step costs in that framework.
+//! candle's AdamW on the CPU, because candle has no Lion.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
@@ -28,7 +28,7 @@ impl Peer for Candle {
         let params =
             ParamsAdamW { lr: LEARNING_RATE, beta1: BETA_1, beta2: BETA_2, eps: 1e-8, weight_decay: 0.0 };
         let optimizer = AdamW::new(vec![parameter.clone()], params)?;
-        // Only a backward pass makes a store of gradients; its gradient is replaced.
+        // Only a backward pass creates a `GradStore`. Its gradient is replaced below.
         let gradients = parameter.sum_all()?.backward()?;
         let mut candle = Candle { optimizer, parameter, gradients };
         candle.set_gradient(gradient)?;

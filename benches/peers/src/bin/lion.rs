@@ -1,4 +1,4 @@
-//! The bandwidth bound, ours, and a plain loop: `lion limit|buffers|vecs|loop`.
+//! The bandwidth bound, this project's Lion, and a plain loop: `lion limit|buffers|vecs|loop`.
 
 use std::ops::DerefMut;
 
@@ -10,7 +10,7 @@ use rayon::prelude::*;
 fn main() -> Result<(), Failure> {
     match std::env::args().nth(1).as_deref() {
         Some("limit") => {
-            // The calling thread takes part, so that no call waits for another one to wake.
+            // The calling thread takes part, so that no call waits for another thread to wake up.
             rayon::ThreadPoolBuilder::new().use_current_thread().build_global()?;
             serve::<Limit>()
         }
@@ -27,7 +27,7 @@ fn buffer(values: &[f32]) -> Result<AlignedBuffer<f32>, Failure> {
     Ok(buffer)
 }
 
-/// The cheapest pass with the traffic of a step, on huge pages.
+/// The cheapest pass with the memory traffic of a step, on huge pages.
 struct Limit {
     backend: Backend,
     parameter: AlignedBuffer<f32>,
@@ -36,7 +36,7 @@ struct Limit {
 }
 
 impl Limit {
-    /// Elements of a piece of work.
+    /// The elements of one work item.
     const PIECE: usize = 1 << 15;
 }
 
@@ -74,7 +74,7 @@ impl Peer for Limit {
     }
 }
 
-/// Memory for parameter and gradient.
+/// The memory that holds the parameter or the gradient.
 trait Memory: DerefMut<Target = [f32]> + Sized {
     fn holding(values: Vec<f32>) -> Result<Self, Failure>;
 }
@@ -124,7 +124,7 @@ impl<T: Memory> Peer for Ours<T> {
     }
 }
 
-/// What one writes first, for the compiler to vectorise.
+/// The obvious loop, which the compiler vectorises.
 struct Plain {
     parameter: Vec<f32>,
     gradient: Vec<f32>,

@@ -1,7 +1,8 @@
-//! Ours in narrow formats, for narrow.py: `narrow PARAMETER/GRADIENT/MOMENTUM [stochastic|split]`.
+//! This project's Lion in narrow formats, for narrow.py: `narrow PARAMETER/GRADIENT/MOMENTUM [stochastic|split]`.
 //!
-//! Answers `prepare N`, `time N` and `release` as the other peers do, but checks nothing at `prepare`; `trace N STEPS PATH`
-//! makes STEPS steps on N elements and writes the parameter after each, in f32. `python/narrow.py` has the same numbers.
+//! Answers `prepare N`, `time N` and `release` as the other peers do, but `prepare` does not check the steps.
+//! `trace N STEPS PATH` runs STEPS steps on N elements and writes the parameter after each step, in f32.
+//! `python/narrow.py` uses the same parameters and gradients.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -99,7 +100,7 @@ impl Ours {
         Ok(())
     }
 
-    /// The parameter, with its low halves if it has some.
+    /// Returns the parameter, including its low halves if it has any.
     fn values(&self) -> Result<Vec<f32>, Failure> {
         let mut values = vec![0.0; self.parameter.to_ref().len()];
         self.optimizer.parameter_to_f32(self.variable, self.parameter.to_ref(), &mut values)?;
@@ -107,12 +108,12 @@ impl Ours {
     }
 }
 
-/// Numbers that bf16 has, from 1/16 to 1.75.
+/// Returns a parameter element from 1/16 to 1.75, exact in bf16.
 fn parameter_of(index: usize) -> f32 {
     (1.0 + (index % 7) as f32 / 8.0) / (1 << (index % 5)) as f32
 }
 
-/// Numbers that bf16 has: noise about a mean of the element's own, at most 0.6 of the noise's reach.
+/// Returns a gradient element, exact in bf16: noise around a mean per element, at most 0.6 of the noise's amplitude.
 fn gradient(step: u32, index: usize) -> f32 {
     let mut x = (index as u32).wrapping_mul(0x9e37_79b9).wrapping_add(step.wrapping_mul(0x85eb_ca6b));
     x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
