@@ -6,10 +6,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+new=$(mktemp)
+trap 'rm -f "$new"' EXIT
 for package in lion-kernels lion-autotune lion lion-distributed; do
     listing=tests/api/$package.txt
     features=()
     if [ "$package" = lion-autotune ]; then features=(--all-features); fi
-    cargo +nightly public-api -p "$package" "${features[@]}" --omit auto-trait-impls,blanket-impls,auto-derived-impls >target/api.txt
-    if [ "${1:-}" = --check ]; then diff "$listing" target/api.txt; else mv target/api.txt "$listing"; fi
+    cargo +nightly public-api -p "$package" "${features[@]}" --omit auto-trait-impls,blanket-impls,auto-derived-impls >"$new"
+    if [ "${1:-}" = --check ]; then diff "$listing" "$new"; else cp "$new" "$listing"; fi
 done
