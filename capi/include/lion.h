@@ -90,7 +90,7 @@ typedef int32_t LionStatus;
 typedef struct LionPlan {
     /// `sizeof(LionPlan)`.
     size_t struct_size;
-    /// The instruction set: "scalar", "avx2", "avx512", "neon", or "auto" for the fastest on this machine.
+    /// The instruction set: "scalar", "avx2", "avx512", "avx512bf16", "neon", or "auto" for the fastest on this machine.
     const char *isa;
     /// The largest number of threads that share a call.
     size_t threads;

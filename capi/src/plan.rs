@@ -16,7 +16,7 @@ use crate::structs::{self, Struct};
 pub struct LionPlan {
     /// `sizeof(LionPlan)`.
     pub struct_size: usize,
-    /// The instruction set: "scalar", "avx2", "avx512", "neon", or "auto" for the fastest on this machine.
+    /// The instruction set: "scalar", "avx2", "avx512", "avx512bf16", "neon", or "auto" for the fastest on this machine.
     pub isa: *const c_char,
     /// The largest number of threads that share a call.
     pub threads: usize,

@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     /// Numbers of threads; default: 1, and all that this process may use
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = crate::threads)]
     threads: Vec<NonZeroUsize>,
-    /// The instruction set: scalar, avx2, avx512, neon or auto; default: LION_ISA
+    /// The instruction set: scalar, avx2, avx512, avx512bf16, neon or auto; default: LION_ISA
     #[arg(long, value_parser = crate::backend)]
     isa: Option<Backend>,
     /// Many tensors of the same length, such as 2000x4096

@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Excludes variables whose name matches this from weight decay; may be given several times
     #[arg(long, value_name = "REGEX")]
     exclude_from_weight_decay: Vec<String>,
-    /// The instruction set: scalar, avx2, avx512, neon or auto; default: LION_ISA. Affects speed only
+    /// The instruction set: scalar, avx2, avx512, avx512bf16, neon or auto; default: LION_ISA. Affects speed only
     #[arg(long, value_parser = crate::backend)]
     isa: Option<Backend>,
     /// The number of threads. All of them work on tensors of any size, unless --profile or LION_PROFILE names a profile.

@@ -69,6 +69,9 @@ backends! {
         "AVX2 with FMA and F16C.";
     Avx512, "avx512", isa::avx512::Avx512, any(target_arch = "x86", target_arch = "x86_64"), x86::avx512(),
         "AVX-512 F, BW, VL and DQ.";
+    Avx512Bf16, "avx512bf16", isa::avx512::Avx512<isa::avx512::bf16::Bf16>,
+        any(target_arch = "x86", target_arch = "x86_64"), x86::avx512bf16(),
+        "AVX-512 F, BW, VL, DQ and BF16.";
 }
 
 /// The detection result: one bit per backend, one for profitable prefetching, one for completed detection.
@@ -184,9 +187,9 @@ fn detect_all() -> u8 {
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 mod x86 {
     #[cfg(target_arch = "x86")]
-    use core::arch::x86::__cpuid;
+    use core::arch::x86::{__cpuid, __cpuid_count};
     #[cfg(target_arch = "x86_64")]
-    use core::arch::x86_64::__cpuid;
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
 
     cpufeatures::new!(cpu_avx2, "avx2", "fma");
     cpufeatures::new!(cpu_avx512, "avx512f", "avx512bw", "avx512vl", "avx512dq");
@@ -194,6 +197,11 @@ mod x86 {
     /// Returns whether the processor has F16C, which cpufeatures does not know. Its registers are those of AVX2.
     fn f16c() -> bool {
         __cpuid(1).ecx & (1 << 29) != 0
+    }
+
+    /// Returns whether the processor has AVX-512 BF16, which cpufeatures does not know. Its registers are those of AVX-512.
+    fn bf16() -> bool {
+        __cpuid(7).eax >= 1 && __cpuid_count(7, 1).eax & (1 << 5) != 0
     }
 
     pub(super) fn intel() -> bool {
@@ -207,5 +215,9 @@ mod x86 {
 
     pub(super) fn avx512() -> bool {
         cpu_avx512::get()
+    }
+
+    pub(super) fn avx512bf16() -> bool {
+        avx512() && bf16()
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! One token type per instruction set implements [`Isa`], in `isa/`. A token is proof that the processor has the
 //! instructions; only [`crate::dispatch`] creates tokens. So every operation except loads and stores is a safe
-//! function. No operation knows a storage format: 16-bit operations move raw bits, or use the set's IEEE half
-//! conversion.
+//! function. No operation knows a storage format: 16-bit operations move raw bits, or use the set's conversions
+//! of IEEE halves and bfloat16.
 //!
 //! Two rules make the bits equal on every set:
 //!
@@ -116,6 +116,14 @@ pub(crate) trait Isa: Copy {
     fn half_to_f32(self, a: Self::U16) -> Self::F32;
     /// Converts f32 to IEEE binary16. Rounds to nearest even, keeps subnormals, makes NaNs quiet.
     fn f32_to_half(self, a: Self::F32) -> Self::U16;
+
+    /// Rounds two vectors to bfloat16, in memory order: to nearest even, with subnormals and quiet NaNs. If `split` is
+    /// set, the first vector has the even elements and the second the odd ones. Returns `None` if the set has no such
+    /// instruction, or if the instruction does not give these bits for a lane.
+    #[inline(always)]
+    fn round_to_bf16(self, _: [Self::F32; 2], _split: bool) -> Option<Self::U32> {
+        None
+    }
 
     /// Returns the index of each lane, from 0.
     #[inline(always)]

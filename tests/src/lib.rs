@@ -93,7 +93,7 @@ pub fn on(backend: Backend, test: impl FnOnce(Backend)) {
 #[macro_export]
 macro_rules! on_each_backend {
     ($($test:ident),+ $(,)?) => {
-        $crate::on_each_backend!(@modules [scalar Scalar, neon Neon, avx2 Avx2, avx512 Avx512] [$($test),+]);
+        $crate::on_each_backend!(@modules [scalar Scalar, neon Neon, avx2 Avx2, avx512 Avx512, avx512bf16 Avx512Bf16] [$($test),+]);
     };
     (@modules [$($module:ident $backend:ident),+] $tests:tt) => {
         $($crate::on_each_backend!(@module $module $backend $tests);)+

@@ -22,7 +22,12 @@ fn kernels_hold_no_call() {
     let backends: &[(&str, &[&str])] = if arm {
         &[("scalar::Scalar", &[]), ("neon::Neon", &["v", "q", "d"])]
     } else {
-        &[("scalar::Scalar", &[]), ("avx2::Avx2", &["ymm"]), ("avx512::Avx512", &["zmm"])]
+        &[
+            ("scalar::Scalar", &[]),
+            ("avx2::Avx2", &["ymm"]),
+            ("<() as lion_kernels::isa::avx512::", &["zmm"]),
+            ("avx512::bf16::Bf16", &["zmm"]),
+        ]
     };
     for (backend, registers) in backends {
         let own: Vec<_> = kernels.iter().filter(|(name, _)| name.contains(backend)).collect();
@@ -84,7 +89,9 @@ fn expected(scalar: bool) -> Vec<String> {
         expected.extend(["Decode", "Encode"].map(|kernel| format!("{kernel}<{format}>")));
         if format == F32 || !scalar {
             expected.extend(["Add", "Average"].map(|kernel| format!("{kernel}<{format}>")));
-            expected.push(format!("Move<{format}, {format}>"));
+        }
+        if format != F32 && !scalar {
+            expected.extend([format!("Move<{F32}, {format}>"), format!("Move<{format}, {F32}>")]);
         }
     }
     for format in [split, q8] {
@@ -129,7 +136,8 @@ fn check_driver(name: &str, lines: &[&str]) {
                 "{:#}",
                 rustc_demangle::demangle(demangled.split(['+', '-']).next().unwrap_or_default())
             );
-            let known = kernel.contains("Isa>::vectorize::enter") || kernel == "memset";
+            let known =
+                kernel.contains(">::vectorize::enter") || ["memset", "memcpy"].contains(&kernel.as_str());
             assert!(known, "{name} calls {kernel}");
         }
     }
@@ -198,7 +206,7 @@ fn kernels(listing: &str) -> BTreeMap<String, Vec<&str>> {
     for line in listing.lines() {
         if let Some((_, symbol)) = line.strip_suffix(">:").and_then(|line| line.split_once('<')) {
             let demangled = format!("{:#}", rustc_demangle::demangle(symbol));
-            name = demangled.contains("Isa>::vectorize::enter").then_some(demangled);
+            name = demangled.contains(">::vectorize::enter").then_some(demangled);
         } else if let Some(name) = &name {
             // An instruction, or the relocation of the previous one.
             let instruction =

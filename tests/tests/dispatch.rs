@@ -70,6 +70,8 @@ fn detection_agrees_with_the_operating_system() {
     let has = |names: &[&str]| names.iter().all(|name| flags.split_whitespace().any(|flag| flag == *name));
     if cfg!(target_arch = "x86_64") {
         assert_eq!(Backend::Avx2.is_available(), has(&["avx2", "fma", "f16c"]));
-        assert_eq!(Backend::Avx512.is_available(), has(&["avx512f", "avx512bw", "avx512vl", "avx512dq"]));
+        let avx512 = has(&["avx512f", "avx512bw", "avx512vl", "avx512dq"]);
+        assert_eq!(Backend::Avx512.is_available(), avx512);
+        assert_eq!(Backend::Avx512Bf16.is_available(), avx512 && has(&["avx512_bf16"]));
     }
 }

@@ -19,6 +19,7 @@ on_each_backend!(
     masked_decay_and_maximize,
     scaled_by_a_factor_alone,
     any_gradient_factors,
+    ordinary_numbers_with_a_subnormal,
     a_task_takes_the_next_step,
     a_step_that_does_not_fit_leaves_the_task,
 );
@@ -139,6 +140,31 @@ fn tensors_beyond_the_caches(backend: Backend) {
         Case::<f32, f32, f32>::new(&mut rng, pass, None, 360_007).check_step(true, by(backend));
         Case::<bf16, bf16, bf16>::new(&mut rng, pass, None, 700_019).check_step(true, by(backend));
     }
+}
+
+/// A backend may round ordinary numbers by an instruction that takes subnormal numbers as zeros.
+fn ordinary_numbers_with_a_subnormal(backend: Backend) {
+    fn triple<P: Sample, G: Sample, M: Sample>(backend: Backend) {
+        let mut rng = Rng::with_seed(0x33);
+        for place in 0..64 {
+            let mut case = Case::<P, G, M>::new(&mut rng, DECAYED, Some(Dtype::BF16), 64);
+            fn ordinary<T: Sample>(rng: &mut Rng) -> Vec<T> {
+                (0..64).map(|_| T::round((rng.f32() - 0.5) * 100.0)).collect()
+            }
+            case.parameter = ordinary(&mut rng);
+            case.gradient = ordinary(&mut rng);
+            case.momentum = ordinary(&mut rng);
+            case.check_step(true, by(backend));
+            case.pass.learning_rate = 0.0;
+            for subnormal in [3e-39, -1e-40] {
+                case.parameter[place] = P::round(subnormal);
+                case.gradient[place] = G::round(0.0);
+                case.momentum[place] = M::round(subnormal);
+                case.check_step(true, by(backend));
+            }
+        }
+    }
+    for_each_triple!(triple, backend);
 }
 
 fn any_settings_and_lengths(backend: Backend) {

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_tuning_of_everything_is_far_below_the_maximum_size() {
-        let longest = Plan::new(Backend::Avx512)
+        let longest = Plan::new(Backend::Avx512Bf16)
             .threads(4096)
             .chunk_elements(1 << 30)
             .parallel_threshold(1 << 30)

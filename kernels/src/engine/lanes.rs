@@ -248,8 +248,16 @@ impl LaneCodec for bf16 {
         split: bool,
         value: Pair<I>,
     ) {
-        // SAFETY: by this function's contract.
-        unsafe { store_upper(chunk, to, split, round(chunk.isa, value)) }
+        // SAFETY: by this function's contract. The elements are one vector of 32-bit lanes.
+        unsafe {
+            match chunk.isa.round_to_bf16(value, split) {
+                Some(neighbours) => {
+                    let (extent, to) = chunk.within(to);
+                    extent.write(to.cast(), 0, neighbours);
+                }
+                None => store_upper(chunk, to, split, round(chunk.isa, value)),
+            }
+        }
     }
 
     #[inline(always)]

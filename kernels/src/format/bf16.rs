@@ -1,6 +1,7 @@
 //! bfloat16 storage: the upper half of an f32.
 //!
-//! Rounding uses integer arithmetic, because the conversion instruction of AVX-512 BF16 flushes subnormals.
+//! Rounding uses integer arithmetic here. The fused kernels use the instruction of a backend that has one
+//! ([`Isa::round_to_bf16`]).
 
 use half::bf16;
 

@@ -1,22 +1,53 @@
-//! The AVX-512 backend, with F, BW, VL and DQ: sixteen lanes.
+//! The AVX-512 backends, with F, BW, VL and DQ: sixteen lanes.
+//!
+//! An [`Extension`] adds instructions that only some of these processors have. Each extension is a backend of its own.
 
 #[cfg(target_arch = "x86")]
 use core::arch::x86::*;
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
 
+use core::marker::PhantomData;
+
 use super::{Isa, Kernel, primitives};
 
-/// Proof of AVX-512 F, BW, VL and DQ.
+pub(crate) mod bf16;
+
+/// Proof of AVX-512 F, BW, VL and DQ, and of the extension's instructions.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<E = ()>(PhantomData<E>);
+
+/// What a backend has in addition to AVX-512 F, BW, VL and DQ. `()` has nothing.
+pub(crate) trait Extension: Copy {
+    /// Runs a kernel in a separate function, compiled with all instructions of the backend.
+    fn vectorize<K: Kernel>(isa: Avx512<Self>, kernel: K) -> K::Output;
+
+    /// Implements [`Isa::round_to_bf16`].
+    #[inline(always)]
+    fn round_to_bf16(_: Avx512<Self>, _: [__m512; 2], _split: bool) -> Option<__m512i> {
+        None
+    }
+}
+
+impl Extension for () {
+    #[inline(always)]
+    fn vectorize<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        #[inline(never)]
+        fn enter<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+            kernel.call(isa)
+        }
+        // SAFETY: the token proves the features.
+        unsafe { enter(isa, kernel) }
+    }
+}
 
 /// The table of `fixupimm`: its result for each class of operand, one nibble per class from the lowest. Quiet and
 /// signalling NaN: the quiet NaN (2). Zero: +0 (8). One: +1 (A). -inf: -1 (9). +inf: +1 (A). Negative: -1 (9).
 /// Positive: +1 (A).
 const SIGN_OF_CLASS: i32 = 0xa9a9_a822_u32 as i32;
 
-impl Isa for Avx512 {
+impl<E: Extension> Isa for Avx512<E> {
     const LANES: usize = 16;
 
     type F32 = __m512;
@@ -27,18 +58,17 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn new_unchecked() -> Self {
-        Avx512(())
+        Avx512(PhantomData)
     }
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        #[inline(never)]
-        fn enter<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
-            kernel.call(isa)
-        }
-        // SAFETY: the token proves the features.
-        unsafe { enter(self, kernel) }
+        E::vectorize(self, kernel)
+    }
+
+    #[inline(always)]
+    fn round_to_bf16(self, value: [__m512; 2], split: bool) -> Option<__m512i> {
+        E::round_to_bf16(self, value, split)
     }
 
     #[inline(always)]
