@@ -7,7 +7,6 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
-use std::sync::OnceLock;
 
 use lion::Profile;
 use lion_autotune::{Dtypes, Operation};
@@ -229,8 +228,7 @@ unsafe fn step(frame: &CallFrame) -> Result<(), String> {
     let dtypes =
         Dtypes { parameter: parameter.dtype(), gradient: gradient.dtype(), momentum: momentum.dtype() };
     let task = Task::step(settings, StepTensors::in_place(parameter, gradient, momentum)).map_err(words)?;
-    static PROFILE: OnceLock<Profile> = OnceLock::new();
-    let plan = *PROFILE.get_or_init(Profile::load).plan(Operation::Step, dtypes, task.bytes());
+    let plan = *Profile::load().plan(Operation::Step, dtypes, task.bytes());
     let ran = pool::enter(|| Ok(run(&plan, &mut [task])));
     ran.map_err(|_| "no threads in a forked process".to_string())?.map_err(words)
 }

@@ -3,7 +3,8 @@
 //!
 //! A call reads Python's objects under the GIL, checks them against each other, and holds references to them. The core then
 //! works on their memory without the GIL. Every entry turns a panic into a `RuntimeError`. `unsafe` reads memory that other
-//! libraries own: in `dlpack.rs`, `tensor.rs`, `call.rs`, `jax.rs` and `torch`.
+//! libraries own: in `dlpack.rs`, `tensor.rs`, `call.rs`, `jax.rs` and `torch`. It
+//! also watches for forks, in `fork.rs` and `pool.rs`.
 
 mod build;
 mod call;
@@ -11,6 +12,7 @@ mod constraint;
 mod dlpack;
 mod engine;
 mod error;
+mod fork;
 mod jax;
 mod keras;
 mod logging;
@@ -31,6 +33,8 @@ mod _native {
     #[pymodule_export]
     use crate::constraint::Constraint;
     #[pymodule_export]
+    use crate::fork::{Calls, count};
+    #[pymodule_export]
     use crate::jax::jax_handler;
     #[pymodule_export]
     use crate::keras::KerasSteps;
@@ -47,6 +51,7 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::fork::watch()?;
         crate::logging::start();
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }

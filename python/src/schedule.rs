@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 
 use lion::options::Value;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::error;
+use crate::{error, fork};
 
 /// A number that follows the steps: one of the core's schedules.
 #[pyclass(frozen, module = "lion_cpu")]
@@ -81,7 +81,13 @@ pub(crate) fn raised() -> Option<PyErr> {
 pub(crate) fn of_callable(callable: &Bound<'_, PyAny>) -> lion::Schedule {
     let callable = callable.clone().unbind();
     lion::Schedule::from_fn(move |step| {
-        let called = Python::attach(|py| callable.call1(py, (step,))?.extract::<f64>(py));
+        let forks = fork::count();
+        let called = Python::attach(|py| {
+            let value = callable.call1(py, (step,))?.extract::<f64>(py)?;
+            // The step that asks has its threads in the parent.
+            let message = "a schedule forked the process and returned in the child; expected the child to end in it";
+            if fork::count() == forks { Ok(value) } else { Err(PyRuntimeError::new_err(message)) }
+        });
         called.map_or_else(
             |error| {
                 RAISED.with(|raised| raised.replace(Some(error)));

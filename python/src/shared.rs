@@ -13,12 +13,13 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use crate::{error, pool, schedule};
+use crate::{error, fork, pool, schedule};
 
 /// A mutex that knows its holder.
 pub(crate) struct Shared<T> {
     value: Mutex<T>,
-    /// The holder's process in the upper half and its thread in the lower; 0 if nobody holds the value.
+    /// The holder's process, by its number of forks, in the upper half and its thread in the lower; 0 if nobody holds the
+    /// value.
     ticket: AtomicU64,
 }
 
@@ -29,7 +30,7 @@ const PATIENCE: Duration = Duration::from_micros(50);
 fn ticket() -> u64 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     thread_local!(static THREAD: u32 = NEXT.fetch_add(1, Ordering::Relaxed));
-    u64::from(std::process::id()) << 32 | u64::from(THREAD.with(|thread| *thread))
+    u64::from(fork::count()) << 32 | u64::from(THREAD.with(|thread| *thread))
 }
 
 impl<T: Send> Shared<T> {
@@ -59,6 +60,14 @@ impl<T: Send> Shared<T> {
         self.hold(|| py.detach(|| std::thread::sleep(PATIENCE)), work)
     }
 
+    /// Raises if the process was forked while another thread held the value.
+    pub(crate) fn check(&self) -> PyResult<()> {
+        match self.ticket.load(Ordering::Relaxed) {
+            holder if holder == 0 || holder >> 32 == u64::from(fork::count()) => Ok(()),
+            _ => Err(fork::torn()),
+        }
+    }
+
     fn hold<R>(&self, wait: impl Fn(), work: impl FnOnce(&mut T) -> PyResult<R>) -> PyResult<R> {
         let own = ticket();
         while let Err(holder) = self.ticket.compare_exchange(0, own, Ordering::Acquire, Ordering::Relaxed) {
@@ -68,10 +77,7 @@ impl<T: Send> Shared<T> {
                 ));
             }
             if holder >> 32 != own >> 32 {
-                return Err(PyRuntimeError::new_err(
-                    "the process was forked while another thread was in a call of this optimizer, so its state is torn: \
-                     make a new one and load a checkpoint",
-                ));
+                return Err(fork::torn());
             }
             wait();
         }

@@ -100,6 +100,11 @@ impl TorchSteps {
         })
     }
 
+    /// Raises if a fork has torn the optimizer.
+    fn check(&self) -> PyResult<()> {
+        self.prepared.check()
+    }
+
     /// Prepares a list. `idle` are the parameters that have had no gradient yet.
     fn prepare(
         &self,
@@ -271,7 +276,7 @@ impl TorchSteps {
         let objects = PyList::new(py, &pending.gradients)?;
         if self.any_negated.call1(py, (&objects,))?.is_truthy(py)? {
             for gradient in &mut pending.gradients {
-                *gradient = gradient.call_method0("resolve_neg")?;
+                *gradient = copied(gradient, "resolve_neg")?;
             }
         }
         Ok(Some(pending))
@@ -296,13 +301,18 @@ impl TorchSteps {
         let shares = written.get(after).is_some_and(|written| written.start < span.end);
         entry.apart = !shares || span.is_empty();
         if !entry.apart {
-            *gradient = gradient.call_method0("clone")?;
+            *gradient = copied(gradient, "clone")?;
             let Some(copy) = self.exchange.read(gradient)? else { return Ok(false) };
             view = copy;
         }
         entry.gradient = Some(view);
         Ok(true)
     }
+}
+
+/// Returns a copy of a gradient, by a method of it.
+fn copied<'py>(gradient: &Bound<'py, PyAny>, method: &str) -> PyResult<Bound<'py, PyAny>> {
+    gradient.py().import("lion_cpu._torch_parallel")?.call_method1("copied", (gradient, method))
 }
 
 /// Returns whether a parameter's state holds the objects of the list.

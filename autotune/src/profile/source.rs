@@ -159,8 +159,12 @@ impl Profile {
     /// are logged as warnings.
     pub fn load() -> Self {
         static LOADED: OnceLock<Profile> = OnceLock::new();
-        let load = || Self::found_in(&Environment::of_process(), &Machine::detect());
-        LOADED.get_or_init(load).clone()
+        if let Some(loaded) = LOADED.get() {
+            return loaded.clone();
+        }
+        // Outside the lock, because a logger of the warnings may load the profile itself, or fork the process.
+        let found = Self::found_in(&Environment::of_process(), &Machine::detect());
+        LOADED.get_or_init(|| found).clone()
     }
 
     /// Loads the profile that an environment selects on a machine.

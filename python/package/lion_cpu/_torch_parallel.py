@@ -1,10 +1,12 @@
 """PyTorch's threads, by its stable C interface."""
 
+import contextlib
 import ctypes
 import glob
 import os
 
 import torch
+from lion_cpu._native import forks
 
 
 def parallel_functions():
@@ -19,3 +21,23 @@ def parallel_functions():
         except (AttributeError, OSError):
             pass
     return (0, 0)
+
+
+@contextlib.contextmanager
+def living_threads():
+    """Keeps PyTorch's operations on this thread in a forked process, where its OpenMP would wait for the parent's threads."""
+    threads = torch.get_num_threads() if forks() else 1
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def copied(tensor, method):
+    """Calls a method of a tensor that copies it."""
+    with living_threads():
+        return getattr(tensor, method)()

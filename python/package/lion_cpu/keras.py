@@ -5,13 +5,14 @@ without averages and accumulation, whose state Keras stores in the variable's dt
 with any other variable or gradient, within a stateless scope, or on another backend.
 """
 
+import contextlib
 import sys
 
 import keras
 import numpy
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
-from lion_cpu._native import KerasSteps
+from lion_cpu._native import Calls, KerasSteps
 
 __all__ = ["Lion"]
 
@@ -22,6 +23,19 @@ _DTYPES = ("float32", "float16", "bfloat16")
 @keras.saving.register_keras_serializable(package="lion_cpu")
 class Lion(keras.optimizers.Lion):
     __doc__ = keras.optimizers.Lion.__doc__
+
+    def apply(self, grads, trainable_variables=None):
+        with _calls(self), _living_threads():
+            return super().apply(grads, trainable_variables)
+
+    def save_own_variables(self, store):
+        _calls(self).check()
+        super().save_own_variables(store)
+
+    def load_own_variables(self, store):
+        with _living_threads():
+            super().load_own_variables(store)
+        self.__dict__.pop(_CALLS, None)
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         variables = _variables(self, grads, trainable_variables)
@@ -47,6 +61,22 @@ class Lion(keras.optimizers.Lion):
             ema=average,
         )
         _bump(variables)
+
+
+_CALLS = "_lion_calls"
+
+
+def _calls(optimizer):
+    """The optimizer's running calls. Keras would take an attribute that is set as part of the state."""
+    return optimizer.__dict__.setdefault(_CALLS, Calls())
+
+
+def _living_threads():
+    if _BACKEND != "torch":
+        return contextlib.nullcontext()
+    from lion_cpu._torch_parallel import living_threads
+
+    return living_threads()
 
 
 def _variables(optimizer, grads, trainable_variables):

@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as _base
 
 import torch
-from lion_cpu._native import TorchSteps
+from lion_cpu._native import Calls, TorchSteps
 from lion_cpu._torch_checks import check, is_native, refuse
-from lion_cpu._torch_parallel import parallel_functions
+from lion_cpu._torch_parallel import living_threads, parallel_functions
 from lion_cpu._torch_state import Kept, foreign_step, join, keep, split, state_of
 
 __all__ = ["Lion"]
@@ -71,10 +71,12 @@ class Lion(Optimizer):
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         defaults |= {option: given[option] for option in _OPTIONS}
         check(defaults)
+        self._calls = Calls()
         self._reset()
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group):
+        self._check_whole()
         super().add_param_group(param_group)
         try:
             check(self.param_groups[-1])
@@ -82,6 +84,10 @@ class Lion(Optimizer):
             self.param_groups.pop()
             raise
         self._reset()
+
+    def __getstate__(self):
+        self._check_whole()
+        return super().__getstate__()
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -92,7 +98,12 @@ class Lion(Optimizer):
             for key, value in values.items():
                 if isinstance(value, Kept):
                     values[key] = value.tensor_for(parameter)
+        self._calls = Calls()
         self._reset()
+
+    def state_dict(self):
+        self._check_whole()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict):
         """Loads a state, also of lion-pytorch or timm. The momentum keeps the dtype that it was saved with.
@@ -101,7 +112,8 @@ class Lion(Optimizer):
         """
         handle = self.register_load_state_dict_pre_hook(keep)
         try:
-            super().load_state_dict(state_dict)
+            with living_threads():
+                super().load_state_dict(state_dict)
         finally:
             handle.remove()
 
@@ -134,8 +146,10 @@ class Lion(Optimizer):
 
     def master(self, parameter):
         """Returns a parameter in float32. Of one that is split these are the values that the steps move."""
+        self._check_whole()
         low = self.state.get(parameter, {}).get("low")
-        return parameter.detach().float() if low is None else join(parameter.detach(), low)
+        with living_threads():
+            return parameter.detach().float() if low is None else join(parameter.detach(), low)
 
     def set_master(self, parameter, values):
         """Overwrites a parameter that is split with values in float32."""
@@ -144,11 +158,18 @@ class Lion(Optimizer):
             raise RuntimeError("set_master needs a parameter of a group with split=True")
         if values.shape != parameter.shape:
             raise ValueError(f"values has the shape {list(values.shape)}, and the parameter {list(parameter.shape)}")
-        state = state_of(self, group, parameter, "parameter")
-        high, low = split(values.detach().to(torch.float32))
-        with torch.no_grad():
+        self._check_whole()
+        with torch.no_grad(), self._calls, living_threads():
+            state = state_of(self, group, parameter, "parameter")
+            high, low = split(values.detach().to(torch.float32))
             parameter.copy_(high)
             state["low"].copy_(low)
+
+    def _check_whole(self):
+        """Raises if the process was forked while another thread was in a call of this optimizer."""
+        self._calls.check()
+        if self._steps is not None:
+            self._steps.check()
 
     def _reset(self):
         self._steps = None
@@ -156,17 +177,17 @@ class Lion(Optimizer):
 
     def _run(self, scale, only=None):
         """Steps, after preparing a new list if something has changed."""
-        steps = self._steps
-        if steps is None or not steps.step(self.param_groups, self.state, scale, only):
-            with torch.no_grad():
+        steps, native = self._steps, not self._foreign
+        if native and steps is not None and steps.step(self.param_groups, self.state, scale, only):
+            return
+        with torch.no_grad(), self._calls, living_threads():
+            if native or not steps.step(self.param_groups, self.state, scale, only):
                 # Otherwise the native list holds no tensor of this call.
                 if not self._prepare(only) and not self._steps.step(self.param_groups, self.state, scale, only):
                     raise RuntimeError("tensors of the optimizer changed while the step was prepared")
-        if self._foreign:
-            with torch.no_grad():
-                for group, parameter, name in self._foreign:
-                    if parameter.grad is not None and (only is None or only is parameter):
-                        foreign_step(self, group, parameter, name, scale)
+            for group, parameter, name in self._foreign:
+                if parameter.grad is not None and (only is None or only is parameter):
+                    foreign_step(self, group, parameter, name, scale)
 
     def _prepare(self, only):
         """Makes the lists of native steps and of others. Returns whether `only` is one of the others."""

@@ -1,4 +1,5 @@
-//! The threads of a step: PyTorch's own, whose workers spin on the other cores between its operations.
+//! The threads of a step: PyTorch's own, whose workers spin on the other cores between its operations. A forked process
+//! has as many of its own.
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -6,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use lion_kernels::{Error, Plan, Task, run, run_on};
 use pyo3::prelude::*;
 
-use crate::pool;
+use crate::{fork, pool};
 
 /// `torch_parallel_for` of PyTorch's stable C interface.
 type ParallelFor =
@@ -15,7 +16,7 @@ type ParallelFor =
 /// `torch_get_num_threads`.
 type GetThreads = unsafe extern "C" fn(*mut u32) -> i32;
 
-/// PyTorch's functions, in the process that loaded them.
+/// PyTorch's functions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Threads {
     functions: Option<(ParallelFor, GetThreads)>,
@@ -40,20 +41,22 @@ impl Threads {
                 )
             }
         });
-        // A process that is forked later is not at home, as its OpenMP would wait for the parent's threads.
-        pool::is_home();
         Threads { functions }
     }
 
     /// Runs tasks as a plan says, on at most PyTorch's number of threads.
     pub(crate) fn run(&self, plan: &Plan, tasks: &mut [Task<'_>]) -> PyResult<Result<(), Error>> {
-        let Some((parallel_for, get_threads)) = self.functions.filter(|_| pool::is_home()) else {
+        let Some((parallel_for, get_threads)) = self.functions else {
             return pool::enter(|| Ok(run(plan, tasks)));
         };
         let mut threads = 1;
         // SAFETY: the function writes one number.
         if unsafe { get_threads(&raw mut threads) } != 0 {
             threads = 1;
+        }
+        if fork::count() > 0 {
+            // OpenMP would wait for the parent's threads.
+            return Ok(run_on(plan, threads as usize, &pool::spread, tasks));
         }
         let on_threads = |workers: usize, work: &(dyn Fn(usize) + Sync)| {
             let context = Context { work };
