@@ -21,9 +21,10 @@ pub(crate) fn count() -> u32 {
 pub(crate) fn watch() -> PyResult<()> {
     #[cfg(unix)]
     {
-        unsafe extern "C" fn in_child() {
+        extern "C" fn in_child() {
             FORKS.fetch_add(1, Ordering::Relaxed);
         }
+        let in_child: unsafe extern "C" fn() = in_child;
         // SAFETY: the handler adds to an atomic number, which a child may do, and Python never unloads this module.
         if unsafe { libc::pthread_atfork(None, None, Some(in_child)) } != 0 {
             return Err(pyo3::exceptions::PyMemoryError::new_err("no memory to watch for forks"));
@@ -75,12 +76,7 @@ impl Calls {
         self.running().map(|calls| self.set(calls + 1))
     }
 
-    fn __exit__(
-        &self,
-        _class: &Bound<'_, PyAny>,
-        _error: &Bound<'_, PyAny>,
-        _traceback: &Bound<'_, PyAny>,
-    ) {
+    fn __exit__(&self, _class: &Bound<'_, PyAny>, _error: &Bound<'_, PyAny>, _traceback: &Bound<'_, PyAny>) {
         // A call that was forked is torn, also in the thread that goes on with it.
         if let Ok(calls) = self.running() {
             self.set(calls.saturating_sub(1));

@@ -85,7 +85,8 @@ pub(crate) fn of_callable(callable: &Bound<'_, PyAny>) -> lion::Schedule {
         let called = Python::attach(|py| {
             let value = callable.call1(py, (step,))?.extract::<f64>(py)?;
             // The step that asks has its threads in the parent.
-            let message = "a schedule forked the process and returned in the child; expected the child to end in it";
+            let message =
+                "a schedule forked the process and returned in the child; expected the child to end in it";
             if fork::count() == forks { Ok(value) } else { Err(PyRuntimeError::new_err(message)) }
         });
         called.map_or_else(

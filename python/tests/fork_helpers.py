@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 import time
@@ -9,13 +10,14 @@ import traceback
 
 
 def child(work, timeout=30):
-    """Runs work in a forked process. Returns its exit code: 0, what the work returns, or 1 if it fails or hangs."""
+    """Runs work in a forked process. Returns its exit code: the work's, 1 if it fails, or -14 if it hangs."""
     process = os.fork()
     if process:
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     code = 1
     try:
-        faulthandler.dump_traceback_later(timeout, exit=True)
+        faulthandler.register(signal.SIGALRM, chain=True)
+        signal.alarm(timeout)
         code = work() or 0
     except BaseException:
         traceback.print_exc()

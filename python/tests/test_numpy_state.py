@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -143,43 +142,6 @@ def test_threads_may_share_an_optimizer():
     for thread in threads:
         thread.join()
     assert optimizer.iterations == 100 and numpy.all(array == -100)
-
-
-FORK = """
-import os, sys, threading, time, numpy
-from lion_cpu.numpy import Lion
-busy = Lion({"w": numpy.zeros(1 << 24, numpy.float32)}, threads=2)
-idle = Lion({"w": numpy.zeros(1 << 21, numpy.float32)}, learning_rate=1.0)
-ones = numpy.ones(1 << 24, numpy.float32)
-idle.step({"w": ones[: 1 << 21]})
-stop = threading.Event()
-def work():
-    while not stop.is_set():
-        busy.step({"w": ones})
-thread = threading.Thread(target=work)
-thread.start()
-time.sleep(0.05)
-children = []
-for _ in range(10):
-    child = os.fork()
-    if child == 0:
-        for _ in range(3):
-            idle.step({"w": ones[: 1 << 21]})
-        try:
-            busy.step({"w": ones})
-        except RuntimeError as error:
-            assert "forked" in str(error), error
-        os._exit(0 if numpy.all(idle.parameters["w"] == -4) else 3)
-    children.append(child)
-codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-stop.set()
-thread.join()
-assert codes == [0] * 10, codes
-"""
-
-
-def test_fork_in_the_middle_of_another_threads_step():
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)
 
 
 def test_warnings_are_pythons(caplog):

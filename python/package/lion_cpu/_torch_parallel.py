@@ -25,7 +25,7 @@ def parallel_functions():
 
 @contextlib.contextmanager
 def living_threads():
-    """Keeps PyTorch's operations on this thread in a forked process, where its OpenMP would wait for the parent's threads."""
+    """In a forked process keeps PyTorch's operations on this thread: OpenMP would wait for the parent's others."""
     threads = torch.get_num_threads() if forks() else 1
     if threads == 1:
         yield
