@@ -7,14 +7,20 @@ The optimizers of a row alternate on the same tensors, in random order. A figure
 is not installed has an empty column. "prepared list" is one call of the C ABI on the same parameters and gradients. Its
 list of tensors is built before the call, and its momenta are on huge pages.
 It needs `--liblion target/release/liblion.so`.
+
+Each row has a process of its own, with `OMP_NUM_THREADS`: DeepSpeed's OpenMP is not PyTorch's, and a step that is
+compiled in a process that has compiled others may be compiled again in every step.
 """
 
 import argparse
 import ctypes
+import json
 import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 
@@ -39,6 +45,7 @@ CASES = {
 OPTIONS = {"lr": 1e-5, "weight_decay": 0.1}
 # For more tensors, compiling a step takes minutes.
 MOST_COMPILED = 150
+LEAST_ROUNDS = 7
 
 
 class Options(ctypes.Structure):
@@ -179,7 +186,7 @@ def row(name, arguments, threads):
     times = {key: [] for key in those}
     end = time.monotonic() + arguments.seconds
     order = list(those)
-    while time.monotonic() < end or len(times["ours"]) < 7:
+    while time.monotonic() < end or len(times["ours"]) < LEAST_ROUNDS:
         for key in order:
             times[key].append(once(those[key], calls[key]))
         # Shuffle the order: each optimizer leaves other data in the caches, and the next one bears the cost.
@@ -187,23 +194,36 @@ def row(name, arguments, threads):
     return {key: statistics.median(found) for key, found in times.items()}
 
 
+def in_process(name, arguments, threads):
+    """Returns the row of a process of its own."""
+    command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--row", name, str(threads)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
+    return json.loads(lines[-1])
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--liblion", help="the library of the C ABI", type=os.path.abspath)
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    if arguments.row:
+        name, threads = arguments.row[0], int(arguments.row[1])
+        torch.set_num_threads(threads)
+        print(json.dumps(row(name, arguments, threads)))
+        return
     print(f"PyTorch {torch.__version__}, lion_cpu {lion_cpu.__version__}, Python {platform.python_version()}, "
           f"{torch.backends.cpu.get_cpu_capability()}\n")
     print("| tensors | threads | ours, µs | " + " | ".join(arguments.peers) + " |")
     print("|---" * (len(arguments.peers) + 3) + "|")
     for threads in arguments.threads:
-        torch.set_num_threads(threads)
         for name in arguments.cases:
-            found = row(name, arguments, threads)
+            found = in_process(name, arguments, threads)
             over = [f"{found[peer] / found['ours']:.2f}" if peer in found else "" for peer in arguments.peers]
             print(f"| {name} | {threads} | {found['ours'] * 1e6:,.1f} | " + " | ".join(over) + " |", flush=True)
 
