@@ -6,10 +6,11 @@
 The optimizers of a row alternate on the same tensors, in random order. A figure is a quotient of medians. A peer that
 is not installed has an empty column. "prepared list" is one call of the C ABI on the same parameters and gradients. Its
 list of tensors is built before the call, and its momenta are on huge pages.
-It needs `--liblion target/release/liblion.so`.
+It needs `--liblion target/release/liblion_c.so`.
 
-Each row has a process of its own, with `OMP_NUM_THREADS`: DeepSpeed's OpenMP is not PyTorch's, and a step that is
-compiled in a process that has compiled others may be compiled again in every step.
+Each row has a process of its own. DeepSpeed and the compiled step have another one each, in which they alternate with
+this optimizer only: many compilations in one process end in steps that are compiled again and again, and PyTorch's AdamW
+takes several times as long for small tensors in a process that loaded either.
 """
 
 import argparse
@@ -181,8 +182,8 @@ def row(name, arguments, threads):
             pass
     calls = {}
     for key, optimizer in those.items():
-        once(optimizer, 3)
-        calls[key] = max(1, int(0.005 / once(optimizer, 2)))
+        once(optimizer, 2)
+        calls[key] = max(1, int(0.005 / once(optimizer, 1)))
     times = {key: [] for key in those}
     end = time.monotonic() + arguments.seconds
     order = list(those)
@@ -194,12 +195,21 @@ def row(name, arguments, threads):
     return {key: statistics.median(found) for key, found in times.items()}
 
 
-def in_process(name, arguments, threads):
-    """Returns the row of a process of its own."""
-    command = [sys.executable, os.path.abspath(__file__), *sys.argv[1:], "--row", name, str(threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
-    return json.loads(lines[-1])
+ALONE = ("compiled", "DeepSpeed")
+
+
+def over_ours(name, arguments, threads):
+    """Returns our time, and those of the peers over ours, by name. Processes of their own measure them."""
+    shared = [peer for peer in arguments.peers if peer not in ALONE]
+    over = {}
+    for peers in [shared] * bool(shared) + [[peer] for peer in arguments.peers if peer in ALONE] or [[]]:
+        command = [sys.executable, __file__, "--row", name, "--threads", str(threads), "--seconds", str(arguments.seconds)]
+        command += ["--liblion", arguments.liblion] if arguments.liblion else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command + ["--peers", *peers], env=environment, stdout=subprocess.PIPE, check=True, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        over = {peer: time / found["ours"] for peer, time in found.items()} | {"ours": found["ours"]} | over
+    return over
 
 
 def main():
@@ -209,13 +219,13 @@ def main():
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--liblion", help="the library of the C ABI", type=os.path.abspath)
-    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--row", choices=CASES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if arguments.row:
-        name, threads = arguments.row[0], int(arguments.row[1])
+        [threads] = arguments.threads
         torch.set_num_threads(threads)
-        print(json.dumps(row(name, arguments, threads)))
+        print(json.dumps(row(arguments.row, arguments, threads)))
         return
     print(f"PyTorch {torch.__version__}, lion_cpu {lion_cpu.__version__}, Python {platform.python_version()}, "
           f"{torch.backends.cpu.get_cpu_capability()}\n")
@@ -223,8 +233,8 @@ def main():
     print("|---" * (len(arguments.peers) + 3) + "|")
     for threads in arguments.threads:
         for name in arguments.cases:
-            found = in_process(name, arguments, threads)
-            over = [f"{found[peer] / found['ours']:.2f}" if peer in found else "" for peer in arguments.peers]
+            found = over_ours(name, arguments, threads)
+            over = [f"{found[peer]:.2f}" if peer in found else "" for peer in arguments.peers]
             print(f"| {name} | {threads} | {found['ours'] * 1e6:,.1f} | " + " | ".join(over) + " |", flush=True)
 
 

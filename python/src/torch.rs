@@ -193,6 +193,7 @@ impl TorchSteps {
             let memory =
                 storage.getattr(intern!(object.py(), "_cdata")).and_then(|address| address.extract());
             Ok::<_, PyErr>(Slot {
+                class: object.get_type_ptr().addr(),
                 view,
                 object: object.unbind(),
                 _storage: storage.unbind(),

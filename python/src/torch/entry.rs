@@ -21,6 +21,8 @@ pub(super) struct Slot {
     pub(super) record: usize,
     /// The address of PyTorch's record of the memory, only to prefetch it.
     pub(super) memory: usize,
+    /// The address of the object's class. Python lets it be changed, and PyTorch then calls the new class's code.
+    pub(super) class: usize,
 }
 
 impl Slot {

@@ -70,7 +70,11 @@ impl TorchSteps {
             if !groups.get(entry.group).is_some_and(|group| entry.suits(&group.formats)) {
                 return Ok(None);
             }
-            let gradient = self.host.gradient(entry.parameter.object.bind(py))?;
+            let parameter = entry.parameter.object.bind(py);
+            if parameter.get_type_ptr().addr() != entry.parameter.class {
+                return Ok(None);
+            }
+            let gradient = self.host.gradient(parameter)?;
             if gradient.is_none() {
                 continue;
             }
@@ -168,8 +172,9 @@ impl TorchSteps {
 /// Returns whether the tensors that a step writes are where the list has them.
 #[inline]
 fn is_still(exchange: Exchange, py: Python<'_>, entry: &Entry) -> PyResult<bool> {
-    for Slot { object, view, .. } in entry.written() {
-        if !exchange.is_still(object.bind(py), view)? {
+    for Slot { object, view, class, .. } in entry.written() {
+        let object = object.bind(py);
+        if object.get_type_ptr().addr() != *class || !exchange.is_still(object, view)? {
             return Ok(false);
         }
     }
