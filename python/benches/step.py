@@ -6,15 +6,22 @@
 The optimizers of a row alternate on the same tensors, in random order. A figure is a quotient of medians. A peer that
 is not installed has an empty column. "prepared list" is one call of the C ABI on the same parameters and gradients. Its
 list of tensors is built before the call, and its momenta are on huge pages.
-It needs `--liblion target/release/liblion.so`.
+It needs `--liblion target/release/liblion_c.so`.
+
+Each row has a process of its own. DeepSpeed and the compiled step have another one each, in which they alternate with
+this optimizer only: many compilations in one process end in steps that are compiled again and again, and with both in
+the process PyTorch's AdamW took three times as long for one element.
 """
 
 import argparse
 import ctypes
+import json
 import os
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 
@@ -39,6 +46,7 @@ CASES = {
 OPTIONS = {"lr": 1e-5, "weight_decay": 0.1}
 # For more tensors, compiling a step takes minutes.
 MOST_COMPILED = 150
+LEAST_ROUNDS = 7
 
 
 class Options(ctypes.Structure):
@@ -174,12 +182,12 @@ def row(name, arguments, threads):
             pass
     calls = {}
     for key, optimizer in those.items():
-        once(optimizer, 3)
-        calls[key] = max(1, int(0.005 / once(optimizer, 2)))
+        once(optimizer, 2)
+        calls[key] = max(1, int(0.005 / once(optimizer, 1)))
     times = {key: [] for key in those}
     end = time.monotonic() + arguments.seconds
     order = list(those)
-    while time.monotonic() < end or len(times["ours"]) < 7:
+    while time.monotonic() < end or len(times["ours"]) < LEAST_ROUNDS:
         for key in order:
             times[key].append(once(those[key], calls[key]))
         # Shuffle the order: each optimizer leaves other data in the caches, and the next one bears the cost.
@@ -187,24 +195,47 @@ def row(name, arguments, threads):
     return {key: statistics.median(found) for key, found in times.items()}
 
 
+ALONE = ("compiled", "DeepSpeed")
+
+
+def over_ours(name, arguments, threads):
+    """Returns our time, and those of the peers over ours, by name. Processes of their own measure them."""
+    shared = [peer for peer in arguments.peers if peer not in ALONE]
+    over = {}
+    for peers in [shared] * bool(shared) + [[peer] for peer in arguments.peers if peer in ALONE] or [[]]:
+        command = [sys.executable, __file__, "--row", name, "--threads", str(threads), "--peers", *peers]
+        command += ["--seconds", str(arguments.seconds)]
+        command += ["--liblion", arguments.liblion] if arguments.liblion else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        over = {peer: time / found["ours"] for peer, time in found.items()} | {"ours": found["ours"]} | over
+    return over
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--liblion", help="the library of the C ABI", type=os.path.abspath)
+    parser.add_argument("--row", choices=CASES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    if arguments.row:
+        [threads] = arguments.threads
+        torch.set_num_threads(threads)
+        print(json.dumps(row(arguments.row, arguments, threads)))
+        return
     print(f"PyTorch {torch.__version__}, lion_cpu {lion_cpu.__version__}, Python {platform.python_version()}, "
           f"{torch.backends.cpu.get_cpu_capability()}\n")
     print("| tensors | threads | ours, µs | " + " | ".join(arguments.peers) + " |")
     print("|---" * (len(arguments.peers) + 3) + "|")
     for threads in arguments.threads:
-        torch.set_num_threads(threads)
         for name in arguments.cases:
-            found = row(name, arguments, threads)
-            over = [f"{found[peer] / found['ours']:.2f}" if peer in found else "" for peer in arguments.peers]
+            found = over_ours(name, arguments, threads)
+            over = [f"{found[peer]:.2f}" if peer in found else "" for peer in arguments.peers]
             print(f"| {name} | {threads} | {found['ours'] * 1e6:,.1f} | " + " | ".join(over) + " |", flush=True)
 
 

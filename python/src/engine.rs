@@ -156,7 +156,12 @@ impl Engine {
             let tensors = unsafe { work.tensors() }?;
             push(&mut tasks, transform, step, cycle, *clip, tensors)?;
         }
-        self.run_tasks(Operation::Step, &mut tasks)
+        self.run_steps(&mut tasks)
+    }
+
+    /// Runs the tasks of a step.
+    pub(crate) fn run_steps(&self, tasks: &mut [Task<'_>]) -> Result<(), Failure> {
+        self.run_tasks(Operation::Step, tasks)
     }
 
     /// Runs tasks by the plan for tensors like the first.
@@ -191,18 +196,28 @@ fn push<'t>(
     };
     let Some(momentum) = momentum else { return Err(Error::MissingTensor { tensor: "momentum" }) };
     let mut all = StepTensors::in_place(parameter, gradient, momentum);
-    let mut transform = cycle.transform(transform)?;
+    let mut step = settings(transform, step, &cycle, clip)?;
     if let (true, Some(accumulator)) = (cycle.averages(), accumulator) {
         all = all.accumulator(accumulator);
     }
-    if let Some(clip) = clip {
-        transform = transform.clip(clip)?;
-    }
-    let mut step = step.gradient(transform);
     if let (Some(settings), Some(average)) = (cycle.ema, ema) {
         step = step.ema(settings);
         all = all.ema(average);
     }
     tasks.push(Task::step(step, all)?);
     Ok(())
+}
+
+/// The settings of a step whose gradient is divided by the loss scale in `transform`, averaged and clipped.
+pub(crate) fn settings(
+    transform: &GradientTransform,
+    step: LionStep,
+    cycle: &Cycle,
+    clip: Option<Clip>,
+) -> Result<LionStep, Error> {
+    let transform = cycle.transform(transform)?;
+    Ok(step.gradient(match clip {
+        Some(clip) => transform.clip(clip)?,
+        None => transform,
+    }))
 }

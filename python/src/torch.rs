@@ -13,7 +13,10 @@ mod convert;
 mod entry;
 mod exchange;
 mod group;
+mod host;
+mod look;
 mod overlap;
+mod ready;
 mod run;
 
 use std::collections::HashSet;
@@ -31,7 +34,8 @@ pub(crate) use self::convert::{convert_momentum, decay_rate};
 use self::entry::{Entry, STATES, Slot};
 use self::exchange::Exchange;
 use self::group::Group;
-use self::run::Pending;
+use self::host::Host;
+use self::ready::Ready;
 use crate::engine::{Engine, Threads};
 use crate::error;
 use crate::shared::Shared;
@@ -43,11 +47,7 @@ pub(crate) struct TorchSteps {
     prepared: Shared<Prepared>,
     exchange: Exchange,
     engine: Engine,
-    /// PyTorch's class of tensors. A gradient of another class needs a new list.
-    tensor: Py<PyType>,
-    /// Returns whether a tensor of a list is a negated view.
-    any_negated: Py<PyAny>,
-    increment_version: Py<PyAny>,
+    host: Host,
 }
 
 /// The list. Addresses of Python objects are only compared.
@@ -62,13 +62,12 @@ struct Prepared {
     state: Vec<(usize, usize)>,
     /// Address ranges that steps write, sorted.
     written: Vec<Range<usize>>,
+    /// The tasks of the last step.
+    ready: Option<Ready>,
 }
 
 /// A parameter for a list: its group's number, itself, its state, its name for errors, and its name for random numbers.
 type Given<'py> = (usize, Bound<'py, PyAny>, Bound<'py, PyDict>, String, String);
-
-/// Entries that are prefetched before they are read.
-const AHEAD: usize = 8;
 
 fn address(object: &Bound<'_, PyAny>) -> usize {
     object.as_ptr().addr()
@@ -80,7 +79,7 @@ impl TorchSteps {
     #[new]
     fn new(
         tensor: Bound<'_, PyType>,
-        any_negated: Py<PyAny>,
+        count_modes: Py<PyAny>,
         increment_version: Py<PyAny>,
         functions: (usize, usize),
     ) -> PyResult<Self> {
@@ -93,9 +92,7 @@ impl TorchSteps {
                     // SAFETY: `lion_cpu.torch` looks the names up in PyTorch's own library.
                     threads: unsafe { Threads::new(functions.0, functions.1) },
                 },
-                tensor: tensor.unbind(),
-                any_negated,
-                increment_version,
+                host: Host::new(tensor, count_modes, increment_version)?,
             })
         })
     }
@@ -138,6 +135,7 @@ impl TorchSteps {
                 entries: made,
                 idle,
                 written,
+                ready: None,
             };
             Ok(())
         })
@@ -168,13 +166,15 @@ impl TorchSteps {
                 let read = groups.iter().map(|group| Group::read(group.cast()?, scale));
                 Ok::<_, PyErr>((read.collect::<PyResult<Vec<_>>>()?, scale))
             })?;
-            let Some(pending) = self.gradients(py, prepared, &hyperparameters, only)? else {
+            // Only a step that ends well leaves its tasks to the next one.
+            let last = prepared.ready.take();
+            let Some(pending) = self.look(py, prepared, &hyperparameters, only)? else {
                 return Ok(false);
             };
-            if pending.steps.is_empty() {
-                return Ok(true);
+            if !pending.steps.is_empty() {
+                self.run(py, prepared, &hyperparameters, pending, last, scale)?;
             }
-            self.run(py, prepared, &hyperparameters, pending, scale)
+            Ok(true)
         })
     }
 }
@@ -193,9 +193,18 @@ impl TorchSteps {
             let view = self.exchange.read(&object)?;
             let view = view
                 .ok_or_else(|| refused(&format!("the {what} has no memory on the CPU in a known dtype")))?;
-            let storage = object.call_method0(intern!(object.py(), "untyped_storage"))?.unbind();
+            let storage = object.call_method0(intern!(object.py(), "untyped_storage"))?;
             let record = self.exchange.record(&object);
-            Ok::<_, PyErr>(Slot { view, object: object.unbind(), _storage: storage, record })
+            let memory =
+                storage.getattr(intern!(object.py(), "_cdata")).and_then(|address| address.extract());
+            Ok::<_, PyErr>(Slot {
+                class: object.get_type_ptr().addr(),
+                view,
+                object: object.unbind(),
+                _storage: storage.unbind(),
+                record,
+                memory: memory.unwrap_or(0),
+            })
         };
         let parameter = slot(parameter, "parameter")?;
         if !parameter.view.is_float() {
@@ -204,7 +213,7 @@ impl TorchSteps {
         let mut states = [const { None }; STATES];
         for (key, place) in entry::keys(state.py()).into_iter().zip(&mut states) {
             if let Some(object) = state.get_item(key)? {
-                *place = Some(slot(object, key.to_str()?)?);
+                *place = Some(Box::new(slot(object, key.to_str()?)?));
             }
         }
         // Scales are not elements, and have no gaps.
@@ -213,17 +222,19 @@ impl TorchSteps {
             && elements.iter().flatten().all(|slot| parameter.view.is_alike(&slot.view))
             && scale.as_ref().is_none_or(|slot| slot.view.is_row_major());
         let row_major = parameter.view.is_row_major();
-        let len = state.len();
+        let held = |object: &Bound<'_, PyAny>| states.iter().flatten().any(|slot| object.is(&slot.object));
+        let items =
+            state.iter().map(|(key, value)| (address(&key), if held(&value) { address(&value) } else { 0 }));
+        let items = items.collect();
         let entry = Entry {
             group,
             name: name.clone(),
             key,
             state: state.unbind(),
-            len,
+            items,
             parameter,
             states,
             gradient: None,
-            apart: false,
             flat,
             row_major,
         };
@@ -232,117 +243,6 @@ impl TorchSteps {
             None => Ok(entry),
         }
     }
-
-    /// Returns the gradients of this step, or that of one parameter; `None` if the list is out of date.
-    fn gradients<'py>(
-        &self,
-        py: Python<'py>,
-        prepared: &Prepared,
-        groups: &[Group],
-        only: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Option<Pending<'py>>> {
-        let grad = intern!(py, "grad");
-        if only.is_none() {
-            for parameter in &prepared.idle {
-                if !parameter.bind(py).getattr(grad)?.is_none() {
-                    return Ok(None);
-                }
-            }
-        }
-        let mut pending = Pending::with_capacity(prepared.entries.len());
-        for (at, entry) in prepared.entries.iter().enumerate() {
-            if only.is_none()
-                && let Some(ahead) = prepared.entries.get(at + AHEAD)
-            {
-                ahead.prefetch();
-            }
-            if only.is_some_and(|only| !only.is(&entry.parameter.object)) {
-                continue;
-            }
-            // An option that asks for another state may have been set.
-            let suits = groups.get(entry.group).is_some_and(|group| entry.suits(&group.formats));
-            let gradient = entry.parameter.object.bind(py).getattr(grad)?;
-            if suits && gradient.is_none() {
-                continue;
-            }
-            if !suits || !gradient.get_type().is(&self.tensor) || !has_its_state(py, entry)? {
-                return Ok(None);
-            }
-            pending.push(at, gradient);
-        }
-        if pending.steps.is_empty() {
-            return Ok(Some(pending));
-        }
-        let objects = PyList::new(py, &pending.gradients)?;
-        if self.any_negated.call1(py, (&objects,))?.is_truthy(py)? {
-            for gradient in &mut pending.gradients {
-                *gradient = copied(gradient, "resolve_neg")?;
-            }
-        }
-        Ok(Some(pending))
-    }
-
-    /// Reads a gradient that is not where the last one was. Returns false if it needs a new list.
-    fn renew(
-        &self,
-        written: &[Range<usize>],
-        entry: &mut Entry,
-        gradient: &mut Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        let Some(mut view) = self.exchange.read(gradient)? else { return Ok(false) };
-        if view.shape != entry.parameter.view.shape || !view.is_float() {
-            return Ok(false);
-        }
-        let span = view.span();
-        if !holds(gradient, &span)? {
-            return Ok(false);
-        }
-        let after = written.partition_point(|written| written.end <= span.start);
-        let shares = written.get(after).is_some_and(|written| written.start < span.end);
-        entry.apart = !shares || span.is_empty();
-        if !entry.apart {
-            *gradient = copied(gradient, "clone")?;
-            let Some(copy) = self.exchange.read(gradient)? else { return Ok(false) };
-            view = copy;
-        }
-        entry.gradient = Some(view);
-        Ok(true)
-    }
-}
-
-/// Returns a copy of a gradient, by a method of it.
-fn copied<'py>(gradient: &Bound<'py, PyAny>, method: &str) -> PyResult<Bound<'py, PyAny>> {
-    gradient.py().import("lion_cpu._torch_parallel")?.call_method1("copied", (gradient, method))
-}
-
-/// Returns whether a parameter's state holds the objects of the list.
-fn has_its_state(py: Python<'_>, entry: &Entry) -> PyResult<bool> {
-    let state = entry.state.bind(py);
-    if state.len() != entry.len {
-        return Ok(false);
-    }
-    for (key, known) in entry::keys(py).into_iter().zip(&entry.states) {
-        // A state that was not there is not looked for: the dict would be longer.
-        let Some(slot) = known else { continue };
-        // SAFETY: dict and key are alive, and what is found is only compared.
-        let found = unsafe { ffi::PyDict_GetItemWithError(state.as_ptr(), key.as_ptr()) };
-        if found != slot.object.as_ptr() {
-            return if PyErr::occurred(py) { Err(PyErr::fetch(py)) } else { Ok(false) };
-        }
-    }
-    Ok(true)
-}
-
-/// Returns whether the tensor's storage contains all its elements. A storage can be resized under its tensors.
-fn holds(tensor: &Bound<'_, PyAny>, span: &Range<usize>) -> PyResult<bool> {
-    let py = tensor.py();
-    if span.is_empty() {
-        return Ok(true);
-    }
-    let storage = tensor.call_method0(intern!(py, "untyped_storage"))?;
-    let start: usize = storage.call_method0(intern!(py, "data_ptr"))?.extract()?;
-    let bytes: usize = storage.call_method0(intern!(py, "nbytes"))?.extract()?;
-    Ok(start <= span.start && span.end <= start.saturating_add(bytes))
 }
 
 impl Prepared {

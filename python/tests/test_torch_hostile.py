@@ -252,6 +252,23 @@ def test_subclasses_take_torchs_operations():
     assert plain.tolist() == [0.5] * 4
 
 
+def test_a_class_that_changes_between_steps():
+    class Other(torch.nn.Parameter):
+        pass
+
+    for which in ("parameter", "exp_avg"):
+        tensor = torch.nn.Parameter(torch.ones(8, 4))
+        optimizer = stepped(tensor)
+        changed = tensor if which == "parameter" else optimizer.state[tensor]["exp_avg"]
+        if which == "exp_avg":
+            changed = optimizer.state[tensor]["exp_avg"] = torch.nn.Parameter(changed, requires_grad=False)
+            optimizer.step()
+        changed.__class__ = Other
+        before = tensor.detach().clone()
+        optimizer.step()
+        assert bool((tensor < before).all()), which
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1e-37, 3e38])
 @pytest.mark.parametrize("dtype", NATIVE, ids=str)
 def test_any_gradient_is_a_number(value, dtype):

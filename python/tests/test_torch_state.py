@@ -1,6 +1,7 @@
 """`lion_cpu.torch.Lion`: state dicts, hooks, schedulers, scaling, threads and what else surrounds a step."""
 
 import copy
+import gc
 import io
 import os
 import pickle
@@ -295,6 +296,96 @@ def test_negated_views_are_gradients():
         first.step()
         second.step()
         assert same(one, two)
+
+
+def test_options_may_change_between_steps():
+    shapes = [(3, 4), (5000,), (7,)]
+    ours, others = parameters(shapes), parameters(shapes)
+    kept, momenta = Lion(ours), [torch.zeros(shape) for shape in shapes]
+    changes = [{}, {"lr": 0.01}, {"weight_decay": 0.1}, {}, {"clipvalue": 0.5}, {"clipvalue": None, "clipnorm": 0.5},
+               {"clipnorm": None}, {"maximize": True}, {"stochastic_rounding": None, "betas": (0.5, 0.75)}, {}]
+    for seed, change in enumerate(changes):
+        kept.param_groups[0].update(change)
+        for one, other in zip(ours, others):
+            if seed in (0, 4, 9):
+                one.grad = sample(one.shape, seed=seed)
+            other.grad = one.grad.clone()
+        kept.step()
+        fresh = Lion(others)
+        fresh.param_groups[0].update({key: value for key, value in kept.param_groups[0].items() if key != "params"})
+        for other, momentum in zip(others, momenta):
+            fresh.state[other]["exp_avg"] = momentum
+        fresh.step()
+        for one, other, momentum in zip(ours, others, momenta):
+            assert same(one, other) and same(kept.state[one]["exp_avg"], momentum)
+
+
+def test_a_failed_step_leaves_no_gradient_to_the_next():
+    ours, others = parameters([(4,), (3,)]), parameters([(4,), (3,)])
+    optimizer, expected = Lion(ours), Lion(others)
+    for one, other in zip(ours, others):
+        one.grad = sample(one.shape)
+        other.grad = one.grad.clone()
+    optimizer.step()
+    expected.step()
+    last = ours[1].grad
+    ours[0].grad = others[0].grad = sample((4,), seed=1)
+    ours[1].grad = None
+    ours[1].grad = torch.sparse_coo_tensor([[0]], [1.0], (3,))
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    ours[1].grad = last
+    optimizer.step()
+    expected.step()
+    assert all(map(same, ours, others))
+
+
+def test_python_code_within_a_step_moves_a_parameter():
+    class Moves(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
+            if self.left and function == torch.Tensor.grad.__get__ and arguments[0] is ours[1]:
+                self.left -= 1
+                ours[0].data = ours[0].data.clone()
+            return function(*arguments, **keywords or {})
+
+    ours, others = parameters([(4,), (3,)]), parameters([(4,), (3,)])
+    optimizer, expected = Lion(ours), Lion(others)
+    for seed in range(3):
+        for one, other in zip(ours, others):
+            one.grad = sample(one.shape, seed=seed)
+            other.grad = one.grad.clone()
+        with Moves() as mode:
+            mode.left = seed % 2
+            optimizer.step()
+        expected.step()
+        assert mode.left == 0 and all(map(same, ours, others))
+
+
+def test_a_collection_of_garbage_takes_a_parameters_memory():
+    """A finalizer runs wherever Python allocates an object. It must not do so between a step's checks and its writes."""
+    class Takes:
+        def __init__(self, tensor):
+            self.itself, self.tensor = self, tensor
+
+        def __del__(self):
+            self.tensor.data = torch.zeros(100_000)
+
+    ours = parameters([(100_000,)] * 20)
+    optimizer = Lion(ours)
+    threshold = gc.get_threshold()
+    try:
+        for seed in range(20):
+            for one in ours:
+                one.grad = torch.full((100_000,), float(seed))
+            gc.collect()
+            for one in ours:
+                Takes(one)
+            gc.set_threshold(1 + seed % 7)
+            optimizer.step()
+            gc.set_threshold(*threshold)
+            assert all(bool(one.isfinite().all()) for one in ours)
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def test_flushed_denormals_change_no_bit():

@@ -126,7 +126,7 @@ class TorchSteps:
     def __init__(
         self,
         tensor: type,
-        any_negated: Callable[[list[Any]], bool],
+        count_modes: Callable[[], int],
         increment_version: Callable[[list[Any]], None],
         functions: tuple[int, int],
     ) -> None: ...

@@ -209,8 +209,8 @@ class Lion(Optimizer):
                 else:
                     entries.append((index, parameter, state_of(self, group, parameter, name), name, key))
         if self._steps is None:
-            bump = torch._C._increment_version
-            self._steps = TorchSteps(torch.Tensor, _any_negated, bump, parallel_functions())
+            count_modes, bump = torch._C._len_torch_function_stack, torch._C._increment_version
+            self._steps = TorchSteps(torch.Tensor, count_modes, bump, parallel_functions())
         self._foreign = tuple(foreign)
         self._steps.prepare(entries, idle, self.param_groups, self.state)
         return only is not None and any(only is parameter for _, parameter, _ in foreign)
@@ -236,7 +236,3 @@ def _step(self, closure=None):
 
 
 _hooked_step = Optimizer.profile_hook_step(_step)
-
-
-def _any_negated(tensors):
-    return any(map(torch.Tensor.is_neg, tensors))

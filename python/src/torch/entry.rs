@@ -19,17 +19,38 @@ pub(super) struct Slot {
     pub(super) _storage: Py<PyAny>,
     /// An address within PyTorch's record of the tensor, only to prefetch it.
     pub(super) record: usize,
+    /// The address of PyTorch's record of the memory, only to prefetch it.
+    pub(super) memory: usize,
+    /// The address of the object's class. Python lets it be changed, and PyTorch then calls the new class's code.
+    pub(super) class: usize,
 }
 
 impl Slot {
-    /// Fetches what the next look at the tensor reads. After a step of many tensors none of it is in the caches.
     fn prefetch(&self) {
-        prefetch(self.object.as_ptr().addr());
-        // The shape lies in the middle of the record, which has four cache lines.
-        for line in [-64_isize, 0, 64, 128] {
-            prefetch(self.record.wrapping_add_signed(line));
-        }
+        prefetch_tensor(self.object.as_ptr().addr(), self.record);
+        prefetch(self.memory);
     }
+}
+
+/// Fetches what the next look at a tensor reads. After a step of many tensors none of it is in the caches.
+fn prefetch_tensor(object: usize, record: usize) {
+    prefetch(object);
+    // The shape lies in the middle of the record, which has four cache lines.
+    for line in [-64_isize, 0, 64, 128] {
+        prefetch(record.wrapping_add_signed(line));
+    }
+}
+
+/// A gradient at the last step that had one.
+#[derive(Debug)]
+pub(super) struct Gradient {
+    pub(super) view: View,
+    /// Whether it was used in place: it shared no memory with written tensors.
+    pub(super) apart: bool,
+    /// The address of its object, only to prefetch it: the next gradient is often the same object.
+    pub(super) object: usize,
+    /// As [`Slot::record`].
+    pub(super) record: usize,
 }
 
 /// A parameter and its state.
@@ -41,14 +62,12 @@ pub(super) struct Entry {
     pub(super) parameter: Slot,
     /// Name of the parameter in stochastic rounding, which makes its random numbers its own.
     pub(super) key: String,
-    /// In the order of [`keys`].
-    pub(super) states: [Option<Slot>; STATES],
-    /// Number of items in the state's dict.
-    pub(super) len: usize,
-    /// The gradient of the last step.
-    pub(super) gradient: Option<View>,
-    /// Whether that gradient was used in place: it shared no memory with written tensors.
-    pub(super) apart: bool,
+    /// In the order of [`keys`]. Most entries have one, so the others take little room.
+    pub(super) states: [Option<Box<Slot>>; STATES],
+    /// The addresses of the keys and values in the state's dict. A value that is not a tensor of the list may change, and
+    /// has the address 0.
+    pub(super) items: Box<[(usize, usize)]>,
+    pub(super) gradient: Option<Gradient>,
     /// Whether parameter and state have the same dense strides, so that each is one run of elements.
     pub(super) flat: bool,
     /// Whether the parameter is in row-major order, the order of random numbers and of 8-bit blocks.
@@ -74,7 +93,7 @@ pub(super) const LOW: usize = 3;
 pub(super) const SCALE: usize = 4;
 
 /// A key of the state with its tensor, the dtypes that it may have, and its shape.
-type Check<'a> = (&'a str, &'a Option<Slot>, &'a [Dtype], &'a [i64]);
+type Check<'a> = (&'a str, &'a Option<Box<Slot>>, &'a [Dtype], &'a [i64]);
 
 /// The elements of a momentum that share a scale.
 const SCALE_BLOCK: usize = Dtype::Q8.block();
@@ -95,7 +114,7 @@ impl Entry {
             ("exp_avg_scale", scale, &[Dtype::F32], &blocks),
         ];
         for (key, slot, dtypes, shape) in checks {
-            let Some(Slot { view, .. }) = slot else { continue };
+            let Some(Slot { view, .. }) = slot.as_deref() else { continue };
             let found = view.shape.as_slice();
             if found != shape {
                 let what = if key == "exp_avg_scale" { "expected is" } else { "the parameter" };
@@ -125,21 +144,26 @@ impl Entry {
             && formats.narrow.is_none_or(|wanted| wanted == narrow)
     }
 
-    /// Returns whether parameter and state can be used in place.
-    pub(super) fn is_flat(&self, formats: &Formats) -> bool {
-        let ordered = formats.seed.is_some() || self.states[SCALE].is_some();
-        self.flat && (!ordered || self.row_major)
+    /// Returns whether parameter, state and this gradient can be used in place. Random rounding needs row-major order.
+    pub(super) fn is_in_place(&self, gradient: &View, rounds_at_random: bool) -> bool {
+        let ordered = rounds_at_random || self.states[SCALE].is_some();
+        let parameter = &self.parameter.view;
+        let alike = gradient.strides == parameter.strides || parameter.is_alike(gradient);
+        self.flat && alike && (!ordered || self.row_major)
     }
 
-    /// Fetches what the next look at parameter and state reads.
+    /// Fetches what the next look at the tensors reads.
     pub(super) fn prefetch(&self) {
         prefetch(self.state.as_ptr().addr());
         self.written().for_each(Slot::prefetch);
+        if let Some(gradient) = &self.gradient {
+            prefetch_tensor(gradient.object, gradient.record);
+        }
     }
 
     /// Returns the tensors that steps write.
     pub(super) fn written(&self) -> impl Iterator<Item = &Slot> {
-        std::iter::once(&self.parameter).chain(self.states.iter().flatten())
+        std::iter::once(&self.parameter).chain(self.states.iter().flatten().map(Box::as_ref))
     }
 }
 

@@ -46,6 +46,11 @@ impl Exchange {
         table().map_or(Exchange::Methods, Exchange::Table)
     }
 
+    /// Returns whether tensors are read by the table, which runs no Python code.
+    pub(super) fn is_table(self) -> bool {
+        matches!(self, Exchange::Table(_))
+    }
+
     /// Returns whether a tensor still has the memory and layout of `known`.
     ///
     /// `tensor` is of PyTorch's own class, not of one derived from it.
@@ -118,19 +123,19 @@ pub(super) struct View {
     pub(super) strides: Sides,
 }
 
-/// At most eight numbers in place, as most tensors have.
+/// At most four numbers in place, as most tensors have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sides {
-    Few([i64; 8], u8),
+    Few([i64; 4], u8),
     Many(Vec<i64>),
 }
 
 impl Sides {
     fn of(numbers: impl ExactSizeIterator<Item = i64>) -> Self {
-        if numbers.len() > 8 {
+        if numbers.len() > 4 {
             return Sides::Many(numbers.collect());
         }
-        let mut few = [0; 8];
+        let mut few = [0; 4];
         let len = numbers.len() as u8;
         for (place, number) in few.iter_mut().zip(numbers) {
             *place = number;

@@ -1,7 +1,7 @@
 //! The hyperparameters of a parameter group, read from its dict in every step: schedulers and people write them there.
 
 use lion::DecayScale;
-use lion_kernels::{Ema, Error, GradientTransform, LionStep, StochasticRounding};
+use lion_kernels::{Clip, Ema, Error, GradientTransform, LionStep, StochasticRounding};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -155,10 +155,23 @@ impl Group {
         Ok(Group { step, clip, accumulation, ema, formats })
     }
 
+    /// Returns whether steps are counted in each parameter's state.
+    pub(super) fn is_counted(&self) -> bool {
+        self.accumulation.is_some() || self.ema.is_some() || self.formats.seed.is_some()
+    }
+
+    /// Returns the clip that is the same for each gradient.
+    pub(super) fn fixed_clip(&self) -> Option<Clip> {
+        match self.clip {
+            Clipping::Value(limit) => Some(Clip::Value(limit)),
+            _ => None,
+        }
+    }
+
     /// Returns the position of a parameter in its accumulation and average cycles.
     pub(super) fn cycle(&self, state: &Bound<'_, PyDict>) -> PyResult<Cycle> {
-        if self.accumulation.is_none() && self.ema.is_none() && self.formats.seed.is_none() {
-            return Ok(Cycle { step: None, accumulation: None, updates: true, ema: None });
+        if !self.is_counted() {
+            return Ok(PLAIN);
         }
         let step = match state.get_item(intern!(state.py(), "step"))? {
             Some(step) => number(&step)? as u64,
@@ -200,6 +213,9 @@ impl Group {
         }
     }
 }
+
+/// The cycle of a group without one.
+pub(super) const PLAIN: Cycle = Cycle { step: None, accumulation: None, updates: true, ema: None };
 
 const BOTH: &str = "stochastic_rounding and split cannot be set together: a split parameter is not rounded";
 

@@ -1,34 +1,18 @@
-//! One step: the last check of all tensors, the tasks in place or on copies, and the counters.
+//! One step after the look at its tensors: the tasks in place or on copies, and the counters.
 
 use lion_kernels::{Error, LionStep};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::entry::{Copied, Entry, STATES, Slot, formatted};
 use super::exchange::View;
-use super::group::{Group, count};
+use super::group::{Group, PLAIN, count};
+use super::look::Pending;
+use super::ready::Ready;
 use super::{Prepared, TorchSteps};
 use crate::engine::{Clipping, Cycle, Failure, Item, Tensors};
 use crate::error;
-
-/// The gradients of a step, of the entries that have one.
-#[derive(Debug)]
-pub(super) struct Pending<'py> {
-    /// The places of their entries.
-    pub(super) steps: Vec<usize>,
-    pub(super) gradients: Vec<Bound<'py, PyAny>>,
-}
-
-impl<'py> Pending<'py> {
-    pub(super) fn with_capacity(entries: usize) -> Self {
-        Pending { steps: Vec::with_capacity(entries), gradients: Vec::with_capacity(entries) }
-    }
-
-    pub(super) fn push(&mut self, at: usize, gradient: Bound<'py, PyAny>) {
-        self.steps.push(at);
-        self.gradients.push(gradient);
-    }
-}
 
 /// Bytes of tensors from which a step releases the GIL: about 50 µs of work, beside which the release costs little.
 const WORTH_RELEASING: usize = 1 << 20;
@@ -39,8 +23,6 @@ struct Work<'p> {
     group: &'p Group,
     gradient: &'p View,
     cycle: Cycle,
-    /// Whether the tensors can be used in place.
-    flat: bool,
     /// Copies in row-major order, if the tensors cannot be used in place.
     copies: Option<Box<Copies>>,
 }
@@ -76,7 +58,7 @@ impl Item for Work<'_> {
         match &mut self.copies {
             // SAFETY: a flat entry's tensors are dense and alike; the rest is this function's contract.
             None => unsafe {
-                let state = |slot: &Option<Slot>| slot.as_ref().map(|slot| slot.view.borrow_mut());
+                let state = |slot: &Option<Box<Slot>>| slot.as_ref().map(|slot| slot.view.borrow_mut());
                 formatted(
                     self.entry.parameter.view.borrow_mut(),
                     self.gradient.borrow(),
@@ -93,70 +75,56 @@ impl Item for Work<'_> {
 }
 
 impl TorchSteps {
-    /// Steps and counts. Returns false, and writes nothing, if a tensor has moved since the list was prepared.
+    /// Steps and counts, after a look at the tensors.
     pub(super) fn run(
         &self,
         py: Python<'_>,
         prepared: &mut Prepared,
         groups: &[Group],
         mut pending: Pending<'_>,
+        last: Option<Ready>,
         scale: Option<f32>,
-    ) -> PyResult<bool> {
+    ) -> PyResult<()> {
         let raise = |error: Error| error::kernels(py, error);
         let transform = Group::transform(scale).map_err(raise)?;
-        let Prepared { entries, written, .. } = prepared;
-        let mut cycles = Vec::with_capacity(pending.steps.len());
-        for &at in &pending.steps {
-            let found = entries.get(at).and_then(|entry| Some((entry, groups.get(entry.group)?)));
-            let Some((entry, group)) = found else { return Ok(false) };
-            cycles.push(group.cycle(entry.state.bind(py))?);
-        }
-        let mut renewed = false;
-        for (&at, gradient) in pending.steps.iter().zip(&mut pending.gradients) {
-            let Some(entry) = entries.get_mut(at) else { return Ok(false) };
-            let still = match &entry.gradient {
-                Some(known) if entry.apart => self.exchange.is_still(gradient, known)?,
-                _ => false,
-            };
-            if !still {
-                renewed = true;
-                if !self.renew(written, entry, gradient)? {
-                    return Ok(false);
-                }
+        let Prepared { entries, ready, .. } = prepared;
+        let plain = !groups.iter().any(|group| group.is_counted() || group.clip.needs_norms());
+        if plain {
+            *ready = Ready::of(last, py, entries, groups, &transform, &pending)?.map_err(raise)?;
+            if let Some(ready) = ready {
+                let tasks = &mut ready.tasks;
+                pending.collection = None;
+                // The list holds the tensors and their memory, and the step the gradients.
+                release(py, ready.bytes, || self.engine.run_steps(tasks))?;
+                return self.host.increment_versions(ready.parameters.bind(py));
             }
         }
-        // From here on nothing lets another thread run.
         let mut works = Vec::with_capacity(pending.steps.len());
         let mut bytes = 0_usize;
-        for ((&at, gradient), cycle) in pending.steps.iter().zip(&pending.gradients).zip(cycles) {
+        for (place, &at) in pending.steps.iter().enumerate() {
             let found = entries.get(at);
-            let found =
-                found.and_then(|entry| Some((entry, groups.get(entry.group)?, entry.gradient.as_ref()?)));
-            let Some((entry, group, known)) = found else { return Ok(false) };
-            if renewed && !self.exchange.is_still(gradient, known)? {
-                return Ok(false);
-            }
-            for slot in entry.written() {
-                if !self.exchange.is_still(slot.object.bind(py), &slot.view)? {
-                    return Ok(false);
-                }
-            }
-            let alike = known.strides == entry.parameter.view.strides || entry.parameter.view.is_alike(known);
-            let flat = entry.is_flat(&group.formats) && alike;
-            bytes += known.len * 3 * known.dtype.size();
-            works.push(Work { entry, group, gradient: known, cycle, flat, copies: None });
+            let found = found
+                .and_then(|entry| Some((entry, groups.get(entry.group)?, &entry.gradient.as_ref()?.view)));
+            let Some((entry, group, gradient)) = found else {
+                return Err(PyRuntimeError::new_err("an entry is missing"));
+            };
+            let copies = match entry.is_in_place(gradient, group.formats.seed.is_some()) {
+                true => None,
+                false => Some(Box::new(copies(py, entry, gradient).map_err(raise)?)),
+            };
+            bytes += gradient.len * 3 * gradient.dtype.size();
+            works.push(Work {
+                entry,
+                group,
+                gradient,
+                cycle: *pending.cycles.get(place).unwrap_or(&PLAIN),
+                copies,
+            });
         }
-        let releases = bytes >= WORTH_RELEASING;
-        for work in works.iter_mut().filter(|work| !work.flat) {
-            work.copies = Some(Box::new(copies(py, work.entry, work.gradient).map_err(raise)?));
-        }
-        let mut compute = || {
-            // SAFETY: the list holds the tensors and their memory, and the step the gradients. Tensors of the list share no
-            // memory, and a gradient that shared some has been copied.
-            unsafe { self.engine.run(&transform, &mut works) }
-        };
-        let done = if releases { py.detach(compute) } else { compute() };
-        done.map_err(|failure: Failure| failure.raise(py))?;
+        pending.collection = None;
+        // SAFETY: the list holds the tensors and their memory, and the step the gradients. Tensors of the list share no
+        // memory, and a gradient that shared some has been copied.
+        release(py, bytes, || unsafe { self.engine.run(&transform, &mut works) })?;
         for work in &mut works {
             if let Some(copies) = &mut work.copies {
                 copies.parameter.write_back();
@@ -167,11 +135,18 @@ impl TorchSteps {
             count(&work.cycle, work.entry.state.bind(py))?;
         }
         let stepped = PyList::new(py, works.iter().map(|work| work.entry.parameter.object.bind(py)))?;
-        drop(pending);
-        // Autograd's check of saved tensors, which nothing else tells of the write.
-        self.increment_version.call1(py, (stepped,))?;
-        Ok(true)
+        self.host.increment_versions(&stepped)
     }
+}
+
+/// Computes without the GIL if that takes long.
+fn release(
+    py: Python<'_>,
+    bytes: usize,
+    compute: impl FnOnce() -> Result<(), Failure> + Send,
+) -> PyResult<()> {
+    let done = if bytes >= WORTH_RELEASING { py.detach(compute) } else { compute() };
+    done.map_err(|failure| failure.raise(py))
 }
 
 /// Parameter, gradient and state of an entry in row-major order.
@@ -179,7 +154,7 @@ fn copies(py: Python<'_>, entry: &Entry, gradient: &View) -> Result<Copies, Erro
     let copied = |slot: &Slot| Copied::new(&slot.view, slot.object.clone_ref(py));
     let mut states = [const { None }; STATES];
     for (slot, copy) in entry.states.iter().zip(&mut states) {
-        *copy = slot.as_ref().map(copied).transpose()?;
+        *copy = slot.as_deref().map(copied).transpose()?;
     }
     Ok(Copies { parameter: copied(&entry.parameter)?, gradient: Copied::new(gradient, py.None())?, states })
 }
