@@ -6,7 +6,8 @@
 //!
 //! The tuner compares many candidates in the same way, on a [`Bench`].
 //!
-//! In a training run other work happens between two calls: threads go to sleep, and caches hold other data.
+//! In a training run other work happens between two calls: threads go to sleep, caches hold other data, and vector units
+//! are in use.
 //! [`Calls::Apart`] measures that. [`Calls::BackToBack`] measures the best that the kernels can do.
 
 mod bench;
@@ -17,7 +18,6 @@ mod machine_bench;
 
 pub use bench::{Bench, Caches};
 pub use calls::Calls;
-pub(crate) use calls::wait_idly;
 pub(crate) use estimate::{bootstrap, median_interval, midmean};
 pub use machine_bench::MachineBench;
 

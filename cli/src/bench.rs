@@ -64,8 +64,8 @@ pub(crate) struct Arguments {
     /// uses huge pages if the system has them
     #[arg(long, default_value = "huge")]
     pages: Pages,
-    /// How steps follow each other: back-to-back or apart. Apart as in a training run: the caller reads other memory for a
-    /// millisecond between two steps, so that threads sleep and caches hold other data
+    /// How steps follow each other: back-to-back or apart. Apart as in a training run: the caller computes and reads other
+    /// memory for a millisecond between two steps, so that threads sleep and caches hold other data
     #[arg(long, default_value = Calls::BackToBack.name(), value_parser = calls)]
     calls: Calls,
     /// The approximate time to measure each line, in seconds

@@ -22,7 +22,8 @@ pub struct Plan {
     pub backend: Backend,
     /// The maximum number of threads. `None`: all threads of the pool, up to [`MAX_THREADS`](crate::MAX_THREADS).
     pub threads: Option<NonZeroUsize>,
-    /// The number of elements per chunk, a multiple of [`STATISTICS_BLOCK`].
+    /// The number of elements per chunk, a multiple of [`STATISTICS_BLOCK`]. Without a threshold, chunks are larger if a
+    /// thread would take more than 32, and smaller if it would take fewer than 8.
     pub chunk_elements: usize,
     /// The number of bytes of tensors below which a run stays on the calling thread. `None`: [`run`](crate::run())
     /// decides from the time of the first chunk and the start latency of the workers.
@@ -58,11 +59,11 @@ impl Prefetch {
 }
 
 impl Plan {
-    /// Returns the default plan: all threads of the pool if the run is long enough, in chunks of at most 32,768
+    /// Returns the default plan: all threads of the pool if the run is long enough, in chunks of about 32,768
     /// elements.
     ///
     /// Such a chunk is small enough that the threads finish at about the same time, and large enough that the cost of
-    /// taking one is negligible.
+    /// taking one is small.
     pub const fn new(backend: Backend) -> Self {
         Plan {
             backend,

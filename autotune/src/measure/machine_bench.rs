@@ -8,7 +8,7 @@ use lion_kernels::{
     TensorBuf, TensorMut, TensorRef, run,
 };
 
-use super::{Bench, Caches, MIN_SAMPLE_TIME, check, wait_idly};
+use super::{Bench, Caches, MIN_SAMPLE_TIME, calls, check};
 use crate::Error;
 use crate::case::{Case, Dtypes, Operation, SizeClass};
 use crate::machine::Machine;
@@ -122,7 +122,7 @@ impl MachineBench {
         let mut time = Duration::ZERO;
         if self.is_apart() {
             for _ in 0..calls {
-                wait_idly();
+                calls::pause()?;
                 let start = Instant::now();
                 self.call(plan, caches, tasks)?;
                 time += start.elapsed();
