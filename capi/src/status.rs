@@ -127,15 +127,18 @@ fn set_message(text: &str) {
 /// Runs a function's work, and turns an error or a panic into a status.
 #[inline]
 pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Box<Failure>>) -> LionStatus {
-    match caught(work) {
-        Ok(Ok(())) => LION_OK,
-        Ok(Err(failure)) => report(&failure),
-        Err(message) => report(&Failure { status: LION_ERROR_PANIC, message }),
+    let status = || match work() {
+        Ok(()) => LION_OK,
+        Err(failure) => report(failure),
+    };
+    match caught(status) {
+        Ok(status) => status,
+        Err(message) => report(Failure::new(LION_ERROR_PANIC, message)),
     }
 }
 
 #[cold]
-fn report(failure: &Failure) -> LionStatus {
+fn report(failure: Box<Failure>) -> LionStatus {
     set_message(&failure.message);
     failure.status
 }
