@@ -256,3 +256,31 @@ pub unsafe extern "C" fn lion_set_learning_rate(
         call(optimizer, |optimizer| Ok(with_ieee_state(|| optimizer.lion.set_learning_rate(learning_rate))?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    #[test]
+    fn a_second_call_is_busy_and_a_panic_breaks_the_optimizer() {
+        let mut optimizer = ptr::null_mut();
+        // SAFETY: an optimizer of `lion_new`, which is freed at the end.
+        unsafe {
+            assert_eq!(lion_new(ptr::null(), &raw mut optimizer), LION_OK);
+            let nested = |_: &mut State| {
+                assert_eq!(lion_set_learning_rate(optimizer, 0.5), LION_ERROR_BUSY);
+                assert_eq!(lion_free(optimizer), LION_ERROR_BUSY);
+                Ok(())
+            };
+            assert_eq!(call(optimizer, nested), LION_OK);
+            assert_eq!(lion_set_learning_rate(optimizer, 0.5), LION_OK);
+            assert_eq!(call(optimizer, |_| panic!("a bug")), LION_ERROR_PANIC);
+            for _ in 0..2 {
+                assert_eq!(lion_set_learning_rate(optimizer, 0.5), LION_ERROR_PANIC);
+            }
+            assert_eq!(lion_free(optimizer), LION_OK);
+        }
+    }
+}

@@ -129,16 +129,16 @@ fn set_message(text: &str) {
 pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Box<Failure>>) -> LionStatus {
     let status = || match work() {
         Ok(()) => LION_OK,
-        Err(failure) => report(failure),
+        Err(failure) => report(&failure),
     };
     match caught(status) {
         Ok(status) => status,
-        Err(message) => report(Failure::new(LION_ERROR_PANIC, message)),
+        Err(message) => report(&Failure { status: LION_ERROR_PANIC, message }),
     }
 }
 
 #[cold]
-fn report(failure: Box<Failure>) -> LionStatus {
+fn report(failure: &Failure) -> LionStatus {
     set_message(&failure.message);
     failure.status
 }
