@@ -88,18 +88,7 @@ impl LionMetrics {
     /// would wait until these stores have reached the cache.
     #[inline]
     pub(crate) fn set(&mut self, metrics: &Metrics) {
-        let Metrics {
-            outcome,
-            learning_rate,
-            loss_scale,
-            gradient_norm,
-            clipped_norm,
-            clipped,
-            non_finite,
-            ..
-        } = metrics;
-        let known = |bit: u32, is_known: bool| if is_known { bit } else { 0 };
-        self.outcome = match outcome {
+        self.outcome = match metrics.outcome {
             Outcome::Empty => LION_NOTHING,
             Outcome::Updated => LION_UPDATED,
             Outcome::Accumulated => LION_ACCUMULATED,
@@ -107,16 +96,38 @@ impl LionMetrics {
             Outcome::Skipped => LION_SKIPPED,
             _ => UNKNOWN,
         };
+        self.learning_rate = metrics.learning_rate;
+        let (clipped, known) = match metrics.clipped {
+            Some(clipped) => (clipped, LION_KNOWS_CLIPPED),
+            None => (false, 0),
+        };
+        let Metrics { loss_scale, gradient_norm, clipped_norm, non_finite, .. } = *metrics;
+        let norms = gradient_norm.is_some() | clipped_norm.is_some();
+        let measured = norms | loss_scale.is_some() | non_finite.is_some();
+        // Most steps measure nothing, and the fields are zero already.
+        if measured | (self.known & !LION_KNOWS_CLIPPED != 0) {
+            self.set_measured(loss_scale, gradient_norm, clipped_norm, non_finite);
+        }
+        self.clipped = u32::from(clipped);
+        self.known = self.known & !LION_KNOWS_CLIPPED | known;
+    }
+
+    #[cold]
+    fn set_measured(
+        &mut self,
+        loss_scale: Option<f32>,
+        gradient_norm: Option<f32>,
+        clipped_norm: Option<f32>,
+        non_finite: Option<u64>,
+    ) {
+        let known = |bit: u32, is_known: bool| if is_known { bit } else { 0 };
         self.known = known(LION_KNOWS_LOSS_SCALE, loss_scale.is_some())
             | known(LION_KNOWS_GRADIENT_NORM, gradient_norm.is_some())
             | known(LION_KNOWS_CLIPPED_NORM, clipped_norm.is_some())
-            | known(LION_KNOWS_CLIPPED, clipped.is_some())
             | known(LION_KNOWS_NON_FINITE, non_finite.is_some());
-        self.learning_rate = *learning_rate;
         self.loss_scale = loss_scale.unwrap_or_default();
         self.gradient_norm = gradient_norm.unwrap_or_default();
         self.clipped_norm = clipped_norm.unwrap_or_default();
-        self.clipped = u32::from(clipped.unwrap_or_default());
         self.non_finite = non_finite.unwrap_or_default();
     }
 }

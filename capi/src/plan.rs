@@ -58,7 +58,7 @@ pub(crate) unsafe fn read(at: *const LionPlan) -> Result<Option<Chosen>, Box<Fai
 
 /// # Safety
 /// As for [`read`].
-unsafe fn read_given(at: *const LionPlan) -> Result<Chosen, Box<Failure>> {
+pub(crate) unsafe fn read_given(at: *const LionPlan) -> Result<Chosen, Box<Failure>> {
     // SAFETY: by this function's contract.
     let (plan, isa) = unsafe {
         let plan = structs::read("plan", at)?;

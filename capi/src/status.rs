@@ -127,9 +127,12 @@ fn set_message(text: &str) {
 /// Runs a function's work, and turns an error or a panic into a status.
 #[inline]
 pub(crate) fn guarded(work: impl FnOnce() -> Result<(), Box<Failure>>) -> LionStatus {
-    match caught(work) {
-        Ok(Ok(())) => LION_OK,
-        Ok(Err(failure)) => report(&failure),
+    let status = || match work() {
+        Ok(()) => LION_OK,
+        Err(failure) => report(&failure),
+    };
+    match caught(status) {
+        Ok(status) => status,
         Err(message) => report(&Failure { status: LION_ERROR_PANIC, message }),
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::slice;
 use std::sync::OnceLock;
 
-use lion::{Error, Profile};
+use lion::{Dtype, Error, Profile};
 use lion_autotune::{Dtypes, Operation};
 use lion_kernels::{LionStep, StepTensors, Task, run, with_ieee_state};
 
@@ -70,7 +70,7 @@ impl LionStepTensors {
         &self,
         step: LionStep,
         spans: Option<(&mut Spans, usize)>,
-    ) -> Result<(Task<'a>, usize), Box<Failure>> {
+    ) -> Result<(Task<'a>, [Dtype; 3], usize), Box<Failure>> {
         let len = self.len;
         let parameter = Raw::new(PARAMETER, self.parameter, self.parameter_dtype, len)?;
         let gradient = Raw::new(GRADIENT, self.gradient, self.gradient_dtype, len)?;
@@ -78,10 +78,55 @@ impl LionStepTensors {
         parameter.check_apart(&gradient)?;
         momentum.check_apart(&parameter)?;
         momentum.check_apart(&gradient)?;
+        let mut bytes = parameter.bytes().saturating_add(gradient.bytes()).saturating_add(momentum.bytes());
+        let extras = if self.source.is_null() && self.copy.is_null() {
+            None
+        } else {
+            let extras = self.checked_extras(parameter, gradient, momentum)?;
+            bytes = extras.iter().flatten().fold(bytes, |bytes, raw| bytes.saturating_add(raw.bytes()));
+            Some(extras)
+        };
+        if let Some((spans, index)) = spans {
+            let [source, copy] = extras.unwrap_or_default();
+            [parameter, momentum].iter().chain(&copy).for_each(|raw| spans.writes(index, raw));
+            [gradient].iter().chain(&source).for_each(|raw| spans.reads(index, raw));
+        }
+        // SAFETY: the addresses have been checked; the rest is this function's contract.
+        let tensors = unsafe {
+            let (to, gradient, momentum) =
+                (parameter.tensor_mut(), gradient.tensor_ref(), momentum.tensor_mut());
+            match extras {
+                None => StepTensors::in_place(to, gradient, momentum),
+                Some([source, copy]) => {
+                    let tensors = match source {
+                        Some(source) => {
+                            StepTensors::out_of_place(source.tensor_ref(), to, gradient, momentum)
+                        }
+                        None => StepTensors::in_place(to, gradient, momentum),
+                    };
+                    match copy {
+                        Some(copy) => tensors.copy(copy.tensor_mut()),
+                        None => tensors,
+                    }
+                }
+            }
+        };
+        let dtypes = [parameter, gradient, momentum].map(|raw| raw.dtype());
+        Ok((Task::step(step, tensors)?, dtypes, bytes))
+    }
+
+    /// Checks the source and the copy, which are as long as the other tensors. A source that is the parameter is none: the
+    /// step is then in place.
+    #[inline(never)]
+    fn checked_extras(
+        &self,
+        parameter: Raw,
+        gradient: Raw,
+        momentum: Raw,
+    ) -> Result<[Option<Raw>; 2], Box<Failure>> {
         let (mut source, mut copy) = (None, None);
         if !self.source.is_null() {
-            let raw = Raw::new(SOURCE, self.source, self.parameter_dtype, len)?;
-            // The same memory is the step in place.
+            let raw = Raw::new(SOURCE, self.source, self.parameter_dtype, self.len)?;
             if !raw.is_same_memory_as(&parameter) {
                 parameter.check_apart(&raw)?;
                 momentum.check_apart(&raw)?;
@@ -89,69 +134,55 @@ impl LionStepTensors {
             }
         }
         if !self.copy.is_null() {
-            let raw = Raw::new(COPY, self.copy, self.copy_dtype, len)?;
-            for other in [&parameter, &gradient, &momentum].into_iter().chain(&source) {
+            let raw = Raw::new(COPY, self.copy, self.copy_dtype, self.len)?;
+            for other in [parameter, gradient, momentum].iter().chain(&source) {
                 raw.check_apart(other)?;
             }
             copy = Some(raw);
         }
-        let bytes = [&source, &copy].map(|raw| raw.as_ref().map_or(0, Raw::bytes)).into_iter();
-        let bytes = bytes.chain([parameter.bytes(), gradient.bytes(), momentum.bytes()]);
-        let bytes = bytes.fold(0, usize::saturating_add);
-        if let Some((spans, index)) = spans {
-            [&parameter, &momentum].into_iter().chain(&copy).for_each(|raw| spans.writes(index, raw));
-            [&gradient].into_iter().chain(&source).for_each(|raw| spans.reads(index, raw));
-        }
-        // SAFETY: the addresses have been checked; the rest is this function's contract.
-        let tensors = unsafe {
-            let (to, momentum) = (parameter.tensor_mut(), momentum.tensor_mut());
-            let tensors = match source {
-                Some(source) => {
-                    StepTensors::out_of_place(source.tensor_ref(), to, gradient.tensor_ref(), momentum)
-                }
-                None => StepTensors::in_place(to, gradient.tensor_ref(), momentum),
-            };
-            match copy {
-                Some(copy) => tensors.copy(copy.tensor_mut()),
-                None => tensors,
-            }
-        };
-        Ok((Task::step(step, tensors)?, bytes))
+        Ok([source, copy])
     }
 }
 
 /// The hyperparameters of a step.
+#[inline(always)]
 fn step_of(options: &LionOptions) -> Result<LionStep, Box<Failure>> {
     if !options.json.is_null() {
         let message = "json is given; expected null, as lion_step has the options of the fields alone";
         return Err(Failure::new(LION_ERROR_UNSUPPORTED, message));
     }
     let LionOptions { learning_rate, beta_1, beta_2, weight_decay, .. } = *options;
-    let wanted = [learning_rate, beta_1, beta_2, weight_decay];
-    let [learning_rate, beta_1, beta_2, decay] = nearest(wanted);
+    let [learning_rate, beta_1, beta_2] = nearest([learning_rate, beta_1, beta_2]);
     let step = LionStep::new(learning_rate, beta_1, beta_2)?;
-    Ok(if weight_decay == LION_OFF { step } else { step.weight_decay(decay)? })
+    if weight_decay == LION_OFF {
+        return Ok(step);
+    }
+    let [weight_decay] = nearest([weight_decay]);
+    Ok(step.weight_decay(weight_decay)?)
 }
 
-/// Rounds to the nearest f32, ties to even, whatever the host's floating-point state is. For numbers in f32's normal range,
-/// integer arithmetic is faster than a look at that state.
-#[inline]
-fn nearest(values: [f64; 4]) -> [f32; 4] {
+/// Rounds to the nearest f32, ties to even, whatever the host's floating-point state is. For positive numbers in f32's normal
+/// range, integer arithmetic is faster than a look at that state.
+#[inline(always)]
+fn nearest<const N: usize>(values: [f64; N]) -> [f32; N] {
     const LEAST: u64 = (f32::MIN_POSITIVE as f64).to_bits();
     const MOST: u64 = (f32::MAX as f64).to_bits();
-    const SIGN: u64 = 1 << 63;
     /// The bits of f64's fraction that f32 lacks, and the difference of their exponents' biases.
     const DROPPED: u32 = 29;
     const BIAS: u64 = 1023 - 127;
-    if !values.iter().all(|value| (LEAST..=MOST).contains(&(value.to_bits() & !SIGN))) {
-        return with_ieee_state(|| values.map(|value| value as f32));
+    let bits = values.map(f64::to_bits);
+    if !bits.iter().all(|bits| (LEAST..=MOST).contains(bits)) {
+        return nearest_of_any(values);
     }
-    values.map(|value| {
-        let (sign, magnitude) = (value.to_bits() & SIGN, value.to_bits() & !SIGN);
-        let half = (1 << (DROPPED - 1)) - 1 + (magnitude >> DROPPED & 1);
-        let rounded = ((magnitude + half) >> DROPPED) - (BIAS << 23);
-        f32::from_bits((rounded | sign >> 32) as u32)
+    bits.map(|bits| {
+        let half = (1 << (DROPPED - 1)) - 1 + (bits >> DROPPED & 1);
+        f32::from_bits((((bits + half) >> DROPPED) - (BIAS << 23)) as u32)
     })
+}
+
+#[cold]
+fn nearest_of_any<const N: usize>(values: [f64; N]) -> [f32; N] {
+    with_ieee_state(|| values.map(|value| value as f32))
 }
 
 /// The profile, loaded once.
@@ -161,9 +192,12 @@ fn profile() -> &'static Profile {
 }
 
 /// Runs the tasks, of so many bytes, by the caller's plan, or else by the profile.
-fn run_as(plan: Option<&Chosen>, tasks: &mut [Task<'_>], bytes: usize) -> Result<(), Box<Failure>> {
-    let Some(first) = tasks.first() else { return Ok(()) };
-    let [parameter, gradient, momentum] = first.dtypes();
+fn run_as(
+    plan: Option<&Chosen>,
+    tasks: &mut [Task<'_>],
+    [parameter, gradient, momentum]: [Dtype; 3],
+    bytes: usize,
+) -> Result<(), Box<Failure>> {
     let found = profile().plan(Operation::Step, Dtypes { parameter, gradient, momentum }, bytes);
     match plan {
         Some(plan) => run(&plan.plan(*found), tasks)?,
@@ -191,33 +225,67 @@ pub unsafe extern "C" fn lion_step(
     silence_panics();
     let work = || {
         // SAFETY: by this function's contract.
-        let (options, plan, given) = unsafe {
-            let options = structs::read_or_default("options", options)?;
-            (options, plan::read(options.plan)?, Array::new("tensors", tensors, n)?)
-        };
-        let step = step_of(&options)?;
-        if let Some([tensors]) = given.as_slice() {
-            // SAFETY: by this function's contract.
-            return match unsafe { tensors.checked_task(step, None) } {
-                // Not moved: a task is large.
-                Ok((mut task, bytes)) => run_as(plan.as_ref(), slice::from_mut(&mut task), bytes),
-                Err(failure) => Err(failure.of("tensors", 0)),
-            };
+        unsafe {
+            match structs::of_this_version(options) {
+                Some(options) => step(options, tensors, n),
+                None => step(&structs::read_or_default("options", options)?, tensors, n),
+            }
         }
-        let (mut spans, mut tasks, mut bytes) = (Spans::default(), Vec::new(), 0_usize);
-        let no_memory = |_| Error::OutOfMemory { what: "tasks", elements: given.len() };
-        tasks.try_reserve_exact(given.len()).map_err(no_memory)?;
-        for (index, tensors) in given.iter().enumerate() {
-            // SAFETY: by this function's contract.
-            let task = unsafe { tensors?.checked_task(step, Some((&mut spans, index))) };
-            let (task, more) = task.map_err(|failure| failure.of("tensors", index))?;
-            tasks.push(task);
-            bytes = bytes.saturating_add(more);
-        }
-        spans.check("tensors")?;
-        run_as(plan.as_ref(), &mut tasks, bytes)
     };
     guarded(work)
+}
+
+/// # Safety
+/// As for [`lion_step`].
+unsafe fn step(options: &LionOptions, tensors: *const LionStepTensors, n: usize) -> Result<(), Box<Failure>> {
+    let chosen;
+    let plan = if options.plan.is_null() {
+        None
+    } else {
+        // SAFETY: by this function's contract.
+        chosen = unsafe { plan::read_given(options.plan)? };
+        Some(&chosen)
+    };
+    // SAFETY: by this function's contract.
+    let one = if n == 1 { unsafe { structs::of_this_version(tensors) } } else { None };
+    let Some(tensors) = one else {
+        // SAFETY: by this function's contract.
+        return unsafe { step_many(options, tensors, n, plan) };
+    };
+    // SAFETY: by this function's contract.
+    match unsafe { tensors.checked_task(step_of(options)?, None) } {
+        // Not moved: a task is large.
+        Ok((mut task, dtypes, bytes)) => run_as(plan, slice::from_mut(&mut task), dtypes, bytes),
+        Err(failure) => Err(failure.of("tensors", 0)),
+    }
+}
+
+/// # Safety
+/// As for [`lion_step`].
+#[inline(never)]
+unsafe fn step_many(
+    options: &LionOptions,
+    tensors: *const LionStepTensors,
+    n: usize,
+    plan: Option<&Chosen>,
+) -> Result<(), Box<Failure>> {
+    // SAFETY: by this function's contract.
+    let given = unsafe { Array::new("tensors", tensors, n)? };
+    let step = step_of(options)?;
+    let (mut spans, mut tasks, mut bytes) = (Spans::default(), Vec::new(), 0_usize);
+    let no_memory = |_| Error::OutOfMemory { what: "tasks", elements: given.len() };
+    tasks.try_reserve_exact(given.len()).map_err(no_memory)?;
+    for (index, tensors) in given.iter().enumerate() {
+        // SAFETY: by this function's contract.
+        let task = unsafe { tensors?.checked_task(step, Some((&mut spans, index))) };
+        let (task, _, more) = task.map_err(|failure| failure.of("tensors", index))?;
+        tasks.push(task);
+        bytes = bytes.saturating_add(more);
+    }
+    spans.check("tensors")?;
+    let Some(first) = tasks.first() else { return Ok(()) };
+    let dtypes = first.dtypes();
+    run_as(plan, &mut tasks, dtypes, bytes)
 }
 
 #[cfg(test)]

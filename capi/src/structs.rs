@@ -36,6 +36,19 @@ pub(crate) unsafe fn read<T: Struct>(name: &str, at: *const T) -> Result<T, Box<
     }
 }
 
+/// Returns the caller's struct itself, if it is of this version.
+///
+/// # Safety
+/// As for [`read`], and nothing writes the struct while it is used.
+#[inline(always)]
+pub(crate) unsafe fn of_this_version<'a, T: Struct>(at: *const T) -> Option<&'a T> {
+    if at.is_null() || !at.is_aligned() {
+        return None;
+    }
+    // SAFETY: not null and aligned, and readable by this function's contract; every pattern of bytes is a value.
+    unsafe { (at.cast::<usize>().read() == size_of::<T>()).then(|| &*at) }
+}
+
 /// Reads a struct; its defaults if the pointer is null.
 ///
 /// # Safety

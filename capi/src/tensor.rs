@@ -13,19 +13,38 @@ pub const LION_F16: u32 = 2;
 /// bfloat16, the upper half of an IEEE binary32.
 pub const LION_BF16: u32 = 3;
 
-/// The dtypes of the caller's tensors, with the bytes of an element: number 1 is the first.
-const DTYPES: [(Dtype, usize); 3] = [(Dtype::F32, 4), (Dtype::F16, 2), (Dtype::BF16, 2)];
+/// A dtype of the caller's tensors.
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    dtype: Dtype,
+    /// Bytes of an element, which is also its alignment.
+    size: usize,
+    /// The most elements of one object.
+    most: usize,
+}
 
-/// Returns the dtype of a number, and the bytes of an element.
+/// The dtypes of the caller's tensors: number 1 is the first.
+const DTYPES: [Row; 3] = [row(Dtype::F32, 4), row(Dtype::F16, 2), row(Dtype::BF16, 2)];
+
+const fn row(dtype: Dtype, size: usize) -> Row {
+    Row { dtype, size, most: isize::MAX as usize / size }
+}
+
+/// Returns the dtype of a number.
+pub(crate) fn dtype(name: &str, number: u32) -> Result<Dtype, Box<Failure>> {
+    Ok(row_of(name, number)?.dtype)
+}
+
 #[inline]
-pub(crate) fn dtype(name: &str, number: u32) -> Result<(Dtype, usize), Box<Failure>> {
-    let found = DTYPES.get((number as usize).wrapping_sub(1));
-    found.copied().ok_or_else(|| wrong_dtype(name, number))
+fn row_of(name: &str, number: u32) -> Result<&'static Row, Box<Failure>> {
+    const ROWS: &[Row; 3] = &DTYPES;
+    ROWS.get((number as usize).wrapping_sub(1)).ok_or_else(|| wrong_dtype(name, number))
 }
 
 #[cold]
 fn wrong_dtype(name: &str, number: u32) -> Box<Failure> {
-    let known: Vec<_> = (1..).zip(DTYPES).map(|(number, (dtype, _))| format!("{number} ({dtype})")).collect();
+    let known: Vec<_> =
+        (1..).zip(DTYPES).map(|(number, Row { dtype, .. })| format!("{number} ({dtype})")).collect();
     Failure::value(name, number, &format!("one of {}", known.join(", ")))
 }
 
@@ -58,7 +77,7 @@ impl Raw {
         len: usize,
     ) -> Result<Self, Box<Failure>> {
         let (name, dtype_name) = names;
-        let (dtype, size) = dtype(dtype_name, number)?;
+        let &Row { dtype, size, most } = row_of(dtype_name, number)?;
         if len == 0 {
             return Ok(Raw { name, start: std::ptr::without_provenance_mut(64), dtype, len, bytes: 0 });
         }
@@ -66,12 +85,10 @@ impl Raw {
         if start.is_null() || start.addr() & (size - 1) != 0 {
             return Err(Failure::pointer(name, if start.is_null() { "null" } else { "misaligned" }));
         }
-        // A tensor of the most elements ends at the end of the address space, or is the longest object.
-        let most = (usize::MAX - start.addr()).min(isize::MAX as usize) >> size.trailing_zeros();
-        if len > most {
+        if len > most || start.addr().checked_add(len * size).is_none() {
             return Err(too_long(name, start, len));
         }
-        Ok(Raw { name, start: start.cast_mut().cast(), dtype, len, bytes: len << size.trailing_zeros() })
+        Ok(Raw { name, start: start.cast_mut().cast(), dtype, len, bytes: len * size })
     }
 
     pub(crate) fn dtype(&self) -> Dtype {
@@ -253,9 +270,9 @@ mod tests {
         for (number, expected) in
             [LION_F32, LION_F16, LION_BF16].into_iter().zip([Dtype::F32, Dtype::F16, Dtype::BF16])
         {
-            let (found, size) = dtype("dtype", number).expect("known");
+            let Row { dtype, size, .. } = *row_of("dtype", number).expect("known");
             let stream = lion_kernels::Stream { dtype: expected, bytes: size, per: 1 };
-            assert_eq!((found, found.streams()), (expected, &[stream][..]));
+            assert_eq!((dtype, dtype.streams()), (expected, &[stream][..]));
         }
     }
 }

@@ -67,9 +67,9 @@ impl LionUpdate {
     /// Whether two structs are the same bytes. Inline, by vectors: a call of memcmp would take longer.
     #[inline]
     fn is(&self, other: &Self) -> bool {
-        const WORDS: usize = size_of::<LionUpdate>() / size_of::<u32>();
+        const WORDS: usize = size_of::<LionUpdate>() / size_of::<u64>();
         // SAFETY: the struct is of words and pairs of u32, without padding and all of them initialised.
-        let words = |update: &Self| unsafe { *ptr::from_ref(update).cast::<[u32; WORDS]>() };
+        let words = |update: &Self| unsafe { ptr::from_ref(update).cast::<[u64; WORDS]>().read_unaligned() };
         let pairs = words(self).into_iter().zip(words(other));
         pairs.fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
     }
@@ -237,7 +237,7 @@ pub unsafe extern "C" fn lion_apply(
             Err(error) => return Err(error.into()),
         };
         optimizer.metrics.set(&metrics);
-        optimizer.statistics = None;
+        optimizer.forget_statistics();
         Ok(())
     };
     // SAFETY: by this function's contract.

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use lion::{Constraint, Dtype, VariableId, VariableOptions};
+use lion::{Constraint, VariableId, VariableOptions};
 use lion_kernels::with_ieee_state;
 
 use crate::group::{self, LionGroup};
@@ -68,7 +68,7 @@ impl LionVariableOptions {
         };
         let momentum_dtype = match self.momentum_dtype {
             0 => None,
-            number => Some(tensor::dtype("momentum_dtype", number)?.0),
+            number => Some(tensor::dtype("momentum_dtype", number)?),
         };
         Ok(VariableOptions {
             momentum_dtype,
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn lion_register(
             let name = structs::text("name", name)?;
             (name, dimensions(shape, rank)?, structs::read_or_default("options", options)?.options()?)
         };
-        let (dtype, _): (Dtype, _) = tensor::dtype("dtype", dtype)?;
+        let dtype = tensor::dtype("dtype", dtype)?;
         optimizer.statistics = None;
         let id = optimizer.lion.register_with(name, shape, dtype, options)?;
         // SAFETY: as above.

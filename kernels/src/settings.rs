@@ -110,7 +110,7 @@ impl LionStep {
     /// # Errors
     /// [`Error::Hyperparameter`] if `learning_rate` is negative or not finite, or a beta is outside [0, 1]. (Keras and
     /// the crate `lion` also reject a `beta_1` of 0.)
-    #[inline]
+    #[inline(always)]
     pub fn new(learning_rate: f32, beta_1: f32, beta_2: f32) -> Result<Self, Error> {
         check("learning_rate", learning_rate, not_negative(learning_rate), "[0, inf)")?;
         check("beta_1", beta_1, is_fraction(beta_1), "[0, 1]")?;
@@ -322,6 +322,12 @@ fn is_up_to(value: f32, max: f32) -> bool {
     value.to_bits() <= max.to_bits() || value.to_bits() == (-0.0_f32).to_bits()
 }
 
+#[inline]
 fn check(name: &'static str, value: impl Display, allowed: bool, range: &'static str) -> Result<(), Error> {
-    if allowed { Ok(()) } else { Err(Error::Hyperparameter { name, value: value.to_string(), range }) }
+    // Not inline, so that the checks of a step's numbers are.
+    #[cold]
+    fn wrong(name: &'static str, value: impl Display, range: &'static str) -> Error {
+        Error::Hyperparameter { name, value: value.to_string(), range }
+    }
+    if allowed { Ok(()) } else { Err(wrong(name, value, range)) }
 }
