@@ -130,7 +130,7 @@ fn total_bytes(tasks: &[Task<'_>]) -> usize {
     tasks.iter().map(Task::bytes).fold(0, usize::saturating_add)
 }
 
-/// Returns the maximum number of workers: limited by the plan, and by the number of chunks.
+/// Returns the maximum number of workers: limited by the plan, and by the number of chunks. May be 0.
 #[cfg(feature = "std")]
 fn max_workers(plan: &Plan, bytes: usize, tasks: &[Task<'_>]) -> usize {
     if plan.parallel_threshold.is_some_and(|threshold| bytes < threshold) {
@@ -139,7 +139,13 @@ fn max_workers(plan: &Plan, bytes: usize, tasks: &[Task<'_>]) -> usize {
     let elements = tasks.iter().map(Task::elements).fold(0, usize::saturating_add);
     let wanted = plan.threads.map_or(MAX_THREADS, core::num::NonZeroUsize::get).min(MAX_THREADS);
     // The field is public, so it may be 0.
-    wanted.min(elements.div_ceil(plan.chunk_elements.max(STATISTICS_BLOCK)))
+    let chunk = plan.chunk_elements.max(STATISTICS_BLOCK);
+    // Without a threshold a worker has at least a whole chunk, unless there is a step. Less work of the other passes is not
+    // worth a thread, and the decision would take longer: timing a block took 0.2 µs of a pass of 5 µs.
+    match plan.parallel_threshold {
+        None if !tasks.iter().any(Task::is_step) => wanted.min(elements / chunk),
+        _ => wanted.min(elements.div_ceil(chunk)),
+    }
 }
 
 /// Runs a list on the calling thread.

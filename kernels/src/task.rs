@@ -326,6 +326,12 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// Returns whether the pass is a step.
+    #[cfg(feature = "std")]
+    pub(crate) fn is_step(&self) -> bool {
+        matches!(self.pass, Pass::Step(_))
+    }
+
     /// Returns the index of the task's first element in the variable.
     pub fn first_element(&self) -> u64 {
         self.first
