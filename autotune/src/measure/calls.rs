@@ -127,7 +127,8 @@ pub(super) fn pause() -> Result<(), Error> {
 /// Computes with the processor's widest vectors, as the matrix products of a training run do before a step.
 ///
 /// Intel's server cores start 512-bit arithmetic slowly: after a millisecond without it, an EMA of 64 KiB took 2.4 µs
-/// instead of 1.2 µs. Frameworks multiply matrices with 512 bits too, so the optimizer does not pay for the start.
+/// instead of 1.2 µs. After PyTorch's matrix products, a step did not pay for that start
+/// (`benches/results/defaults-intel-avx512.md`).
 fn compute() -> Result<(), Error> {
     let (mut parameter, gradient, mut momentum) = ([1.0_f32; 256], [1.0_f32; 256], [1.0_f32; 256]);
     let tensors = StepTensors::in_place(&mut parameter[..], &gradient[..], &mut momentum[..]);

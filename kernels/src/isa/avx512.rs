@@ -6,7 +6,6 @@
 use core::arch::x86::*;
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
-
 use core::marker::PhantomData;
 
 use super::{Isa, Kernel, primitives};
