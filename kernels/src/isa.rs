@@ -125,11 +125,16 @@ pub(crate) trait Isa: Copy {
         None
     }
 
+    /// Returns the first `LANES` numbers.
+    #[inline(always)]
+    fn first_of(self, numbers: &[u32; 16]) -> Self::U32 {
+        // SAFETY: there is a number for each lane of the longest vectors.
+        unsafe { self.load(numbers.as_ptr().cast()) }
+    }
     /// Returns the index of each lane, from 0.
     #[inline(always)]
     fn lane_numbers(self) -> Self::U32 {
-        // SAFETY: the table has an entry for each lane of the longest vectors.
-        unsafe { self.load(LANE_NUMBERS.as_ptr().cast()) }
+        self.first_of(&LANE_NUMBERS)
     }
 
     fn zero_f64(self) -> Self::F64;

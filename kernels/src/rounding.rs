@@ -89,18 +89,32 @@ fn fnv1a64(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
+/// The multipliers of the 32-bit hash.
+const MULTIPLIERS: [u32; 2] = [0x7feb_352d, 0x846c_a68b];
+
+/// `(row ^ lane) * MULTIPLIERS[0]`, for the lanes of the longest vectors.
+static PRODUCTS: [[u32; 16]; 16] = {
+    let mut products = [[0; 16]; 16];
+    let mut at = 0;
+    while at < 256 {
+        let (row, lane) = (at / 16, at % 16);
+        products[row][lane] = ((row ^ lane) as u32).wrapping_mul(MULTIPLIERS[0]);
+        at += 1;
+    }
+    products
+};
+
 /// A kernel's generator of random bits.
 #[derive(Clone, Copy)]
 pub(crate) struct Draws<I: Isa> {
     isa: I,
     rounding: StochasticRounding,
-    lanes: I::U32,
 }
 
 impl<I: Isa> Draws<I> {
     #[inline(always)]
     pub(crate) fn new(isa: I, rounding: StochasticRounding) -> Self {
-        Draws { isa, rounding, lanes: isa.lane_numbers() }
+        Draws { isa, rounding }
     }
 
     /// Returns random numbers below 2^16 for `2 * LANES` elements: the pairs of neighbours from pair `q` on, a multiple
@@ -118,15 +132,21 @@ impl<I: Isa> Draws<I> {
         }
     }
 
+    /// Returns the hashes of the `LANES` pairs from pair `q` on, a multiple of `LANES`.
+    ///
+    /// The numbers of these pairs differ in their last four bits only: in lane `l`, `x` is `first ^ l`. The first shift
+    /// drops these bits, so its xor is computed once for all lanes. The first product is that of the other bits, the
+    /// same for all lanes, plus that of the last four bits, from a table.
     #[inline(always)]
     fn hashes(&self, q: u64) -> I::U32 {
-        let Draws { isa, rounding, lanes } = *self;
+        let Draws { isa, rounding } = *self;
         let [k0, k1] = rounding.keys(q);
-        // `q` is a multiple of `LANES`, so the xor adds the lane's number to it.
-        let x = isa.xor(isa.splat_u32(q as u32 ^ k0), lanes);
-        let x = isa.mul_u32(isa.xor(x, isa.shr16(x)), isa.splat_u32(0x7feb_352d));
+        let first = q as u32 ^ k0;
+        let first = first ^ (first >> 16);
+        let products = isa.first_of(&PRODUCTS[first as usize % 16]);
+        let x = isa.add_u32(isa.splat_u32((first & !15).wrapping_mul(MULTIPLIERS[0])), products);
         let x = isa.xor(isa.xor(x, isa.shr15(x)), isa.splat_u32(k1));
-        let x = isa.mul_u32(x, isa.splat_u32(0x846c_a68b));
+        let x = isa.mul_u32(x, isa.splat_u32(MULTIPLIERS[1]));
         isa.xor(x, isa.shr16(x))
     }
 }
