@@ -6,15 +6,24 @@
 use core::ops::Range;
 
 use super::lanes::{LaneCodec, Pair};
+use crate::buffer::LINE;
 use crate::isa::Isa;
-use crate::isa::prefetch::prefetch;
+use crate::isa::prefetch::{prefetch, prefetch_to_l2};
 use crate::rule::GradientOps;
 
-/// The distance from a chunk to the chunk that it prefetches, in bytes.
-pub(super) const PREFETCH_DISTANCE: usize = 2048;
+/// The distance to the data that a kernel prefetches into the L1 cache, in bytes.
+const PREFETCH_DISTANCE: usize = 2048;
 
-/// The size of a cache line, in bytes.
-const LINE: usize = 64;
+/// The same for the L2 cache. It is longer than a page of 4 KiB, because the processor's own prefetchers stop at the end
+/// of a page. Without this hint, a step from memory takes 2 to 5 % longer on Emerald Rapids.
+const L2_PREFETCH_DISTANCE: usize = 6144;
+
+/// Prefetches the cache lines at both distances from an address.
+#[inline(always)]
+pub(super) fn prefetch_after(address: usize) {
+    prefetch(address.wrapping_add(PREFETCH_DISTANCE));
+    prefetch_to_l2(address.wrapping_add(L2_PREFETCH_DISTANCE));
+}
 
 /// An operation on the elements of one chunk. `apply` must be `#[inline(always)]`.
 pub(crate) trait ChunkOp<I: Isa> {
@@ -128,13 +137,13 @@ impl<I: Isa, const FULL: bool> Chunk<I, FULL> {
         })
     }
 
-    /// Prefetches the stream's cache lines of the chunk [`PREFETCH_DISTANCE`] bytes ahead.
+    /// Prefetches a stream's cache lines of later chunks.
     #[inline(always)]
     pub(crate) fn prefetch<E>(self, stream: *mut E) {
-        let first = stream.wrapping_add(self.start).addr().wrapping_add(PREFETCH_DISTANCE);
+        let first = stream.wrapping_add(self.start).addr();
         let mut line = 0;
         while line < 2 * I::LANES * size_of::<E>() {
-            prefetch(first.wrapping_add(line));
+            prefetch_after(first.wrapping_add(line));
             line += LINE;
         }
     }

@@ -6,11 +6,10 @@
 use core::marker::PhantomData;
 
 use super::View;
-use super::chunk::{PREFETCH_DISTANCE, for_each_chunk};
+use super::chunk::{for_each_chunk, prefetch_after};
 use super::fused::{BareOp, Formats, Rounding, TypedTensors};
 use super::tiles::Step;
 use crate::format::q8::{BLOCK, Q8, decode_block, encode_block};
-use crate::isa::prefetch::prefetch;
 use crate::isa::{Isa, Kernel};
 use crate::role::Role;
 use crate::rule::{Decay, Scale};
@@ -37,7 +36,8 @@ impl<T: Formats<M = f32>, D: Decay, S: Scale, R: Rounding<T::P>> Kernel for Code
         // SAFETY: the momentum is given, is `q8` and has the view's length; nothing else accesses it.
         let (codes, scales) = unsafe { streams_of_mut::<Q8>(codes, scales, view.len) };
         let mut values = [0.0; BLOCK];
-        let tensors = TypedTensors::<T>::with_momentum(view, 0, view.len, values.as_mut_ptr());
+        let mut tensors = TypedTensors::<T>::with_momentum(view, 0, view.len, values.as_mut_ptr());
+        tensors.momentum_is_cached = true;
         let mut op = BareOp::<I, T, D, S, R>::new(isa, step, tensors);
         let (blocks, rest) = codes.as_chunks_mut::<BLOCK>();
         let mut start = 0;
@@ -70,7 +70,7 @@ unsafe fn step_block<I: Isa, T: Formats<M = f32>, D: Decay, S: Scale, R: Roundin
     let Some(values) = values.get_mut(..len) else { return };
     if op.tensors.prefetch {
         // A block of codes is a cache line.
-        prefetch(codes.as_ptr().addr().wrapping_add(PREFETCH_DISTANCE));
+        prefetch_after(codes.as_ptr().addr());
     }
     decode_block(codes, *scale, values);
     // The kernel adds `start` to every address; `values` begins with that element.

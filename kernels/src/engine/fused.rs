@@ -55,6 +55,8 @@ pub(super) struct TypedTensors<T: Formats> {
     /// The number of elements of each tensor.
     pub(super) len: usize,
     pub(super) prefetch: bool,
+    /// Whether the momentum is in a cache already, so that it is not prefetched.
+    pub(super) momentum_is_cached: bool,
 }
 
 impl<T: Formats> TypedTensors<T> {
@@ -76,6 +78,7 @@ impl<T: Formats> TypedTensors<T> {
             first: view.first.wrapping_add(start as u64),
             len: n,
             prefetch: view.prefetch,
+            momentum_is_cached: false,
         }
     }
 
@@ -84,7 +87,9 @@ impl<T: Formats> TypedTensors<T> {
         if FULL && self.prefetch {
             T::P::prefetch(chunk, self.from);
             T::G::prefetch(chunk, self.gradient);
-            T::M::prefetch(chunk, self.momentum);
+            if !self.momentum_is_cached {
+                T::M::prefetch(chunk, self.momentum);
+            }
         }
     }
 }

@@ -210,7 +210,16 @@ impl Kernel for Step<'_> {
                 Dtype::F32 => view.f32_at(Role::Parameter, start),
                 _ => from,
             };
-            let tensors = || TypedTensors { from, to, gradient, momentum, first: 0, len: n, prefetch: false };
+            let tensors = || TypedTensors {
+                from,
+                to,
+                gradient,
+                momentum,
+                first: 0,
+                len: n,
+                prefetch: false,
+                momentum_is_cached: true,
+            };
             let accumulator = view.f32_at(Role::Accumulator, start);
             // Before the rule moves the momentum and clears the accumulator.
             if given.has(Role::Direction) && !follows {

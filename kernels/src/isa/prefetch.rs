@@ -1,4 +1,4 @@
-//! Software prefetch: one instruction per architecture, independent of the vector set.
+//! Software prefetch: a hint for each level of cache, independent of the vector set.
 
 /// Prefetches the cache line at an address into the L1 cache. Every address is allowed: the processor ignores addresses
 /// that it cannot read. Does nothing on architectures other than x86-64.
@@ -19,12 +19,23 @@
 #[inline(always)]
 pub fn prefetch(address: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: prefetch is a hint and never faults, for any address; SSE is part of the architecture.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
-            core::ptr::without_provenance(address),
-        );
-    }
+    hint::<{ core::arch::x86_64::_MM_HINT_T0 }>(address);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+/// Like [`prefetch`], but into the L2 cache, for data that is needed later.
+#[inline(always)]
+pub(crate) fn prefetch_to_l2(address: usize) {
+    #[cfg(target_arch = "x86_64")]
+    hint::<{ core::arch::x86_64::_MM_HINT_T1 }>(address);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn hint<const LEVEL: i32>(address: usize) {
+    // SAFETY: prefetch is a hint and never faults, for any address; SSE is part of the architecture.
+    unsafe { core::arch::x86_64::_mm_prefetch::<LEVEL>(core::ptr::without_provenance(address)) }
 }
