@@ -187,6 +187,48 @@ fn every_f32_is_rounded_at_random() {
 }
 
 #[test]
+fn a_bandwidth_pass_moves_every_stream_and_a_second_one_restores_it() {
+    const LEN: usize = 3 * BLOCK;
+    for &parameter in Dtype::ALL {
+        for &gradient in &[Dtype::F32, Dtype::F16, Dtype::BF16] {
+            for &momentum in Dtype::ALL {
+                let (p_before, g) =
+                    (stored(parameter, &mut numbers(3, LEN)), stored(gradient, &mut numbers(5, LEN)));
+                let m_before = stored(momentum, &mut numbers(7, LEN));
+                for backend in Backend::available() {
+                    let what = alloc::format!("{parameter}/{gradient}/{momentum} on {backend}");
+                    let (mut p, mut m) = (p_before.clone(), m_before.clone());
+                    let mut pass = || {
+                        let (p, m) = (p.tensor_mut(0).expect("it"), m.tensor_mut(0).expect("it"));
+                        let task = Task::bandwidth_step(p, g.tensor(0).expect("it"), m);
+                        task.map(|mut task| task.run(backend).expect("available"))
+                    };
+                    let Ok(()) = pass() else { continue };
+                    pass().expect("the same task");
+                    assert_same(p.tensor(0).expect("it"), p_before.tensor(0).expect("it"), &what);
+                    assert_same(m.tensor(0).expect("it"), m_before.tensor(0).expect("it"), &what);
+                    let task = Task::bandwidth_step(
+                        p.tensor_mut(0).expect("it"),
+                        g.tensor(0).expect("it"),
+                        m.tensor_mut(0).expect("it"),
+                    );
+                    task.and_then(|mut task| task.run(backend)).expect("available");
+                    for (found, before) in [(&p, &p_before), (&m, &m_before)] {
+                        let (found, before) = (found.tensor(0).expect("it"), before.tensor(0).expect("it"));
+                        for stream in 0..found.dtype().streams().len() {
+                            let bytes = |tensor: TensorRef<'_>| tensor.as_bytes(stream).expect("it").to_vec();
+                            let (found, before) = (bytes(found), bytes(before));
+                            let moved = found.iter().zip(&before).filter(|(found, before)| found != before);
+                            assert!(8 * moved.count() >= found.len(), "{what}: stream {stream}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_task_is_small() {
     assert!(size_of::<Task<'_>>() <= 208, "{}", size_of::<Task<'_>>());
 }
