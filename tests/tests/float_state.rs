@@ -314,6 +314,20 @@ fn settings_are_checked_as_they_are_given() {
     }
 }
 
+/// Betas whose difference from 1 is exact in every state are subtracted in the caller's.
+#[test]
+fn the_factors_of_a_step_do_not_depend_on_the_state() {
+    let betas = [0.0, 1e-41, 0.1, 0.5_f32.next_down(), 0.5, 0.7, 0.9, 0.99, 1.0_f32.next_down(), 1.0];
+    let pairs = || betas.iter().flat_map(|beta_1| betas.map(|beta_2| (*beta_1, beta_2)));
+    let steps = || pairs().map(|(beta_1, beta_2)| LionStep::new(0.1, beta_1, beta_2)).collect::<Vec<_>>();
+    // As texts, which tell -0 from 0.
+    let expected: Vec<_> = steps().iter().map(|step| format!("{step:?}")).collect();
+    for (name, value) in STATES {
+        let found = under(value, name, || black_box(steps()));
+        assert_eq!(found.iter().map(|step| format!("{step:?}")).collect::<Vec<_>>(), expected, "{name}");
+    }
+}
+
 /// Returns an optimizer with a schedule, decay, global norm clipping, an EMA, and a dynamic loss scale.
 fn optimizer(backend: Backend) -> Lion {
     let mut scale = DynamicLossScale::default();
