@@ -104,6 +104,9 @@ impl Profile {
     #[inline]
     pub fn plan(&self, operation: Operation, dtypes: Dtypes, bytes: usize) -> &Plan {
         let table = &*self.0;
+        if table.keys.is_empty() {
+            return &table.default;
+        }
         let plans = table.row(operation, dtypes).and_then(|row| table.plans.get(row));
         plans.and_then(|plans| plans.get(SizeClass::of(bytes).index())).unwrap_or(&table.default)
     }

@@ -185,20 +185,25 @@ fn nearest_of_any<const N: usize>(values: [f64; N]) -> [f32; N] {
     with_ieee_state(|| values.map(|value| value as f32))
 }
 
-/// The profile, loaded once.
+/// The profile, loaded by the first call, which also silences panics.
+#[inline(always)]
 fn profile() -> &'static Profile {
     static LOADED: OnceLock<Profile> = OnceLock::new();
-    LOADED.get_or_init(Profile::load)
+    LOADED.get_or_init(|| {
+        silence_panics();
+        Profile::load()
+    })
 }
 
 /// Runs the tasks, of so many bytes, by the caller's plan, or else by the profile.
 fn run_as(
+    profile: &Profile,
     plan: Option<&Chosen>,
     tasks: &mut [Task<'_>],
     [parameter, gradient, momentum]: [Dtype; 3],
     bytes: usize,
 ) -> Result<(), Box<Failure>> {
-    let found = profile().plan(Operation::Step, Dtypes { parameter, gradient, momentum }, bytes);
+    let found = profile.plan(Operation::Step, Dtypes { parameter, gradient, momentum }, bytes);
     match plan {
         Some(plan) => run(&plan.plan(*found), tasks)?,
         None => run(found, tasks)?,
@@ -222,22 +227,33 @@ pub unsafe extern "C" fn lion_step(
     tensors: *const LionStepTensors,
     n: usize,
 ) -> LionStatus {
-    silence_panics();
     let work = || {
+        let profile = profile();
+        let read;
         // SAFETY: by this function's contract.
-        unsafe {
-            match structs::of_this_version(options) {
-                Some(options) => step(options, tensors, n),
-                None => step(&structs::read_or_default("options", options)?, tensors, n),
+        let options = match unsafe { structs::of_this_version(options) } {
+            Some(options) => options,
+            None => {
+                // SAFETY: by this function's contract.
+                read = unsafe { structs::read_or_default("options", options)? };
+                &read
             }
-        }
+        };
+        // SAFETY: by this function's contract.
+        unsafe { step(profile, options, tensors, n) }
     };
     guarded(work)
 }
 
 /// # Safety
 /// As for [`lion_step`].
-unsafe fn step(options: &LionOptions, tensors: *const LionStepTensors, n: usize) -> Result<(), Box<Failure>> {
+#[inline(never)]
+unsafe fn step(
+    profile: &Profile,
+    options: &LionOptions,
+    tensors: *const LionStepTensors,
+    n: usize,
+) -> Result<(), Box<Failure>> {
     let chosen;
     let plan = if options.plan.is_null() {
         None
@@ -250,12 +266,12 @@ unsafe fn step(options: &LionOptions, tensors: *const LionStepTensors, n: usize)
     let one = if n == 1 { unsafe { structs::of_this_version(tensors) } } else { None };
     let Some(tensors) = one else {
         // SAFETY: by this function's contract.
-        return unsafe { step_many(options, tensors, n, plan) };
+        return unsafe { step_many(profile, options, tensors, n, plan) };
     };
     // SAFETY: by this function's contract.
     match unsafe { tensors.checked_task(step_of(options)?, None) } {
         // Not moved: a task is large.
-        Ok((mut task, dtypes, bytes)) => run_as(plan, slice::from_mut(&mut task), dtypes, bytes),
+        Ok((mut task, dtypes, bytes)) => run_as(profile, plan, slice::from_mut(&mut task), dtypes, bytes),
         Err(failure) => Err(failure.of("tensors", 0)),
     }
 }
@@ -264,6 +280,7 @@ unsafe fn step(options: &LionOptions, tensors: *const LionStepTensors, n: usize)
 /// As for [`lion_step`].
 #[inline(never)]
 unsafe fn step_many(
+    profile: &Profile,
     options: &LionOptions,
     tensors: *const LionStepTensors,
     n: usize,
@@ -285,7 +302,7 @@ unsafe fn step_many(
     spans.check("tensors")?;
     let Some(first) = tasks.first() else { return Ok(()) };
     let dtypes = first.dtypes();
-    run_as(plan, &mut tasks, dtypes, bytes)
+    run_as(profile, plan, &mut tasks, dtypes, bytes)
 }
 
 #[cfg(test)]
