@@ -1,4 +1,4 @@
-//! The SIMD abstraction: f32 vectors and about thirty operations, implemented once per instruction set.
+//! The SIMD abstraction: f32 vectors and about forty operations, implemented once per instruction set.
 //!
 //! One token type per instruction set implements [`Isa`], in `isa/`. A token is proof that the processor has the
 //! instructions; only [`crate::dispatch`] creates tokens. So every operation except loads and stores is a safe
@@ -92,11 +92,18 @@ pub(crate) trait Isa: Copy {
     fn shl16(self, a: Self::U32) -> Self::U32;
     /// Shifts right by 16, logically.
     fn shr16(self, a: Self::U32) -> Self::U32;
+    fn shl2(self, a: Self::U32) -> Self::U32;
+    /// Shifts right by 2, arithmetically.
+    fn sar2(self, a: Self::U32) -> Self::U32;
     /// Shifts right by 15, logically.
     fn shr15(self, a: Self::U32) -> Self::U32;
     /// Shifts right by 16, arithmetically.
     fn sar16(self, a: Self::U32) -> Self::U32;
     fn max_u32(self, a: Self::U32, b: Self::U32) -> Self::U32;
+    /// Returns the largest lane of each of four vectors, in the first four lanes. The other lanes are copies of them.
+    fn largest_lanes(self, of: [Self::U32; 4]) -> Self::U32;
+    /// Subtracts each 16-bit half from the same half. A negative difference becomes 0.
+    fn saturating_sub_halves(self, a: Self::U32, b: Self::U32) -> Self::U32;
     /// `a < b` for values below 2^31.
     fn less_u31(self, a: Self::U32, b: Self::U32) -> Self::Mask;
     fn select(self, mask: Self::Mask, yes: Self::U32, no: Self::U32) -> Self::U32;
@@ -112,6 +119,12 @@ pub(crate) trait Isa: Copy {
         // SAFETY: `a` has the size of two such vectors, and every bit pattern is valid.
         unsafe { [self.load(halves), self.load(halves.add(1))] }
     }
+    /// Returns the products of `2 * LANES` signed bytes and a factor, whose quotient by 2^24 is a normal number. If
+    /// `split` is set, the first vector has the even elements and the second the odd ones.
+    fn scaled_bytes(self, bytes: Self::U16, factor: f32, split: bool) -> [Self::F32; 2];
+    /// Rounds to integers, to nearest even, as `4 * LANES` signed bytes in memory order. The values are between -128 and
+    /// 127. If `split` is set, the even and the odd vectors have the even and the odd elements of each two vectors.
+    fn round_to_bytes(self, values: [Self::F32; 4], split: bool) -> Self::U32;
     /// Converts IEEE binary16 to f32, exactly.
     fn half_to_f32(self, a: Self::U16) -> Self::F32;
     /// Converts f32 to IEEE binary16. Rounds to nearest even, keeps subnormals, makes NaNs quiet.

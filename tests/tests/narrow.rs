@@ -18,6 +18,8 @@ on_each_backend!(
     cut_for_threads,
     any_settings,
     every_code_of_q8,
+    every_code_of_q8_in_a_step,
+    every_boundary_of_q8_in_a_step,
     every_pair_of_halves,
     the_rounding_is_unbiased,
     a_nan_spoils_its_own_element,
@@ -208,6 +210,68 @@ fn every_code_of_q8(backend: Backend) {
     }
 }
 
+/// Checks steps of zero parameters with 8-bit momentum, in the formats with kernels of their own.
+fn check_q8(backend: Backend, beta_2: f32, gradient: &[f32], momentum: &[f32]) {
+    let zeros = vec![0.0; momentum.len()];
+    for (parameter, of_gradient) in
+        [(Dtype::F32, Dtype::F32), (Dtype::F32, Dtype::BF16), (Dtype::BF16, Dtype::BF16)]
+    {
+        let case = StoredCase {
+            pass: Settings { beta_2, ..PLAIN },
+            dtypes: [parameter, of_gradient, Dtype::Q8],
+            copy: None,
+            draws: None,
+            values: [zeros.clone(), gradient.to_vec(), momentum.to_vec(), zeros.clone(), zeros.clone()],
+            misalignment: [0; 3],
+        };
+        case.check(true, by(backend));
+    }
+}
+
+/// A step decodes each code as the reference does, with and without codes of NaN in its group.
+fn every_code_of_q8_in_a_step(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1007);
+    for scale in [f32::MIN_POSITIVE, 1e-30, 1.0, f32::MAX].into_iter().chain((0..20).map(|_| rng.f32() + 0.1))
+    {
+        for from in [i8::MIN, -127] {
+            let codes: Vec<i8> = (from..=i8::MAX).cycle().take(3 * 256 + 70).collect();
+            let mut momentum = reference::q8_decode(&codes, &vec![scale; codes.len().div_ceil(64)]);
+            for block in momentum.chunks_mut(64) {
+                block[0] = scale;
+            }
+            check_q8(backend, 0.99, &vec![0.0; codes.len()], &momentum);
+        }
+    }
+}
+
+/// A step encodes the numbers on both sides of each boundary between two codes as the reference does.
+fn every_boundary_of_q8_in_a_step(backend: Backend) {
+    let mut rng = Rng::with_seed(0x1008);
+    for largest in [1e-30, 1.0, f32::MAX, 0.1 + rng.f32(), 0.1 + rng.f32(), 0.1 + rng.f32()] {
+        let code_of = |bits: u32| reference::q8_encode(&[largest, f32::from_bits(bits)]).0[1];
+        let mut gradient = Vec::new();
+        for code in 1..=127 {
+            // The bits of the smallest number with this code or a larger one.
+            let (mut below, mut bits) = (0, largest.to_bits());
+            while bits - below > 1 {
+                let between = below + (bits - below) / 2;
+                if code_of(between) < code { below = between } else { bits = between }
+            }
+            gradient
+                .extend((bits - 3..bits + 3).flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]));
+        }
+        for block in gradient.chunks_mut(64) {
+            block[rng.usize(..block.len())] = largest;
+        }
+        check_q8(backend, 0.0, &gradient, &vec![0.0; gradient.len()]);
+        // With NaNs and infinities in some groups.
+        for value in gradient.iter_mut().step_by(641) {
+            *value = [f32::NAN, f32::INFINITY, -f32::INFINITY, -f32::NAN][rng.usize(..4)];
+        }
+        check_q8(backend, 0.0, &gradient, &vec![0.0; gradient.len()]);
+    }
+}
+
 /// Every high half combined with low halves of each kind, and every low half with high halves of each kind.
 fn every_pair_of_halves(backend: Backend) {
     let mut rng = Rng::with_seed(0x1006);
@@ -269,16 +333,16 @@ fn the_mean_over_all_draws_is_the_value() {
 }
 
 fn a_nan_spoils_its_own_element(backend: Backend) {
-    let len = 200;
+    let len = 1000;
     let (mut p, mut g) = (vec![bf16::ONE; len], vec![bf16::ONE; len]);
-    (g[70], g[71]) = (bf16::NAN, bf16::INFINITY);
+    (g[70], g[71], g[600]) = (bf16::NAN, bf16::INFINITY, bf16::NAN);
     let mut momentum = Stored::new(Dtype::Q8, &vec![0.5; len], 0);
     let step = LionStep::new(0.5, 0.9, 0.99).expect("valid");
     let mut task = Task::step(step, StepTensors::in_place(&mut p, &g, momentum.tensor_mut())).expect("fits");
     task.run(backend).expect("a step");
     for (index, (p, m)) in p.iter().zip(momentum.values()).enumerate() {
-        assert_eq!(p.is_nan(), index == 70, "parameter {index}");
-        assert_eq!(m.is_nan(), [70, 71].contains(&index), "momentum {index}");
+        assert_eq!(p.is_nan(), [70, 600].contains(&index), "parameter {index}");
+        assert_eq!(m.is_nan(), [70, 71, 600].contains(&index), "momentum {index}");
         assert!(m.is_nan() || (m - 0.505).abs() < 0.01, "momentum {index} is {m}");
     }
 }

@@ -55,8 +55,6 @@ pub(super) struct TypedTensors<T: Formats> {
     /// The number of elements of each tensor.
     pub(super) len: usize,
     pub(super) prefetch: bool,
-    /// Whether the momentum is in a cache already, so that it is not prefetched.
-    pub(super) momentum_is_cached: bool,
 }
 
 impl<T: Formats> TypedTensors<T> {
@@ -78,7 +76,6 @@ impl<T: Formats> TypedTensors<T> {
             first: view.first.wrapping_add(start as u64),
             len: n,
             prefetch: view.prefetch,
-            momentum_is_cached: false,
         }
     }
 
@@ -87,9 +84,13 @@ impl<T: Formats> TypedTensors<T> {
         if FULL && self.prefetch {
             T::P::prefetch(chunk, self.from);
             T::G::prefetch(chunk, self.gradient);
-            if !self.momentum_is_cached {
-                T::M::prefetch(chunk, self.momentum);
-            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_momentum<I: Isa, const FULL: bool>(&self, chunk: Chunk<I, FULL>) {
+        if FULL && self.prefetch {
+            T::M::prefetch(chunk, self.momentum);
         }
     }
 }
@@ -192,21 +193,41 @@ impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> BareOp<I, T, D, 
     pub(super) fn new(isa: I, step: &LionStep, tensors: TypedTensors<T>) -> Self {
         BareOp { rule: LionRule::new(isa, step), rounding: R::new(isa, step), tensors }
     }
+
+    /// Steps a chunk's parameter with a given momentum, and returns the new momentum.
+    ///
+    /// # Safety
+    /// The chunk lies within parameter and gradient. If `split` is set, their formats support the split order.
+    #[inline(always)]
+    pub(super) unsafe fn step<const FULL: bool>(
+        &self,
+        chunk: Chunk<I, FULL>,
+        m: Pair<I>,
+        split: bool,
+    ) -> Pair<I> {
+        let TypedTensors { from, to, gradient, first, .. } = self.tensors;
+        self.tensors.prefetch(chunk);
+        // SAFETY: the chunk lies within the tensors by this function's contract.
+        unsafe {
+            let p = chunk.load::<T::P>(from, split);
+            let g = chunk.load::<T::G>(gradient, split);
+            let [(p0, m0), (p1, m1)] = both!(i => self.rule.step(p[i], g[i], m[i]));
+            R::store(&self.rounding, chunk, (to, first), split, [p0, p1]);
+            [m0, m1]
+        }
+    }
 }
 
 impl<I: Isa, T: Formats, D: Decay, S: Scale, R: Rounding<T::P>> ChunkOp<I> for BareOp<I, T, D, S, R> {
     #[inline(always)]
     unsafe fn apply<const FULL: bool>(&mut self, chunk: Chunk<I, FULL>) {
-        let TypedTensors { from, to, gradient, momentum, first, .. } = self.tensors;
-        self.tensors.prefetch(chunk);
+        let momentum = self.tensors.momentum;
+        self.tensors.prefetch_momentum(chunk);
         // SAFETY: the chunk lies within the tensors by this function's contract.
         unsafe {
-            let p = chunk.load::<T::P>(from, T::SPLITS);
-            let g = chunk.load::<T::G>(gradient, T::SPLITS);
             let m = chunk.load::<T::M>(momentum, T::SPLITS);
-            let [(p0, m0), (p1, m1)] = both!(i => self.rule.step(p[i], g[i], m[i]));
-            chunk.store::<T::M>(momentum, T::SPLITS, [m0, m1]);
-            R::store(&self.rounding, chunk, (to, first), T::SPLITS, [p0, p1]);
+            let m = self.step(chunk, m, T::SPLITS);
+            chunk.store::<T::M>(momentum, T::SPLITS, m);
         }
     }
 }
@@ -309,6 +330,7 @@ impl<I: Isa, T: Formats, D: Decay> ChunkOp<I> for FullOp<'_, I, T, D> {
         let TypedTensors { from, to, gradient, momentum, .. } = self.tensors;
         let Optional { accumulator, ema, copy } = self.optional;
         self.tensors.prefetch(chunk);
+        self.tensors.prefetch_momentum(chunk);
         if FULL && self.tensors.prefetch {
             for optional in [accumulator, ema] {
                 if !optional.is_null() {

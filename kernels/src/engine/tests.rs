@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use half::bf16;
 
 use super::fused::StoreStochastic;
+use crate::isa::{Isa, Kernel};
 use crate::reference::random_bits;
 use crate::{
     Arena, Backend, Dtype, Ema, GradientTransform, LionStep, Plan, STATISTICS_BLOCK, StepTensors,
@@ -145,6 +146,88 @@ fn wrong_formats_and_cut_blocks_are_errors() {
         refused(Task::accumulate(&GradientTransform::new(), TensorMut::from(&mut halves), &sums)),
         "the accumulator is f16; expected f32"
     );
+}
+
+/// Compares the operations on bytes and halves with plain Rust.
+struct CheckBytes<'a> {
+    /// 64 bytes and 64 numbers.
+    bytes: &'a [i8; 64],
+    numbers: &'a [u32; 64],
+}
+
+impl Kernel for CheckBytes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call<I: Isa>(self, isa: I) {
+        let CheckBytes { bytes, numbers } = self;
+        let lanes = |vector: I::U32| {
+            let mut lanes = [0_u32; 16];
+            // SAFETY: there is room for the longest vectors.
+            unsafe { isa.store(lanes.as_mut_ptr().cast(), vector) };
+            lanes[..I::LANES].to_vec()
+        };
+        // SAFETY: there are four vectors.
+        let four: [I::U32; 4] = unsafe { isa.load(numbers.as_ptr().cast()) };
+
+        let largest = numbers.chunks(I::LANES).take(4).map(|lanes| *lanes.iter().max().expect("lanes"));
+        let found = lanes(isa.largest_lanes(four));
+        assert!(found.chunks(4).all(|found| found.iter().copied().eq(largest.clone())), "{found:?}");
+
+        let halves = |a: u32, b: u32| {
+            let [upper, lower] =
+                [(a >> 16).saturating_sub(b >> 16), (a as u16).saturating_sub(b as u16).into()];
+            upper << 16 | lower
+        };
+        let expected: Vec<u32> =
+            (0..I::LANES).map(|lane| halves(numbers[lane], numbers[I::LANES + lane])).collect();
+        assert_eq!(lanes(isa.saturating_sub_halves(four[0], four[1])), expected);
+
+        for split in [false, true] {
+            // The place of an element of a chunk: the vector and the lane.
+            let place = |element: usize| match split {
+                true => (element % 2, element / 2),
+                false => (element / I::LANES, element % I::LANES),
+            };
+            // SAFETY: there are bytes for two vectors.
+            let products = isa.scaled_bytes(unsafe { isa.load(bytes.as_ptr().cast()) }, 1.0 / 127.0, split);
+            let products = products.map(|vector| lanes(isa.to_bits(vector)));
+            for (element, &byte) in bytes.iter().enumerate().take(2 * I::LANES) {
+                let (vector, lane) = place(element);
+                let expected = f32::from(byte) * (1.0 / 127.0);
+                assert_eq!(f32::from_bits(products[vector][lane]), expected, "element {element}, {split}");
+            }
+
+            let mut values = [[0.0; 16]; 4];
+            for element in 0..4 * I::LANES {
+                let (vector, lane) = place(element % (2 * I::LANES));
+                let quarters = [0.0, 0.25, 0.5, -0.25, -0.5][numbers[element] as usize % 5];
+                values[element / (2 * I::LANES) * 2 + vector][lane] =
+                    f32::from(bytes[element].clamp(-127, 126)) + quarters;
+            }
+            // SAFETY: each array has the length of the longest vectors.
+            let vectors = values.map(|values| unsafe { isa.load(values.as_ptr().cast()) });
+            let rounded = lanes(isa.round_to_bytes(vectors, split));
+            for element in 0..4 * I::LANES {
+                let (vector, lane) = place(element % (2 * I::LANES));
+                let value = values[element / (2 * I::LANES) * 2 + vector][lane];
+                let found = rounded[element / 4].to_ne_bytes()[element % 4] as i8;
+                assert_eq!(found, value.round_ties_even() as i8, "{value}, {split}");
+            }
+        }
+    }
+}
+
+#[test]
+fn operations_on_bytes_and_halves() {
+    for seed in 1..200_u32 {
+        let numbers: [u32; 64] =
+            core::array::from_fn(|index| (index as u32 + 7).wrapping_mul(seed).wrapping_mul(0x9e37_79b9));
+        let bytes = numbers.map(|number| (number >> 24) as i8);
+        for backend in Backend::available() {
+            backend.run(CheckBytes { bytes: &bytes, numbers: &numbers }).expect("available");
+        }
+    }
 }
 
 /// Rounds all 2^32 bit patterns, each with the random bits of `LION_DRAWS` steps (default 1).

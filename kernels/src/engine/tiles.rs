@@ -210,16 +210,7 @@ impl Kernel for Step<'_> {
                 Dtype::F32 => view.f32_at(Role::Parameter, start),
                 _ => from,
             };
-            let tensors = || TypedTensors {
-                from,
-                to,
-                gradient,
-                momentum,
-                first: 0,
-                len: n,
-                prefetch: false,
-                momentum_is_cached: true,
-            };
+            let tensors = || TypedTensors { from, to, gradient, momentum, first: 0, len: n, prefetch: false };
             let accumulator = view.f32_at(Role::Accumulator, start);
             // Before the rule moves the momentum and clears the accumulator.
             if given.has(Role::Direction) && !follows {

@@ -65,15 +65,50 @@ impl Isa for Avx2 {
         xor(a: __m256i, b: __m256i) -> __m256i = _mm256_xor_si256(a, b);
         shl16(a: __m256i) -> __m256i = _mm256_slli_epi32::<16>(a);
         shr16(a: __m256i) -> __m256i = _mm256_srli_epi32::<16>(a);
+        shl2(a: __m256i) -> __m256i = _mm256_slli_epi32::<2>(a);
+        sar2(a: __m256i) -> __m256i = _mm256_srai_epi32::<2>(a);
         shr15(a: __m256i) -> __m256i = _mm256_srli_epi32::<15>(a);
         sar16(a: __m256i) -> __m256i = _mm256_srai_epi32::<16>(a);
         max_u32(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epu32(a, b);
+        largest_lanes(of: [__m256i; 4]) -> __m256i = {
+            let [a, b, c, d] = of;
+            let ab = _mm256_max_epu32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_max_epu32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let abcd = _mm256_max_epu32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            _mm256_max_epu32(abcd, _mm256_permute2x128_si256::<1>(abcd, abcd))
+        };
+        saturating_sub_halves(a: __m256i, b: __m256i) -> __m256i = _mm256_subs_epu16(a, b);
         less_u31(a: __m256i, b: __m256i) -> __m256i = _mm256_cmpgt_epi32(b, a);
         select(mask: __m256i, yes: __m256i, no: __m256i) -> __m256i = _mm256_blendv_epi8(no, yes, mask);
 
         widen(a: __m128i) -> __m256i = _mm256_cvtepu16_epi32(a);
         narrow(a: __m256i) -> __m128i = {
             _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a))
+        };
+        scaled_bytes(bytes: __m128i, factor: f32, split: bool) -> [__m256; 2] = {
+            let (integers, first_factor) = if split {
+                // The even element of two moves to the upper end of their lane: 2^24 times its value.
+                let both = _mm256_cvtepi16_epi32(bytes);
+                ([_mm256_slli_epi32::<24>(both), _mm256_srai_epi32::<8>(both)], factor / 16_777_216.0)
+            } else {
+                ([_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))], factor)
+            };
+            let [first, second] = [_mm256_cvtepi32_ps(integers[0]), _mm256_cvtepi32_ps(integers[1])];
+            [_mm256_mul_ps(first, _mm256_set1_ps(first_factor)), _mm256_mul_ps(second, _mm256_set1_ps(factor))]
+        };
+        round_to_bytes(values: [__m256; 4], split: bool) -> __m256i = {
+            let [a, b, c, d] = values;
+            let ab = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+            let cd = _mm256_packs_epi32(_mm256_cvtps_epi32(c), _mm256_cvtps_epi32(d));
+            // Each half has four bytes of each vector.
+            let bytes = _mm256_packs_epi16(ab, cd);
+            if split {
+                let alternate = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+                let bytes = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(alternate));
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(bytes)
+            } else {
+                _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+            }
         };
         half_to_f32(a: __m128i) -> __m256 = _mm256_cvtph_ps(a);
         f32_to_half(a: __m256) -> __m128i = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);

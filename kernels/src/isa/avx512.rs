@@ -118,14 +118,52 @@ impl<E: Extension> Isa for Avx512<E> {
         xor(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
         shl16(a: __m512i) -> __m512i = _mm512_slli_epi32::<16>(a);
         shr16(a: __m512i) -> __m512i = _mm512_srli_epi32::<16>(a);
+        shl2(a: __m512i) -> __m512i = _mm512_slli_epi32::<2>(a);
+        sar2(a: __m512i) -> __m512i = _mm512_srai_epi32::<2>(a);
         shr15(a: __m512i) -> __m512i = _mm512_srli_epi32::<15>(a);
         sar16(a: __m512i) -> __m512i = _mm512_srai_epi32::<16>(a);
         max_u32(a: __m512i, b: __m512i) -> __m512i = _mm512_max_epu32(a, b);
+        largest_lanes(of: [__m512i; 4]) -> __m512i = {
+            let [a, b, c, d] = of;
+            let ab = _mm512_max_epu32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_max_epu32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let abcd = _mm512_max_epu32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let halves = _mm512_max_epu32(abcd, _mm512_shuffle_i32x4::<0b01_00_11_10>(abcd, abcd));
+            _mm512_max_epu32(halves, _mm512_shuffle_i32x4::<0b10_11_00_01>(halves, halves))
+        };
+        saturating_sub_halves(a: __m512i, b: __m512i) -> __m512i = _mm512_subs_epu16(a, b);
         less_u31(a: __m512i, b: __m512i) -> __mmask16 = _mm512_cmplt_epu32_mask(a, b);
         select(mask: __mmask16, yes: __m512i, no: __m512i) -> __m512i = _mm512_mask_mov_epi32(no, mask, yes);
 
         widen(a: __m256i) -> __m512i = _mm512_cvtepu16_epi32(a);
         narrow(a: __m512i) -> __m256i = _mm512_cvtepi32_epi16(a);
+        scaled_bytes(bytes: __m256i, factor: f32, split: bool) -> [__m512; 2] = {
+            let (integers, first_factor) = if split {
+                // The even element of two moves to the upper end of their lane: 2^24 times its value.
+                let both = _mm512_cvtepi16_epi32(bytes);
+                ([_mm512_slli_epi32::<24>(both), _mm512_srai_epi32::<8>(both)], factor / 16_777_216.0)
+            } else {
+                let [first, second] = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
+                ([_mm512_cvtepi8_epi32(first), _mm512_cvtepi8_epi32(second)], factor)
+            };
+            let [first, second] = [_mm512_cvtepi32_ps(integers[0]), _mm512_cvtepi32_ps(integers[1])];
+            [_mm512_mul_ps(first, _mm512_set1_ps(first_factor)), _mm512_mul_ps(second, _mm512_set1_ps(factor))]
+        };
+        round_to_bytes(values: [__m512; 4], split: bool) -> __m512i = {
+            let [a, b, c, d] = values;
+            let ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+            let cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+            // Each quarter has four bytes of each vector.
+            let bytes = _mm512_packs_epi16(ab, cd);
+            if split {
+                let alternate = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+                let bytes = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(alternate));
+                _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bytes)
+            } else {
+                let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                _mm512_permutexvar_epi32(order, bytes)
+            }
+        };
         half_to_f32(a: __m256i) -> __m512 = _mm512_cvtph_ps(a);
         f32_to_half(a: __m512) -> __m256i = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
 

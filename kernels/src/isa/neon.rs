@@ -62,16 +62,46 @@ impl Isa for Neon {
         xor(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = veorq_u32(a, b);
         shl16(a: uint32x4_t) -> uint32x4_t = vshlq_n_u32::<16>(a);
         shr16(a: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<16>(a);
+        shl2(a: uint32x4_t) -> uint32x4_t = vshlq_n_u32::<2>(a);
+        sar2(a: uint32x4_t) -> uint32x4_t = {
+            vreinterpretq_u32_s32(vshrq_n_s32::<2>(vreinterpretq_s32_u32(a)))
+        };
         shr15(a: uint32x4_t) -> uint32x4_t = vshrq_n_u32::<15>(a);
         sar16(a: uint32x4_t) -> uint32x4_t = {
             vreinterpretq_u32_s32(vshrq_n_s32::<16>(vreinterpretq_s32_u32(a)))
         };
         max_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vmaxq_u32(a, b);
+        largest_lanes(of: [uint32x4_t; 4]) -> uint32x4_t = {
+            let [a, b, c, d] = of;
+            vpmaxq_u32(vpmaxq_u32(a, b), vpmaxq_u32(c, d))
+        };
+        saturating_sub_halves(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = {
+            vreinterpretq_u32_u16(vqsubq_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)))
+        };
         less_u31(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = vcltq_u32(a, b);
         select(mask: uint32x4_t, yes: uint32x4_t, no: uint32x4_t) -> uint32x4_t = vbslq_u32(mask, yes, no);
 
         widen(a: uint16x4_t) -> uint32x4_t = vmovl_u16(a);
         narrow(a: uint32x4_t) -> uint16x4_t = vmovn_u32(a);
+        scaled_bytes(bytes: uint16x4_t, factor: f32, split: bool) -> [float32x4_t; 2] = {
+            let words = vmovl_s8(vreinterpret_s8_u16(bytes));
+            let [first, second] = [vget_low_s16(words), vget_high_s16(words)];
+            let [first, second] =
+                if split { [vuzp1_s16(first, second), vuzp2_s16(first, second)] } else { [first, second] };
+            let [first, second] = [vcvtq_f32_s32(vmovl_s16(first)), vcvtq_f32_s32(vmovl_s16(second))];
+            [vmulq_n_f32(first, factor), vmulq_n_f32(second, factor)]
+        };
+        round_to_bytes(values: [float32x4_t; 4], split: bool) -> uint32x4_t = {
+            let [a, b, c, d] = values;
+            let [a, b] = [vmovn_s32(vcvtnq_s32_f32(a)), vmovn_s32(vcvtnq_s32_f32(b))];
+            let [c, d] = [vmovn_s32(vcvtnq_s32_f32(c)), vmovn_s32(vcvtnq_s32_f32(d))];
+            let [ab, cd] = if split {
+                [vcombine_s16(vzip1_s16(a, b), vzip2_s16(a, b)), vcombine_s16(vzip1_s16(c, d), vzip2_s16(c, d))]
+            } else {
+                [vcombine_s16(a, b), vcombine_s16(c, d)]
+            };
+            vreinterpretq_u32_s8(vcombine_s8(vmovn_s16(ab), vmovn_s16(cd)))
+        };
         half_to_f32(a: uint16x4_t) -> float32x4_t = vcvt_f32_f16(vreinterpret_f16_u16(a));
         f32_to_half(a: float32x4_t) -> uint16x4_t = vreinterpret_u16_f16(vcvt_f16_f32(a));
 

@@ -86,15 +86,33 @@ impl Isa for Scalar {
         xor(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a ^ b);
         shl16(a: [u32; 4]) -> [u32; 4] = lanes!(a => a << 16);
         shr16(a: [u32; 4]) -> [u32; 4] = lanes!(a => a >> 16);
+        shl2(a: [u32; 4]) -> [u32; 4] = lanes!(a => a << 2);
+        sar2(a: [u32; 4]) -> [u32; 4] = lanes!(a => (a as i32 >> 2) as u32);
         shr15(a: [u32; 4]) -> [u32; 4] = lanes!(a => a >> 15);
         sar16(a: [u32; 4]) -> [u32; 4] = lanes!(a => (a as i32 >> 16) as u32);
         max_u32(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => a.max(b));
+        largest_lanes(of: [[u32; 4]; 4]) -> [u32; 4] = lanes!(of => of.into_iter().fold(0, u32::max));
+        saturating_sub_halves(a: [u32; 4], b: [u32; 4]) -> [u32; 4] = lanes!(a, b => {
+            let upper = (a >> 16).saturating_sub(b >> 16);
+            upper << 16 | (a & 0xffff).saturating_sub(b & 0xffff)
+        });
         less_u31(a: [u32; 4], b: [u32; 4]) -> [bool; 4] = lanes!(a, b => a < b);
         select(mask: [bool; 4], yes: [u32; 4], no: [u32; 4]) -> [u32; 4] =
             lanes!(mask, yes, no => if mask { yes } else { no });
 
         widen(a: [u16; 4]) -> [u32; 4] = lanes!(a => u32::from(a));
         narrow(a: [u32; 4]) -> [u16; 4] = lanes!(a => a as u16);
+        scaled_bytes(bytes: [u16; 4], factor: f32, split: bool) -> [[f32; 4]; 2] = {
+            let [[a, b], [c, d], [e, f], [g, h]] = bytes.map(u16::to_ne_bytes);
+            let vectors = if split { [[a, c, e, g], [b, d, f, h]] } else { [[a, b, c, d], [e, f, g, h]] };
+            vectors.map(|bytes| lanes!(bytes => f32::from(bytes as i8) * factor))
+        };
+        round_to_bytes(values: [[f32; 4]; 4], split: bool) -> [u32; 4] = {
+            let [a, b, c, d] = values.map(|lanes| lanes.map(|value| (value + LAST_PLACE_IS_ONE).to_bits() as u8));
+            let alternate = |[a, b, c, d]: [u8; 4], [e, f, g, h]: [u8; 4]| [[a, e, b, f], [c, g, d, h]];
+            let [[a, b], [c, d]] = if split { [alternate(a, b), alternate(c, d)] } else { [[a, b], [c, d]] };
+            [a, b, c, d].map(u32::from_ne_bytes)
+        };
         half_to_f32(a: [u16; 4]) -> [f32; 4] = lanes!(a => half_to_f32(a));
         f32_to_half(a: [f32; 4]) -> [u16; 4] = lanes!(a => f32_to_half(a));
 
@@ -104,6 +122,8 @@ impl Isa for Scalar {
     }
 }
 
+/// 1.5 * 2^23: a sum with a small number rounds to an integer, which is in its low bits.
+const LAST_PLACE_IS_ONE: f32 = 12_582_912.0;
 const SIGN: u32 = 0x8000_0000;
 const INFINITY: u32 = 0x7f80_0000;
 
