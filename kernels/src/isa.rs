@@ -92,6 +92,7 @@ pub(crate) trait Isa: Copy {
     fn shl16(self, a: Self::U32) -> Self::U32;
     /// Shifts right by 16, logically.
     fn shr16(self, a: Self::U32) -> Self::U32;
+    /// Shifts left by 2.
     fn shl2(self, a: Self::U32) -> Self::U32;
     /// Shifts right by 2, arithmetically.
     fn sar2(self, a: Self::U32) -> Self::U32;

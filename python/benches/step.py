@@ -126,8 +126,8 @@ def lion_pytorch_compiled(tensors, threads, _):
     import torch._inductor.graph
     from torch.utils._ordered_set import OrderedSet
 
-    # The compiler collects the origins of each operation to name its kernels. For 2,000 tensors this takes most of an hour
-    # of compiling, and changes no kernel.
+    # The compiler collects the origins of each operation to name its kernels. For 2,000 tensors this takes most of an
+    # hour of compiling, and changes no kernel.
     torch._inductor.graph.gather_origins = lambda args, kwargs: OrderedSet()
     return Compiled(lion_pytorch_foreach(tensors, threads, _))
 
